@@ -1,0 +1,15 @@
+"""Cost-aware Bayesian search for language-model scaling. Names load on first use: torch is slow to import."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {"CarbsSampler": "carbs_scaling.sampler"}
+__all__ = ["CarbsSampler", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

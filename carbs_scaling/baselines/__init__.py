@@ -1,0 +1,1 @@
+"""What the search is compared with, all of it behind the interface of an Optuna sampler."""

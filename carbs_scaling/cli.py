@@ -1,0 +1,183 @@
+"""The command line: `carbs-scaling VERB overrides...`, each verb a Hydra application over `conf/`.
+
+What can go wrong for a person ends as one line and a non-zero exit. Heavy imports wait until a verb runs.
+"""
+
+import difflib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from carbs_scaling import __version__
+from carbs_scaling.errors import CarbsScalingError, ConfigError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: its line of help and the module whose `run(composed)` does it."""
+
+    help: str
+    module: str
+
+
+VERBS = {
+    "search": Verb(
+        "spend a FLOP budget on training runs, or go on with a study", "carbs_scaling.verbs.search"
+    ),
+    "front": Verb("the front of a study as a table, a file and plots", "carbs_scaling.verbs.front"),
+}
+
+USAGE = """usage: carbs-scaling VERB [overrides...]
+
+Cost-aware search for language-model scaling: the Pareto front of loss against training FLOPs.
+
+verbs:
+{verbs}
+
+examples:
+  carbs-scaling search                          the default: minutes on a CPU, text that is on every machine
+  carbs-scaling search +experiment=smoke        half a minute, to see everything work
+  carbs-scaling search study.name=mine budget.flops=1e14 model=llama data=files 'data.paths=[corpus/]'
+  carbs-scaling front study.name=mine format=csv
+
+carbs-scaling VERB --help lists the groups and values of a verb; --cfg job prints its configuration."""
+
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+
+
+def configuration_folder() -> Path:
+    """`conf/`: inside the package installed from a wheel, beside it in a checkout or editable install."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise CarbsScalingError(
+        f"no configuration folder conf/ in or beside {package}: install the package again"
+    )
+
+
+def fail(message: str, code: int = 1) -> None:
+    """Prints one line on standard error and ends the program."""
+    print(f"carbs-scaling: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE.format(verbs="\n".join(f"  {name:<10}{verb.help}" for name, verb in VERBS.items())))
+        return
+    if arguments[0] == "--version":
+        print(f"carbs-scaling {__version__}")
+        return
+    name, *overrides = arguments
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
+        fail(f"unknown verb {name!r}: {hint}", code=2)
+    # One thread for the coordinator: its thread pool and the workers' would fight over the same cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _run_verb(name, overrides)
+    except KeyboardInterrupt:
+        print("carbs-scaling: stopped. The same command goes on from here.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _run_verb(name: str, overrides: list[str]) -> None:
+    """Composes the verb's configuration with Hydra and runs it; what can go wrong ends as one line."""
+    import hydra
+    from omegaconf import DictConfig
+
+    # `experiment=x` and `+experiment=x` both mean the preset; Hydra itself knows only the second.
+    overrides = [f"+{text}" if text.startswith("experiment=") else text for text in overrides]
+
+    def job(composed: DictConfig) -> None:
+        with _said_in_one_line(
+            name
+        ):  # in here, for Hydra announces what it sees raised with lines of its own
+            importlib.import_module(VERBS[name].module).run(composed)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own printing
+    sys.argv = [f"carbs-scaling {name}", *overrides]
+    with _said_in_one_line(name):
+        hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=name)(job)()
+
+
+@contextmanager
+def _said_in_one_line(verb: str) -> Iterator[None]:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(_hydra_message(verb, error), code=2)
+    except ConfigError as error:
+        fail(str(error), code=2)
+    except CarbsScalingError as error:
+        fail(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        fail(f"{error.strerror or error}{place}")
+
+
+def _hydra_message(verb: str, error: Exception) -> str:
+    """Hydra's and OmegaConf's many lines as one, with the nearest key or the options that exist."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: {str(error).splitlines()[0]}"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option} is not there: choose from {', '.join(error.options)}"
+    cause = error.__cause__ if error.__cause__ is not None else error
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = getattr(cause, "full_key", None)
+    if key and any("not in struct" in line or "not in '" in line for line in [*lines, str(cause)]):
+        near = difflib.get_close_matches(str(key), _known_keys(verb), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"see carbs-scaling {verb} --cfg job"
+        return f"unknown override {key}: {hint}"
+    noise = ("full_key:", "object_type=", "reference_type=", "See https", "Set the environment")
+    said = [line for line in lines if not line.startswith(noise)]
+    return f"{key}: {' '.join(said)}" if key else " ".join(said)
+
+
+def _known_keys(verb: str) -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+        values: Any = OmegaConf.to_container(compose(verb))
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        return [f"{prefix}{key}" for key in node] + [
+            path for key, child in node.items() for path in walk(child, f"{prefix}{key}.")
+        ]
+
+    return walk(values, "")
+
+
+if __name__ == "__main__":
+    main()

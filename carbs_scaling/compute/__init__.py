@@ -1,0 +1,1 @@
+"""What a run costs: FLOPs known before it starts."""

@@ -1,0 +1,272 @@
+"""The schema that `conf/` fills: frozen dataclasses that check what they are given.
+
+Every default lives in `conf/`, where a user reads and overrides it; the dataclasses have none, so that a key
+missing from a preset is an error and not a silent choice.
+"""
+
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from carbs_scaling.compute.flops import ARCHITECTURES, FLOPS_CONVENTIONS
+from carbs_scaling.errors import ConfigError
+
+SCHEDULES = ("cosine", "linear", "constant", "wsd")
+OPTIMIZERS = ("adamw", "sgd")
+METRICS = ("nats_per_token", "bits_per_byte")
+DATA_SOURCES = ("stdlib", "files", "hub")
+EXECUTORS = ("processes", "in_process")
+DEVICES = ("auto", "cpu", "cuda")
+FORMATS = ("table", "csv", "json", "parquet")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, f"{name}={value} is not one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Where the ledger is. `storage`: an SQLAlchemy URL, or null for SQLite in the study's folder."""
+
+    name: str = MISSING
+    directory: str = MISSING
+    storage: str | None = MISSING
+    seed: int = MISSING
+
+    def __post_init__(self) -> None:
+        bad = (
+            not self.name or self.name.startswith(".") or any(c in "/\\:\0" or c.isspace() for c in self.name)
+        )
+        _require(
+            not bad,
+            f"study.name={self.name!r} is the name of a folder: use letters, digits, '-', '_' and '.' "
+            "(a path goes into study.directory)",
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The study's own folder: ledger, loss curves, log, figures."""
+        return Path(self.directory) / self.name
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How much may be spent, and in which convention it is counted (`carbs_scaling.compute.flops`)."""
+
+    flops: float = MISSING
+    max_trial_fraction: float = MISSING
+    stop_below_fraction: float = MISSING
+    convention: str = MISSING
+
+    def __post_init__(self) -> None:
+        _require(self.flops > 0, f"budget.flops={self.flops} must be positive")
+        _require(
+            0 < self.max_trial_fraction <= 1,
+            f"budget.max_trial_fraction={self.max_trial_fraction} must lie in (0, 1]",
+        )
+        _require(
+            0 <= self.stop_below_fraction < 1,
+            f"budget.stop_below_fraction={self.stop_below_fraction} must lie in [0, 1)",
+        )
+        _require_choice("budget.convention", self.convention, FLOPS_CONVENTIONS)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The family of models; width and depth are the space's."""
+
+    architecture: str = MISSING
+    head_size: int = MISSING
+    sequence_length: int = MISSING
+
+    def __post_init__(self) -> None:
+        _require_choice("model.architecture", self.architecture, ARCHITECTURES)
+        _require(self.head_size >= 1, f"model.head_size={self.head_size} must be at least 1")
+        if self.architecture == "llama":
+            _require(
+                self.head_size % 2 == 0,
+                f"model.head_size={self.head_size} must be even: rotary positions turn pairs of coordinates",
+            )
+        _require(
+            self.sequence_length >= 2, f"model.sequence_length={self.sequence_length} must be at least 2"
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The text. `source` says which of the other fields are read."""
+
+    source: str = MISSING
+    paths: list[str] = MISSING
+    name: str | None = MISSING
+    subset: str | None = MISSING
+    split: str = MISSING
+    text_column: str = MISSING
+    streaming: bool = MISSING
+    max_bytes: int | None = MISSING
+    tokenizer: str = MISSING
+    validation_fraction: float = MISSING
+    cache_directory: str | None = MISSING
+
+    def __post_init__(self) -> None:
+        _require_choice("data.source", self.source, DATA_SOURCES)
+        _require(
+            0 < self.validation_fraction < 1,
+            f"data.validation_fraction={self.validation_fraction} must lie in (0, 1)",
+        )
+        if self.source == "files":
+            _require(bool(self.paths), "data=files needs data.paths, for example data.paths=[corpus/*.txt]")
+        if self.source == "hub":
+            _require(bool(self.name), "data=hub needs data.name, for example data.name=allenai/c4")
+        if self.max_bytes is not None:
+            _require(self.max_bytes > 0, f"data.max_bytes={self.max_bytes} must be positive")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer's constants; what is searched of them lives in the space."""
+
+    name: str = MISSING
+    beta1: float = MISSING
+    epsilon: float = MISSING
+    gradient_clip_norm: float = MISSING
+
+    def __post_init__(self) -> None:
+        _require_choice("optimizer.name", self.name, OPTIMIZERS)
+        _require(0 <= self.beta1 < 1, f"optimizer.beta1={self.beta1} must lie in [0, 1)")
+        _require(self.epsilon > 0, f"optimizer.epsilon={self.epsilon} must be positive")
+        _require(
+            self.gradient_clip_norm > 0,
+            f"optimizer.gradient_clip_norm={self.gradient_clip_norm} must be positive (inf: no clipping)",
+        )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The shape of the learning rate after warmup, down to `final_fraction` of its peak."""
+
+    name: str = MISSING
+    final_fraction: float = MISSING
+    decay_fraction: float = MISSING
+
+    def __post_init__(self) -> None:
+        _require_choice("schedule.name", self.name, SCHEDULES)
+        _require(
+            0 <= self.final_fraction <= 1, f"schedule.final_fraction={self.final_fraction} must lie in [0, 1]"
+        )
+        _require(
+            0 < self.decay_fraction <= 1, f"schedule.decay_fraction={self.decay_fraction} must lie in (0, 1]"
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial."""
+
+    metric: str = MISSING
+    validation_tokens: int = MISSING
+
+    def __post_init__(self) -> None:
+        _require_choice("objective.metric", self.metric, METRICS)
+        _require(
+            self.validation_tokens >= 1,
+            f"objective.validation_tokens={self.validation_tokens} must be at least 1",
+        )
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """Where trials run. `workers` null means one a GPU, or one a core where there is no GPU."""
+
+    name: str = MISSING
+    workers: int | None = MISSING
+    device: str = MISSING
+    trials_per_worker: int | None = MISSING
+    retries: int = MISSING
+    compile: bool = MISSING
+    micro_batch_tokens: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        _require_choice("executor.name", self.name, EXECUTORS)
+        _require_choice("executor.device", self.device, DEVICES)
+        for name in ("workers", "trials_per_worker", "micro_batch_tokens"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"executor.{name}={value} must be at least 1 or null")
+        _require(self.retries >= 0, f"executor.retries={self.retries} must not be negative")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """All of `conf/search.yaml`. `space` and `sampler` are open mappings, read where they are used."""
+
+    study: StudyConfig
+    budget: BudgetConfig
+    space: dict[str, Any]
+    sampler: dict[str, Any]
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    objective: ObjectiveConfig
+    executor: ExecutorConfig
+
+
+@dataclass(frozen=True)
+class FrontConfig:
+    """All of `conf/front.yaml`."""
+
+    study: StudyConfig
+    format: str
+    output: str | None
+    plots: bool
+
+    def __post_init__(self) -> None:
+        _require_choice("format", self.format, FORMATS)
+
+
+def _load_section(name: str, section_type: type, values: DictConfig) -> Any:
+    schema = OmegaConf.structured(section_type)
+    OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes its node read-only, also for the merge
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, values))
+    except OmegaConfBaseException as error:
+        key = f"{name}.{error.full_key}" if error.full_key else name
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+
+
+def load_config(config_type: type, composed: DictConfig) -> Any:
+    """The composed Hydra configuration as a checked, frozen `SearchConfig` or `FrontConfig`.
+
+    Raises:
+        ConfigError: a key that the schema does not have or that is missing, or a value that cannot be.
+    """
+    known = [field.name for field in fields(config_type)]
+    for name in composed:
+        _require(name in known, f"unknown key {name!r}; there are {', '.join(known)}")
+    values = {}
+    for field in fields(config_type):
+        _require(field.name in composed, f"the configuration has no {field.name!r}")
+        value = composed[field.name]
+        if is_dataclass(field.type):
+            _require(
+                isinstance(value, DictConfig),
+                f"{field.name}={value} must be a group, such as {field.name}=NAME",
+            )
+            value = _load_section(field.name, field.type, value)
+        elif isinstance(value, DictConfig):
+            value = OmegaConf.to_container(value, resolve=True)
+        values[field.name] = value
+    return config_type(**values)
+
+
+def to_dict(config: SearchConfig) -> dict[str, Any]:
+    """As plain JSON types, for the ledger."""
+    return asdict(config)

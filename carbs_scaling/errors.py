@@ -1,0 +1,21 @@
+"""Errors meant for people: each message is one line that says what is wrong and what to do."""
+
+
+class CarbsScalingError(Exception):
+    """Base of every error that the command line prints as one line instead of a traceback."""
+
+
+class ConfigError(CarbsScalingError):
+    """An override or a preset asks for something that cannot be."""
+
+
+class DataError(CarbsScalingError):
+    """Training or validation text is missing, unreadable, empty or too short."""
+
+
+class StudyError(CarbsScalingError):
+    """The ledger cannot be opened, is in use, or belongs to another search."""
+
+
+class BudgetSpent(CarbsScalingError):
+    """What remains of the budget pays for no legal run."""

@@ -1,0 +1,172 @@
+"""Worker processes on this machine, one to a GPU or core. A worker that dies takes one trial with it, not the search.
+
+Each slot is a process pool of one, so that a dead worker names its trial (a shared pool breaks as a whole).
+This module is imported by the workers before torch, whose thread pools read the environment only once.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+from carbs_scaling.training.outcome import Status, TrialOutcome
+
+# On a busy machine the coordinator should get its fraction of a second at once: workers yield to it.
+WORKER_NICENESS = 5
+
+
+def _exit_with_parent() -> None:
+    """Ends this worker when the coordinator is gone, however it died."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _start_worker(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
+    with contextlib.suppress(OSError):
+        os.nice(WORKER_NICENESS)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _train(job: object) -> TrialOutcome:
+    import torch
+
+    from carbs_scaling.training.loop import train
+
+    if os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    return train(job)
+
+
+@dataclass
+class _Slot:
+    """One worker and the trial that it has."""
+
+    environment: dict[str, str]
+    pool: ProcessPoolExecutor | None = None
+    future: Future | None = None
+    number: int = -1
+    job: object = None
+    attempts: int = 0
+
+
+class ProcessExecutor:
+    """Trains every job in a worker process of its own slot.
+
+    Args:
+        environments: environment variables of each slot's worker; one slot each.
+        trials_per_worker: a worker is replaced after so many trials (a fresh process leaks no GPU memory);
+            None for never.
+        retries: times that a trial is begun again when its worker died.
+    """
+
+    def __init__(
+        self, environments: list[dict[str, str]], trials_per_worker: int | None, retries: int
+    ) -> None:
+        self._slots = [_Slot(environment) for environment in environments]
+        self._trials_per_worker = trials_per_worker
+        self._retries = retries
+        self._foreign_children = set(multiprocessing.active_children())
+
+    @property
+    def free(self) -> int:
+        """Idle slots."""
+        return sum(slot.future is None for slot in self._slots)
+
+    def submit(self, number: int, job: object) -> None:
+        """Starts a job in an idle slot."""
+        slot = next(slot for slot in self._slots if slot.future is None)
+        slot.number, slot.job, slot.attempts = number, job, 0
+        self._begin(slot)
+
+    def _begin(self, slot: _Slot) -> None:
+        if slot.pool is None:
+            slot.pool = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(slot.environment,),
+                max_tasks_per_child=self._trials_per_worker,
+            )
+        slot.attempts += 1
+        try:
+            slot.future = slot.pool.submit(_train, slot.job)
+        except (
+            BrokenProcessPool
+        ):  # the idle worker was killed since its last trial: that says nothing of this one
+            slot.pool = None
+            slot.attempts -= 1
+            self._begin(slot)
+
+    def wait(self, timeout: float) -> list[tuple[int, TrialOutcome]]:
+        """Outcomes of the trials that ended; see `Executor.wait`."""
+        running = [slot.future for slot in self._slots if slot.future is not None]
+        ended, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
+        outcomes = []
+        for slot in self._slots:
+            if slot.future in ended:
+                outcome = self._collect(slot)
+                if outcome is not None:
+                    outcomes.append((slot.number, outcome))
+        return outcomes
+
+    def _collect(self, slot: _Slot) -> TrialOutcome | None:
+        """The slot's outcome; None where its worker died and the trial was begun again."""
+        try:
+            outcome = slot.future.result()
+        except BrokenProcessPool:
+            slot.pool.shutdown(wait=False)
+            slot.pool = None
+            if slot.attempts <= self._retries:
+                self._begin(slot)
+                return None
+            outcome = TrialOutcome(
+                status=Status.MACHINE,
+                steps=0,
+                tokens=0,
+                seconds=0.0,
+                device="unknown",
+                message=f"its worker process died {slot.attempts} times (killed, or out of host memory?)",
+            )
+        slot.future = None
+        return outcome
+
+    def close(self) -> None:
+        """Kills the workers. Trials that ran stay open in the ledger and are run again on resume."""
+        for slot in self._slots:
+            if slot.pool is not None:
+                slot.pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - self._foreign_children:
+            child.kill()
+            child.join()
+
+
+def worker_environments(device: str, workers: int | None) -> list[dict[str, str]]:
+    """Environment variables of each worker: one a GPU, or one a core with a single thread.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        workers: how many; None for one a GPU, or one a core. More workers than GPUs share them in turn.
+
+    Raises:
+        ConfigError: CUDA asked for and none there.
+    """
+    import torch
+
+    from carbs_scaling.errors import ConfigError
+
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cuda" and gpus == 0:
+        raise ConfigError("executor.device=cuda, but PyTorch sees no CUDA GPU: use executor.device=cpu")
+    if gpus == 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = workers or cores
+        return [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}] * count
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = named.split(",") if named else [str(index) for index in range(gpus)]
+    return [{"CUDA_VISIBLE_DEVICES": visible[slot % gpus]} for slot in range(workers or gpus)]

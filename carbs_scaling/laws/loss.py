@@ -1,0 +1,510 @@
+"""The loss law of language-model training, with its valley in learning rate and batch size.
+
+    L = E + A N^-alpha + C D^-beta + k_e(N, D) v(ln e - ln e*; r_e) + k_B(N, D) v(ln B - ln B*; r_B)
+    ln e* = a0 + a1 ln N + a2 ln D + a3 ln B        ln B* = b0 + b1 ln D + b2 ln N
+    v(u; r) = 2 (exp(r u) - r u - 1) / r^2          k(N, D) = k D^-kappa_D N^-kappa_N
+
+N: non-embedding parameters, D: training tokens, e: peak learning rate, B: tokens a step. The first three
+terms are Hoffmann et al. 2022 (arXiv 2203.15556, approach 3). v is the LINEX loss (Varian 1975): u^2 near
+its floor, exponential on one side and linear on the other, since too high a learning rate hurts more than
+too low a one and too large a batch leaves too few steps. Inside, everything is taken relative to a centre
+(ln N0, ln D0, ln e0, ln B0), where the parameters are least correlated.
+"""
+
+from dataclasses import asdict, dataclass
+from math import exp, isfinite, log
+
+import numpy as np
+
+ROLES = ("params", "tokens", "learning_rate", "batch_tokens")
+
+PARAMETERS = (
+    "E",
+    "ln_A",
+    "ln_alpha",
+    "ln_C",
+    "ln_beta",
+    "ln_k_e",
+    "r_e",
+    "a0",
+    "a1",
+    "a2",
+    "a3",
+    "ln_k_B",
+    "r_B",
+    "b0",
+    "b1",
+    "b2",
+    "kappa_D",
+    "kappa_N",
+)
+_INDEX = {name: i for i, name in enumerate(PARAMETERS)}
+
+# Beyond this many nepers from its floor the valley is taken at this distance: keeps exp() finite.
+_VALLEY_REACH = 9.0
+MIN_POINTS = 5
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """A fitted loss law.
+
+    Args:
+        theta: values of `PARAMETERS`, relative to `centre`; E and the amplitudes in units of the loss.
+        centre: (ln N0, ln D0, ln e0, ln B0); 0 for a role that there is not.
+        has_role: which of `ROLES` the runs had; terms of the others are absent.
+        covariance: posterior covariance of `theta`, or None.
+        residual_sd: root mean square of the runs around the law, in units of the loss.
+    """
+
+    theta: tuple[float, ...]
+    centre: tuple[float, float, float, float]
+    has_role: tuple[bool, bool, bool, bool]
+    covariance: tuple[tuple[float, ...], ...] | None = None
+    residual_sd: float = float("nan")
+
+    def __post_init__(self) -> None:
+        if len(self.theta) != len(PARAMETERS) or len(self.centre) != 4 or len(self.has_role) != 4:
+            raise ValueError(f"a loss law has {len(PARAMETERS)} parameters, 4 centres and 4 roles")
+
+    def parameter(self, name: str) -> float:
+        """The value of one of `PARAMETERS`, relative to the centre."""
+        return self.theta[_INDEX[name]]
+
+    @property
+    def irreducible_loss(self) -> float:
+        """E."""
+        return self.parameter("E")
+
+    @property
+    def alpha(self) -> float:
+        """Exponent of the parameters."""
+        return exp(self.parameter("ln_alpha"))
+
+    @property
+    def beta(self) -> float:
+        """Exponent of the tokens."""
+        return exp(self.parameter("ln_beta"))
+
+    @property
+    def params_coefficient(self) -> float:
+        """A, for N in parameters."""
+        return exp(self.parameter("ln_A") + self.alpha * self.centre[0]) if self.has_role[0] else 0.0
+
+    @property
+    def tokens_coefficient(self) -> float:
+        """C, for D in tokens."""
+        return exp(self.parameter("ln_C") + self.beta * self.centre[1]) if self.has_role[1] else 0.0
+
+    def best_batch_tokens(self, params, tokens):
+        """Tokens a step at the floor of the valley, in the broadcast shape of `params` and `tokens`."""
+        n, d = self._centred(0, params), self._centred(1, tokens)
+        b = self.parameter("b0") + self.parameter("b1") * d + self.parameter("b2") * n
+        return np.exp(self.centre[3] + b)
+
+    def best_learning_rate(self, params, tokens, batch_tokens=None):
+        """Peak learning rate at the floor of the valley; for the best batch where none is given."""
+        n, d = self._centred(0, params), self._centred(1, tokens)
+        if batch_tokens is None:
+            b = self.parameter("b0") + self.parameter("b1") * d + self.parameter("b2") * n
+        else:
+            b = self._centred(3, batch_tokens)
+        if not self.has_role[3]:
+            b = 0.0
+        e = (
+            self.parameter("a0")
+            + self.parameter("a1") * n
+            + self.parameter("a2") * d
+            + self.parameter("a3") * b
+        )
+        return np.exp(self.centre[2] + e)
+
+    def loss(self, params, tokens, learning_rate=None, batch_tokens=None) -> np.ndarray:
+        """Predicted losses. None for the learning rate or the batch means: at the floor of its valley."""
+        if batch_tokens is None:
+            batch_tokens = self.best_batch_tokens(params, tokens) if self.has_role[3] else 1.0
+        if learning_rate is None:
+            learning_rate = self.best_learning_rate(params, tokens, batch_tokens) if self.has_role[2] else 1.0
+        columns = [
+            self._centred(i, value) for i, value in enumerate((params, tokens, learning_rate, batch_tokens))
+        ]
+        columns = np.broadcast_arrays(*columns)
+        features = np.stack([c.reshape(-1) for c in columns], axis=-1)
+        return law_value(np.asarray(self.theta), features, self.has_role).reshape(columns[0].shape)
+
+    def formula(self) -> str:
+        """The law on one line, with the valley left out."""
+        terms = [f"{self.irreducible_loss:.3g}"]
+        if self.has_role[0]:
+            terms.append(f"{self.params_coefficient:.3g} N^-{self.alpha:.3f}")
+        if self.has_role[1]:
+            terms.append(f"{self.tokens_coefficient:.3g} D^-{self.beta:.3f}")
+        return "L = " + " + ".join(terms)
+
+    def to_dict(self) -> dict:
+        """As plain JSON types."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(fields: dict) -> "LossLaw":
+        """The inverse of `to_dict`, also after JSON has turned tuples into lists."""
+        covariance = fields.get("covariance")
+        return LossLaw(
+            theta=tuple(fields["theta"]),
+            centre=tuple(fields["centre"]),
+            has_role=tuple(fields["has_role"]),
+            covariance=None if covariance is None else tuple(tuple(row) for row in covariance),
+            residual_sd=fields.get("residual_sd", float("nan")),
+        )
+
+    def _centred(self, role: int, value) -> np.ndarray:
+        if not self.has_role[role]:
+            return np.zeros(np.shape(value))
+        return np.log(np.asarray(value, dtype=float)) - self.centre[role]
+
+
+@dataclass(frozen=True)
+class LawPrior:
+    """Independent normal priors of `PARAMETERS`; a standard deviation of 0 pins a parameter.
+
+    Args:
+        mean: shape (18,).
+        sd: shape (18,).
+        centre: (ln N0, ln D0, ln e0, ln B0).
+        has_role: which of `ROLES` there are.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    centre: tuple[float, float, float, float]
+    has_role: tuple[bool, bool, bool, bool]
+
+
+def published_learning_rate(params: float, tokens: float) -> tuple[float, float]:
+    """(ln learning rate, ln batch tokens): geometric means of two published laws.
+
+    Step Law (arXiv 2503.04715) and DeepSeek (arXiv 2401.02954, with C = 6 N D).
+    """
+    compute = log(6.0) + log(params) + log(tokens)
+    step_rate, step_batch = (
+        log(1.79) - 0.713 * log(params) + 0.307 * log(tokens),
+        log(0.58) + 0.571 * log(tokens),
+    )
+    deepseek_rate, deepseek_batch = log(0.3118) - 0.125 * compute, log(0.2920) + 0.3271 * compute
+    return (step_rate + deepseek_rate) / 2, (step_batch + deepseek_batch) / 2
+
+
+def law_prior(
+    loss_level: float,
+    centre: tuple[float, float, float, float],
+    has_role: tuple[bool, bool, bool, bool],
+    rate_range: tuple[float, float] | None = None,
+    batch_range: tuple[float, float] | None = None,
+) -> LawPrior:
+    """Priors of the law for losses of about `loss_level`, from published laws and general reasoning.
+
+    Amplitudes are shares of the loss, so nothing depends on its unit. Exponents of the loss: about a third
+    (Hoffmann; Besiroglu, arXiv 2404.10102). Learning rate against N: between -1/8 (DeepSeek) and -0.7 (Step
+    Law), -1/2 for muP's 1/width; against D at fixed batch: -0.32 (Bjorck, arXiv 2409.19913) to 0; against B:
+    1/2 (the Adam square-root rule, arXiv 2205.10287), less beyond the critical batch. Batch against D: 0.33
+    to 0.57. A mistuned rate acts like fewer tokens, so the valley flattens like the D term.
+
+    Args:
+        loss_level: a loss near the low end of what is seen; positive.
+        centre: logs of N, D, learning rate, batch tokens that the parameters are relative to.
+        has_role: which of `ROLES` there are.
+        rate_range: (ln lowest, ln highest) learning rate, to keep the prior inside what may be proposed.
+        batch_range: the same for batch tokens.
+    """
+    ln_n, ln_d, ln_e, ln_b = centre
+    rate, batch = ln_e, ln_b
+    if has_role[0] and has_role[1]:
+        rate, batch = published_learning_rate(exp(ln_n), exp(ln_d))
+    batch = _inside(batch, batch_range)
+    if has_role[3]:
+        rate += 0.4 * (ln_b - batch)
+    rate = _inside(rate, rate_range)
+    mean_sd = {
+        "E": (0.6 * loss_level, 0.25 * loss_level),
+        "ln_A": (log(0.2 * loss_level), 1.0),
+        "ln_alpha": (log(0.34), 0.4),
+        "ln_C": (log(0.15 * loss_level), 1.0),
+        "ln_beta": (log(0.33), 0.4),
+        "ln_k_e": (log(0.015 * loss_level), 1.2),
+        "r_e": (0.5, 0.4),
+        "a0": (rate - ln_e, 1.2),
+        "a1": (-0.5, 0.25),
+        "a2": (-0.1, 0.2),
+        "a3": (0.4, 0.2),
+        "ln_k_B": (log(0.01 * loss_level), 1.2),
+        "r_B": (0.7, 0.4),
+        "b0": (batch - ln_b, 1.2),
+        "b1": (0.5, 0.15),
+        "b2": (0.1, 0.15),
+        "kappa_D": (0.3, 0.2),
+        "kappa_N": (0.0, 0.2),
+    }
+    mean = np.array([mean_sd[name][0] for name in PARAMETERS])
+    sd = np.array([mean_sd[name][1] for name in PARAMETERS])
+    sd[[_INDEX[name] for name in _absent(has_role)]] = 0.0
+    return LawPrior(mean=mean, sd=sd, centre=centre, has_role=has_role)
+
+
+def _inside(value: float, bounds: tuple[float, float] | None) -> float:
+    if bounds is None:
+        return value
+    low, high = bounds
+    margin = 0.15 * (high - low)
+    return min(max(value, low + margin), high - margin)
+
+
+def _absent(has_role: tuple[bool, bool, bool, bool]) -> list[str]:
+    names: list[str] = []
+    has_n, has_d, has_e, has_b = has_role
+    if not has_n:
+        names += ["ln_A", "ln_alpha", "a1", "b2", "kappa_N"]
+    if not has_d:
+        names += ["ln_C", "ln_beta", "a2", "b1", "kappa_D"]
+    if not has_e:
+        names += ["ln_k_e", "r_e", "a0", "a1", "a2", "a3"]
+    if not has_b:
+        names += ["ln_k_B", "r_B", "b0", "b1", "b2", "a3"]
+    if not has_e and not has_b:
+        names += ["kappa_D", "kappa_N"]
+    return names
+
+
+def law_value(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
+    """Losses, shape (n,), at centred log features (n, 4) in the order of `ROLES`."""
+    return _evaluate(theta, features, has_role, jacobian=False)[0]
+
+
+def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (n,) and their derivatives by `PARAMETERS` (n, 18)."""
+    return _evaluate(theta, features, has_role, jacobian=True)
+
+
+def law_floor(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
+    """Losses (n,) at the floor of the valleys: E + A N^-alpha + C D^-beta."""
+    p = dict(zip(PARAMETERS, theta, strict=True))
+    value = np.full(len(features), p["E"])
+    if has_role[0]:
+        value = value + np.exp(_bounded(p["ln_A"] - np.exp(p["ln_alpha"]) * features[:, 0]))
+    if has_role[1]:
+        value = value + np.exp(_bounded(p["ln_C"] - np.exp(p["ln_beta"]) * features[:, 1]))
+    return value
+
+
+def _bounded(exponent):
+    return np.clip(exponent, -60.0, 60.0)
+
+
+def _evaluate(theta, features, has_role, jacobian: bool):
+    p = dict(zip(PARAMETERS, theta, strict=True))
+    n, d, e, b = features.T
+    has_n, has_d, has_e, has_b = has_role
+    slopes = np.zeros((len(features), len(PARAMETERS))) if jacobian else None
+    value = np.full(len(features), p["E"], dtype=float)
+    if jacobian:
+        slopes[:, _INDEX["E"]] = 1.0
+    for present, x, amplitude, exponent in ((has_n, n, "ln_A", "ln_alpha"), (has_d, d, "ln_C", "ln_beta")):
+        if present:
+            power = np.exp(_bounded(p[exponent]))
+            term = np.exp(_bounded(p[amplitude] - power * x))
+            value = value + term
+            if jacobian:
+                slopes[:, _INDEX[amplitude]] = term
+                slopes[:, _INDEX[exponent]] = -power * x * term
+    flattening = -p["kappa_D"] * d - p["kappa_N"] * n
+    for present, depth, skew, offset, moves in (
+        (
+            has_e,
+            "ln_k_e",
+            "r_e",
+            e - p["a0"] - p["a1"] * n - p["a2"] * d - p["a3"] * b,
+            (("a0", 1.0), ("a1", n), ("a2", d), ("a3", b)),
+        ),
+        (
+            has_b,
+            "ln_k_B",
+            "r_B",
+            b - p["b0"] - p["b1"] * d - p["b2"] * n,
+            (("b0", 1.0), ("b1", d), ("b2", n)),
+        ),
+    ):
+        if not present:
+            continue
+        curvature = np.exp(_bounded(p[depth] + flattening))
+        shape, by_offset, by_skew = valley(offset, p[skew])
+        value = value + curvature * shape
+        if jacobian:
+            slopes[:, _INDEX[depth]] = curvature * shape
+            slopes[:, _INDEX[skew]] = curvature * by_skew
+            slopes[:, _INDEX["kappa_D"]] -= d * curvature * shape
+            slopes[:, _INDEX["kappa_N"]] -= n * curvature * shape
+            for name, factor in moves:
+                slopes[:, _INDEX[name]] = -curvature * by_offset * factor
+    return value, slopes
+
+
+def valley(offset: np.ndarray, skew: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """LINEX valley v = 2 (exp(r u) - r u - 1) / r^2 with its derivatives by u and by r, each of u's shape."""
+    u = np.clip(offset, -_VALLEY_REACH, _VALLEY_REACH)
+    inside = np.abs(offset) < _VALLEY_REACH
+    if abs(skew) < 1e-3:
+        return (
+            u**2 * (1 + skew * u / 3),
+            np.where(inside, 2 * u + skew * u**2, 0.0),
+            u**3 / 3 + skew * u**4 / 6,
+        )
+    x = _bounded(skew * u)
+    grown = np.expm1(x)
+    shape = 2 * (grown - x) / skew**2
+    by_skew = 2 * u * grown / skew**2 - 4 * (grown - x) / skew**3
+    return shape, np.where(inside, 2 * grown / skew, 0.0), by_skew
+
+
+@dataclass(frozen=True)
+class LawFit:
+    """The most probable law for some runs.
+
+    Args:
+        theta: shape (18,).
+        covariance: Laplace (Gauss-Newton) posterior covariance, shape (18, 18); 0 for pinned parameters.
+        objective: half the weighted squares plus half the prior's squares, Huber's where that is larger.
+        converged: whether the last step was small.
+    """
+
+    theta: np.ndarray
+    covariance: np.ndarray
+    objective: float
+    converged: bool
+
+
+def fit_law_map(
+    features: np.ndarray,
+    loss: np.ndarray,
+    noise_sd: np.ndarray,
+    prior: LawPrior,
+    starts: tuple[np.ndarray, ...] = (),
+    iterations: int = 40,
+    huber: float = 2.0,
+) -> LawFit:
+    """Maximum a posteriori law under Huber's loss: Levenberg-Marquardt from several starts, the best kept.
+
+    Args:
+        features: centred log features, shape (n, 4).
+        loss: shape (n,).
+        noise_sd: standard deviation of each run around the law, shape (n,).
+        prior: of the parameters; its mean is always one of the starts.
+        starts: further starts, each of shape (18,).
+        iterations: Levenberg-Marquardt steps a start.
+        huber: residuals beyond this many standard deviations count linearly.
+    """
+    fits = [
+        _levenberg_marquardt(features, loss, noise_sd, prior, start, iterations, huber)
+        for start in (prior.mean, *starts)
+    ]
+    return min(fits, key=lambda fit: fit.objective)
+
+
+def _levenberg_marquardt(features, loss, noise_sd, prior: LawPrior, start, iterations, huber) -> LawFit:
+    free = np.flatnonzero(prior.sd > 0)
+    prior_sd = prior.sd[free]
+    theta = np.where(prior.sd > 0, start, prior.mean).astype(float)
+
+    def objective(candidate: np.ndarray) -> float:
+        z = np.abs(loss - law_value(candidate, features, prior.has_role)) / noise_sd
+        data = np.where(z <= huber, z**2 / 2, huber * z - huber**2 / 2).sum()
+        return float(data + 0.5 * np.sum(((candidate[free] - prior.mean[free]) / prior_sd) ** 2))
+
+    damping, best, converged = 1e-2, objective(theta), False
+    hessian = np.eye(free.size)
+    for _ in range(iterations):
+        value, slopes = law_jacobian(theta, features, prior.has_role)
+        residual = (loss - value) / noise_sd
+        # In units of the prior's standard deviations the prior's own Hessian is the identity.
+        scaled = slopes[:, free] / noise_sd[:, None] * prior_sd
+        weight = np.minimum(1.0, huber / np.maximum(np.abs(residual), 1e-12))
+        hessian = scaled.T @ (weight[:, None] * scaled) + np.eye(free.size)
+        gradient = scaled.T @ (weight * residual) - (theta[free] - prior.mean[free]) / prior_sd
+        for _ in range(8):
+            step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
+            step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-12))
+            candidate = theta.copy()
+            candidate[free] += step * prior_sd
+            value_there = objective(candidate)
+            if isfinite(value_there) and value_there < best:
+                break
+            damping *= 4
+        else:
+            converged = True
+            break
+        gained, best, theta = best - value_there, value_there, candidate
+        damping = max(damping / 5, 1e-9)
+        if gained < 1e-5:
+            converged = True
+            break
+    covariance = np.zeros((len(PARAMETERS), len(PARAMETERS)))
+    covariance[np.ix_(free, free)] = np.linalg.inv(hessian) * np.outer(prior_sd, prior_sd)
+    return LawFit(theta=theta, covariance=covariance, objective=best, converged=converged)
+
+
+def fit_loss_law(params, tokens, learning_rate, batch_tokens, loss) -> LossLaw | None:
+    """The loss law of some finished runs, or None where there are too few to say anything.
+
+    Args:
+        params: non-embedding parameters, shape (n,); None for a role that there is not (also below).
+        tokens: training tokens, shape (n,).
+        learning_rate: peak learning rates, shape (n,).
+        batch_tokens: tokens a step, shape (n,).
+        loss: final losses, shape (n,); runs with any number that is not finite are left out.
+
+    Returns:
+        The law, or None with fewer than `MIN_POINTS` distinct runs.
+    """
+    loss = np.asarray(loss, dtype=float).reshape(-1)
+    given = (params, tokens, learning_rate, batch_tokens)
+    has_role = tuple(column is not None for column in given)
+    columns = [
+        np.log(np.asarray(c, dtype=float).reshape(-1)) if c is not None else np.zeros_like(loss)
+        for c in given
+    ]
+    logs = np.stack(columns, axis=-1)
+    keep = np.isfinite(logs).all(axis=1) & np.isfinite(loss)
+    logs, loss = logs[keep], loss[keep]
+    if len(np.unique(np.column_stack([logs, loss]), axis=0)) < MIN_POINTS:
+        return None
+    centre = tuple(float(c) for c in (logs.min(axis=0) + logs.max(axis=0)) / 2)
+    level, spread = loss_scale(loss)
+    prior = law_prior(level, centre, has_role)
+    features = logs - np.asarray(centre)
+    noise_sd = np.full(loss.shape, 0.2 * spread)
+    for _ in range(3):
+        fit = fit_law_map(features, loss, noise_sd, prior)
+        residual = loss - law_value(fit.theta, features, has_role)
+        # A run far above the floor says less about it: its error is taken to grow with its excess.
+        excess = np.maximum(loss - law_floor(fit.theta, features, has_role), 0.0)
+        typical = max(1.4826 * float(np.median(np.abs(residual))), 0.01 * spread)
+        noise_sd = np.sqrt(typical**2 + (0.15 * excess) ** 2)
+    return LossLaw(
+        theta=tuple(float(v) for v in fit.theta),
+        centre=centre,
+        has_role=has_role,
+        covariance=tuple(tuple(float(v) for v in row) for row in fit.covariance),
+        residual_sd=float(np.sqrt(np.mean(residual**2))),
+    )
+
+
+def loss_scale(loss: np.ndarray) -> tuple[float, float]:
+    """(level, spread) of some losses: their low end, and a robust standard deviation; both positive.
+
+    The spread has a floor of a thousandth of the level, so that equal losses do no harm.
+    """
+    low = float(np.min(loss))
+    quartiles = np.quantile(loss, [0.25, 0.75])
+    spread = max(
+        float(quartiles[1] - quartiles[0]) / 1.349, 0.5 * float(np.median(np.abs(loss - np.median(loss))))
+    )
+    level = max(abs(low), spread, 1e-9)
+    return level, max(spread, 1e-2 * level)

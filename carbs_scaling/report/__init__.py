@@ -1,0 +1,1 @@
+"""What a person sees: the live display, the front as table, file and plots, and the power law through it."""

@@ -1,0 +1,247 @@
+"""A picture of a study: every run, the front, and the power law through it, on one page."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from carbs_scaling.record import TrialRecord
+from carbs_scaling.report.files import write_atomically
+from carbs_scaling.report.front import completed_records, front_records
+from carbs_scaling.report.numbers import compact, log_ticks, scientific
+from carbs_scaling.report.power_law import PowerLaw
+from carbs_scaling.training.outcome import Status
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GREY, FAINT, LAW_COLOUR, ALARM = "#1b1f24", "#6b7280", "#e5e7eb", "#d9480f", "#c92a2a"
+SIZE_INCHES = (8.6, 5.2)
+DOTS_PER_INCH = 200  # twice what a page shows, for screens with two pixels a point
+TOP_BAND = 0.07  # share of the axes' height kept for runs that ended without a loss
+LAW_REACH = 10**0.4  # how far beyond its points the law is drawn, as a factor of FLOPs
+MOST_LABELS = 6
+# Taken where installed; DejaVu Sans comes with matplotlib.
+FONTS = ("Inter", "Source Sans 3", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans")
+FAILURE_MARKS = {
+    Status.DIVERGED: ("diverged", "x"),
+    Status.OUT_OF_MEMORY: ("out of memory", "^"),
+}
+
+
+def draw_front_png(
+    records: Sequence[TrialRecord],
+    path: str | Path,
+    title: str,
+    law: PowerLaw | None = None,
+    metric_label: str = "nats/token",
+) -> Path:
+    """Draw loss against training FLOPs of all runs, with the front and its power law, as a PNG.
+
+    Args:
+        records: of one study; running ones are left out.
+        path: the file; an existing one is replaced only once the new one is whole.
+        title: stands above the figure.
+        law: the power law of the front, from `carbs_scaling.report.front.front_law`.
+        metric_label: unit of the loss.
+
+    Raises:
+        CarbsScalingError: the file cannot be written.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    fonts = _installed_fonts()
+    style = {
+        "font.family": fonts,
+        "font.size": 10.5,
+        "mathtext.fontset": "custom",
+        "mathtext.rm": fonts[0],
+        "mathtext.cal": fonts[0],  # unused, but matplotlib warns of the default's absence
+        "mathtext.it": f"{fonts[0]}:italic",
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": INK,
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        FigureCanvasAgg(figure)  # explicit, so that no window system is ever asked for
+        _draw(figure, records, title, law, metric_label)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
+    return write_atomically(path, image.getvalue())
+
+
+def _installed_fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return [name for name in FONTS if name in installed]  # a missing one would be warned of at each text
+
+
+def _draw(
+    figure: "Figure", records: Sequence[TrialRecord], title: str, law: PowerLaw | None, metric_label: str
+) -> None:
+    axes = figure.subplots()
+    completed, front = completed_records(records), front_records(records)
+    axes.set_title(title, loc="left", fontweight="bold", color=INK, pad=30, fontsize=12.5)
+    axes.set_xlabel("training FLOPs")
+    axes.set_ylabel(f"validation loss ({metric_label})")
+    axes.spines[["top", "right"]].set_visible(False)
+    ended = [record for record in records if not record.running and record.flops > 0]
+    if ended:
+        _scale_flops(axes, [record.flops for record in ended])
+    else:
+        axes.set_xticks([])
+    if completed:
+        _scale_loss(axes, [record.loss for record in completed])
+        _draw_runs(figure, axes, completed)
+        _draw_front(axes, front)
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no completed run yet", transform=axes.transAxes, ha="center", color=GREY)
+    if law is not None:
+        flops = np.geomspace(law.lowest_flops, law.highest_flops * LAW_REACH, 200)
+        label = law.formula("mathtext")
+        axes.plot(flops, law.loss(flops), "--", color=LAW_COLOUR, linewidth=1.6, label=label, zorder=4)
+    _draw_failures(axes, ended)
+    if ended:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(-0.012, 1.0), ncols=5, frameon=False, fontsize=9,
+            handletextpad=0.4, columnspacing=1.2, handlelength=1.7, labelcolor=INK, borderaxespad=0.1,
+        )  # fmt: skip
+
+
+def axis_limits(values: Sequence[float], below: float, above: float) -> tuple[float, float]:
+    """Limits of a logarithmic axis with margins that are shares of the span that `values` take."""
+    low, high = float(np.log(min(values))), float(np.log(max(values)))
+    span = max(high - low, 0.2)
+    return float(np.exp(low - below * span)), float(np.exp(high + above * span))
+
+
+def _scale_flops(axes: "Axes", flops: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_xlim(*axis_limits(flops, 0.05, 0.08))
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_xlim(), most=8)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value)))
+    axes.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(which="major", color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _scale_loss(axes: "Axes", loss: Sequence[float]) -> None:
+    """A logarithmic axis: the cheap end of a front is steep, and the dear end is what matters."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    axes.set_yscale("log")
+    axes.set_ylim(*axis_limits(loss, 0.09, 0.08 + TOP_BAND))
+    axes.yaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_ylim(), most=9)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(FixedLocator([]))
+
+
+def _power_of_ten(value: float) -> str:
+    mantissa, power = scientific(value).split("e")
+    return (
+        f"$10^{{{power}}}$"
+        if mantissa == "1.0"
+        else rf"${mantissa.removesuffix('.0')}{{\times}}10^{{{power}}}$"
+    )
+
+
+def _draw_runs(figure: "Figure", axes: "Axes", completed: Sequence[TrialRecord]) -> None:
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    # The last, lightest yellow of viridis is lost on white.
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, 256))
+    colours = LinearSegmentedColormap.from_list("params", shades)
+    params = [record.recipe.params for record in completed]
+    norm = (
+        LogNorm(*axis_limits(params, 0.0, 0.0))
+        if len(set(params)) > 1
+        else LogNorm(*axis_limits(params, 1, 1))
+    )
+    axes.scatter(
+        [record.flops for record in completed], [record.loss for record in completed],
+        c=params, cmap=colours, norm=norm, s=34, alpha=0.85, linewidths=0.5, edgecolors="white", zorder=3,
+        label=f"run ({len(completed)})",
+    )  # fmt: skip
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, aspect=32)
+    bar.set_label("non-embedding parameters N")
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_locator(FixedLocator(log_ticks(norm.vmin * 0.999, norm.vmax * 1.001, most=8)))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+
+
+def short(value: float) -> str:
+    """A round number without the zeros that `compact` keeps: `10k`, `300k`, `1M`."""
+    text = compact(value)
+    digits, suffix = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
+    return f"{float(digits):g}{suffix}"
+
+
+def _draw_front(axes: "Axes", front: Sequence[TrialRecord]) -> None:
+    from matplotlib.patheffects import withStroke
+
+    flops, loss = [record.flops for record in front], [record.loss for record in front]
+    # A step: between two of its runs the front is what the cheaper one reached. Drawn on to the edge.
+    axes.plot(
+        [*flops, axes.get_xlim()[1]], [*loss, loss[-1]],
+        drawstyle="steps-post", color=INK, linewidth=1.3, alpha=0.75, zorder=5,
+    )  # fmt: skip
+    axes.plot(flops, loss, "o", mfc="none", mec=INK, mew=1.3, ms=8, zorder=6, label=f"front ({len(front)})")
+    halo = [withStroke(linewidth=3, foreground="white")]
+    for index, record in enumerate(spread_out(front, MOST_LABELS)):
+        # The first stands above its step, where nothing is; the others below it, where no run can be.
+        text = compact(record.recipe.params) if index else f"N = {compact(record.recipe.params)}"
+        side = {"xytext": (-4, -8), "ha": "right", "va": "top"}
+        side = side if index else {"xytext": (7, 4), "ha": "left", "va": "bottom"}
+        axes.annotate(
+            text, (record.flops, record.loss), textcoords="offset points", **side,
+            fontsize=9, color=INK, path_effects=halo, zorder=7,
+        )  # fmt: skip
+
+
+def spread_out(front: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
+    """At most `most` records of a front, both ends among them, far enough apart in FLOPs to be labelled."""
+    if len(front) <= 1:
+        return list(front)
+    position = np.log([record.flops for record in front])
+    gap = (position[-1] - position[0]) / most
+    chosen = [0]
+    for index in range(1, len(front) - 1):
+        if position[index] - position[chosen[-1]] >= gap and position[-1] - position[index] >= gap:
+            chosen.append(index)
+    return [front[index] for index in (*chosen, len(front) - 1)]
+
+
+def _draw_failures(axes: "Axes", ended: Sequence[TrialRecord]) -> None:
+    """Runs without a loss, marked at their FLOPs in a band along the top edge."""
+    from matplotlib.transforms import blended_transform_factory
+
+    across = blended_transform_factory(axes.transData, axes.transAxes)
+    failed = [record for record in ended if record.outcome.status in FAILURE_MARKS]
+    if failed:
+        axes.axhspan(1 - TOP_BAND, 1, transform=axes.transAxes, color="#f6f7f8", zorder=0)
+    for status, (name, marker) in FAILURE_MARKS.items():
+        flops = [record.flops for record in failed if record.outcome.status is status]
+        if flops:
+            axes.plot(
+                flops, [1 - TOP_BAND / 2] * len(flops), marker,
+                transform=across, label=f"{name} ({len(flops)})", color=ALARM,
+                ms=5.5, mew=1.4, mfc="none", alpha=0.8, clip_on=False, zorder=3,
+            )  # fmt: skip

@@ -1,0 +1,242 @@
+"""The picture of a study as a page to explore: every run's recipe under the pointer, the front as a table.
+
+One file that needs nothing from outside: the plotting library travels inside it, some 5 MB.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from carbs_scaling.record import TrialRecord
+from carbs_scaling.report.figures import FAILURE_MARKS, LAW_REACH, TOP_BAND, axis_limits, short
+from carbs_scaling.report.files import write_atomically
+from carbs_scaling.report.front import completed_records, front_records, front_rows
+from carbs_scaling.report.numbers import clock_text, compact, log_ticks, scientific
+from carbs_scaling.report.power_law import PowerLaw
+from carbs_scaling.report.table import shown_columns
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+LAW_COLOUR, ALARM = "#e8590c", "#e03131"  # both readable on white and on near-black
+FRONT_COLOUR = "#868e96"
+FAILURE_SYMBOLS = {"x": "x-thin-open", "^": "triangle-up-open"}
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --ink: #1b1f24; --soft: #6b7280; --line: #e5e7eb; --page: #ffffff; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e6e8eb; --soft: #9aa3ad; --line: #30363d; --page: #14171a; }}
+}}
+body {{ font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif;
+  color: var(--ink); background: var(--page); max-width: 1120px; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.35rem; margin: 0 0 .2rem; }}
+h2 {{ font-size: 1.05rem; margin: 1.6rem 0 .4rem; }}
+p {{ color: var(--soft); margin: .2rem 0; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; width: 100%; font-size: .87rem; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: right; padding: .3rem .6rem; white-space: nowrap; }}
+th {{ border-bottom: 1px solid var(--soft); font-weight: 600; }}
+td {{ border-bottom: 1px solid var(--line); }}
+.best {{ font-weight: 600; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{lines}
+{plot}
+{table}
+</body>
+</html>
+"""
+
+# Plotly's text has no colours of its own, so that it can follow the page from light to dark.
+FOLLOW_PAGE_COLOURS = """
+const plot = document.getElementById('{plot_id}');
+const dark = matchMedia('(prefers-color-scheme: dark)');
+function follow() {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, line, page] = ['--ink', '--line', '--page'].map(name => style.getPropertyValue(name).trim());
+  Plotly.relayout(plot, {'font.color': ink, 'xaxis.gridcolor': line, 'yaxis.gridcolor': line,
+    'hoverlabel.bgcolor': page, 'hoverlabel.font.color': ink});
+}
+dark.addEventListener('change', follow);
+follow();
+"""
+
+
+def write_front_html(
+    records: Sequence[TrialRecord],
+    path: str | Path,
+    title: str,
+    law: PowerLaw | None = None,
+    metric_label: str = "nats/token",
+    law_lines: Sequence[str] = (),
+) -> Path:
+    """Write the interactive figure of a study and its front as a table.
+
+    Args:
+        records: of one study; running ones are left out.
+        path: the file; an existing one is replaced only once the new one is whole.
+        title: heads the page.
+        law: the power law of the front, drawn and given under the title.
+        metric_label: unit of the loss.
+        law_lines: other fitted laws, a line each, under the title.
+
+    Raises:
+        CarbsScalingError: the file cannot be written.
+    """
+    ended = [record for record in records if not record.running]
+    lines = [escape(line) for line in (f"{len(ended)} trials have ended.", *law_lines)]
+    if law is not None:
+        lines.insert(1, f"Power law of the front: {law.formula('html')}, with C the training FLOPs.")
+    if completed_records(ended):
+        figure = _figure(ended, law, metric_label)
+        plot = figure.to_html(
+            full_html=False, include_plotlyjs=True, post_script=FOLLOW_PAGE_COLOURS,
+            default_height="560px", config={"displaylogo": False, "responsive": True},
+        )  # fmt: skip
+        table = _front_table(ended, metric_label)
+    else:
+        plot, table = "<p>no completed run yet</p>", ""
+    paragraphs = "\n".join(f"<p>{line}</p>" for line in lines)
+    page = PAGE.format(title=escape(title), lines=paragraphs, plot=plot, table=table)
+    return write_atomically(path, page.encode())
+
+
+def _figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric_label: str) -> "Figure":
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    completed = completed_records(ended)
+    flops_limits = axis_limits([record.flops for record in ended], 0.05, 0.08)
+    loss_limits = axis_limits([record.loss for record in completed], 0.09, 0.08 + TOP_BAND)
+    _add_runs(figure, completed)
+    _add_front(figure, front_records(ended), flops_limits[1])
+    if law is not None:
+        flops = np.geomspace(law.lowest_flops, law.highest_flops * LAW_REACH, 200)
+        figure.add_scatter(
+            x=flops, y=law.loss(flops), mode="lines", name=law.formula("html"),
+            line={"dash": "dash", "color": LAW_COLOUR, "width": 2},
+            hovertemplate="%{x:.2e} FLOPs<br>%{y:.3f} by the power law<extra></extra>",
+        )  # fmt: skip
+    _add_failures(figure, ended)
+    loss_ticks = log_ticks(*loss_limits, most=10)
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, Liberation Sans, Arial, sans-serif", "size": 13},
+        margin={"l": 70, "r": 20, "t": 50, "b": 60},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hoverlabel={"align": "left"},
+        xaxis={
+            "type": "log", "title": {"text": "training FLOPs"}, "range": np.log10(flops_limits).tolist(),
+            "exponentformat": "power", "dtick": 1 if flops_limits[1] > 100 * flops_limits[0] else None,
+            "zeroline": False,
+        },
+        yaxis={
+            "type": "log", "title": {"text": f"validation loss ({metric_label})"}, "zeroline": False,
+            "range": np.log10(loss_limits).tolist(), "tickvals": loss_ticks,
+            "ticktext": [f"{tick:g}" for tick in loss_ticks],
+        },
+        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+    )  # fmt: skip
+    return figure
+
+
+def _add_runs(figure: "Figure", completed: Sequence[TrialRecord]) -> None:
+    params = np.log10([record.recipe.params for record in completed])
+    ticks = log_ticks(10 ** (params.min() - 0.01), 10 ** (params.max() + 0.01), most=8)
+    figure.add_scatter(
+        x=[record.flops for record in completed],
+        y=[record.loss for record in completed],
+        mode="markers",
+        name=f"run ({len(completed)})",
+        marker={
+            "color": params,
+            "colorscale": "Viridis",
+            "size": 9,
+            "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},
+            "colorbar": {
+                "title": {"text": "non-embedding parameters N", "side": "right"},
+                "tickvals": np.log10(ticks).tolist(),
+                "ticktext": [short(tick) for tick in ticks],
+                "thickness": 14,
+                "outlinewidth": 0,
+            },
+        },
+        text=[recipe_text(record) for record in completed],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _add_front(figure: "Figure", front: Sequence[TrialRecord], right_edge: float) -> None:
+    flops, loss = [record.flops for record in front], [record.loss for record in front]
+    figure.add_scatter(
+        x=[*flops, right_edge], y=[*loss, loss[-1]], mode="lines", showlegend=False, hoverinfo="skip",
+        line={"shape": "hv", "color": FRONT_COLOUR, "width": 1.5}, legendgroup="front",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=flops, y=loss, mode="markers", name=f"front ({len(front)})", hoverinfo="skip", legendgroup="front",
+        marker={"symbol": "circle-open", "size": 14, "line": {"width": 1.8}, "color": FRONT_COLOUR},
+    )  # fmt: skip
+
+
+def _add_failures(figure: "Figure", ended: Sequence[TrialRecord]) -> None:
+    for status, (name, marker) in FAILURE_MARKS.items():
+        failed = [record for record in ended if record.outcome.status is status]
+        if failed:
+            figure.add_scatter(
+                x=[record.flops for record in failed], y=[1 - TOP_BAND / 2] * len(failed), yaxis="y2",
+                mode="markers", name=f"{name} ({len(failed)})",
+                marker={"symbol": FAILURE_SYMBOLS[marker], "size": 9, "color": ALARM, "line": {"width": 1.6}},
+                text=[recipe_text(record) for record in failed], hovertemplate="%{text}<extra></extra>",
+            )  # fmt: skip
+
+
+def recipe_text(record: TrialRecord) -> str:
+    """All that was trained and how it ended, as HTML lines for the pointer."""
+    recipe, shape, outcome = record.recipe, record.recipe.shape, record.outcome
+    if record.completed:
+        bits = "" if outcome.bits_per_byte is None else f", {outcome.bits_per_byte:.4f} bits/byte"
+        ending = f"{outcome.loss:.4f} nats/token{bits}"
+    else:
+        ending = f"{outcome.status.replace('_', ' ')}: {outcome.message}"
+    lines = (
+        f"{scientific(record.flops, 3)} FLOPs, {clock_text(outcome.seconds)} on {outcome.device}",
+        f"{shape.architecture}, N = {compact(recipe.params)}: width {shape.width}, depth {shape.depth}, "
+        f"head size {shape.head_size}",
+        f"D = {compact(recipe.tokens)} tokens ({recipe.tokens / recipe.params:.1f} a parameter), "
+        f"sequences of {shape.sequence_length}",
+        f"learning rate {scientific(recipe.learning_rate, 3)}, "
+        f"batch {recipe.batch_tokens} tokens ({recipe.batch_size} sequences), {recipe.steps} steps",
+        f"weight decay {recipe.weight_decay:g}, beta2 {recipe.beta2:g}, "
+        f"warmup {recipe.warmup_fraction:g}, seed {recipe.seed}",
+    )
+    return "<br>".join((f"<b>trial {record.number}: {escape(ending)}</b>", *(escape(line) for line in lines)))
+
+
+def _front_table(ended: Sequence[TrialRecord], metric_label: str) -> str:
+    rows = front_rows(ended)
+    columns = shown_columns(rows)
+    heads = "".join(f"<th>{escape(column.heading)}</th>" for column in columns)
+    body = []
+    for row in rows:
+        cells = (
+            f'<td class="best">{escape(column.cell(row))}</td>'
+            if column.heading == metric_label
+            else f"<td>{escape(column.cell(row))}</td>"
+            for column in columns
+        )
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    head = f"<h2>The front</h2>\n<div class='scroll'><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n"
+    return head + "\n".join(body) + "\n</tbody></table></div>"

@@ -1,0 +1,317 @@
+"""The search as an Optuna sampler: expected gain of the loss-compute front per FLOP.
+
+`CarbsSampler` works in anybody's two-objective study (loss, training FLOPs), by `ask` and `tell` or by
+`optimize`. A proposal is a pure function of (seed, trial number, the other trials): it can be made again
+after a restart, and no global random state is used or touched.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import qmc
+
+from carbs_scaling.acquisition import FrontLevels, expected_front_gain
+from carbs_scaling.errors import BudgetSpent
+from carbs_scaling.laws.loss import LossLaw
+from carbs_scaling.surrogate.encoding import Encoding
+from carbs_scaling.surrogate.gp import Surrogate, SurrogateFitter
+from carbs_scaling.surrogate.history import History, read_history
+from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """What may be changed about the search.
+
+    Args:
+        startup_trials: runs of the cheap design before the surrogate takes over; None for one by dimension.
+        startup_fraction: share of the budget that one run of the design may cost.
+        noise_sds: an improvement counts beyond this many standard deviations of seed noise.
+        candidates: random points scored a proposal; twice as many more follow around the best.
+        max_trial_flops: dearest run that may be proposed, or None.
+        overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
+            gains are compared, never charged; None for a two-thousandth of the budget.
+    """
+
+    startup_trials: int | None = None
+    startup_fraction: float = 0.005
+    noise_sds: float = 1.0
+    candidates: int = 256
+    max_trial_flops: float | None = None
+    overhead_flops: float | None = None
+
+
+class CarbsSampler(BaseSampler):
+    """Proposes the runs that are expected to push out the front of loss against FLOPs most, per FLOP.
+
+    Args:
+        distributions: Optuna distributions by name: float, int, logarithmic or not, and categorical.
+        flops: training FLOPs of a point (name to value), known before the run.
+        roles: those of `params`, `tokens`, `learning_rate`, `batch_tokens` that a point has; the loss law
+        uses
+            what it is given.
+        project: the nearest legal point, which is what the trial's parameters then hold; None: all are legal.
+        budget_flops: training FLOPs that all trials together may cost; None: no limit.
+        target: (params, tokens) that the search shall serve by extrapolation; None: the front itself.
+        seed: of the proposals; None draws one.
+        options: fields of `SamplerOptions`.
+    """
+
+    def __init__(
+        self,
+        distributions: dict[str, BaseDistribution],
+        flops: Callable[[Point], float],
+        roles: Callable[[Point], dict],
+        project: Callable[[Point], Point] | None = None,
+        budget_flops: float | None = None,
+        target: tuple[float, float] | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        unknown = set(options) - {f.name for f in fields(SamplerOptions)}
+        if unknown:
+            raise TypeError(f"CarbsSampler has no option {', '.join(sorted(unknown))}")
+        self.options = SamplerOptions(**options)
+        self.space = LegalSpace(Encoding(dict(distributions)), flops, roles, project)
+        self.budget_flops = budget_flops
+        self.target = target
+        self.seed = int(np.random.SeedSequence().entropy % 2**32) if seed is None else int(seed)
+        self.fallbacks: Counter = Counter()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self.space.encoding.distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """One legal, affordable point.
+
+        Raises:
+            BudgetSpent: what remains pays for none.
+        """
+        return self.propose(read_history(study, self.space, but=trial.number), trial.number)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A random value of a parameter that is not among `distributions`."""
+        name_seed = sum((i + 1) * ord(c) for i, c in enumerate(param_name))
+        rng = np.random.default_rng([self.seed, trial.number, name_seed])
+        return Encoding({param_name: param_distribution}).point(rng.random(1))[param_name]
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Stops `study.optimize` once nothing legal is affordable; elsewhere it does nothing."""
+        if not self._pays(self._remaining(read_history(study, self.space))):
+            try:
+                study.stop()
+            except RuntimeError:
+                # Raised outside `optimize`, where the caller asks `affordable` before the next trial.
+                return
+
+    def remaining_flops(self, study: Study) -> float:
+        """Budget less what is spent and what running trials are committed to; infinite without a budget."""
+        return self._remaining(read_history(study, self.space))
+
+    def affordable(self, study: Study) -> bool:
+        """Whether some legal point fits into what remains."""
+        return self._pays(self.remaining_flops(study))
+
+    def law(self, study: Study) -> LossLaw | None:
+        """The loss law of the study's completed trials; None where there are too few."""
+        history = read_history(study, self.space)
+        surrogate = self._surrogate(history)
+        return None if surrogate is None else surrogate.law
+
+    def propose(self, history: History, number: int) -> Point:
+        """The point for trial `number` given the other trials.
+
+        Raises:
+            BudgetSpent: what remains pays for none.
+        """
+        limit = self._limit(history)
+        if not self._pays(limit):
+            raise BudgetSpent(
+                f"{limit:.3g} FLOPs remain of {self.budget_flops or limit:.3g}, "
+                f"and the cheapest legal run costs {self.space.lowest_flops:.3g}"
+            )
+        with torch.random.fork_rng(devices=[]):
+            rng = np.random.default_rng([self.seed, number])
+            if len(history.points) + len(history.pending) + len(history.failed) < self._startup_trials:
+                return self._design_point(history, rng, limit)
+            surrogate = self._surrogate(history)
+            if surrogate is None:
+                return self._design_point(history, rng, limit)
+            return self._best_point(history, surrogate, rng, limit)
+
+    @property
+    def _startup_trials(self) -> int:
+        wanted = self.options.startup_trials
+        return min(self.space.encoding.knobs + 2, 10) if wanted is None else wanted
+
+    @property
+    def _overhead(self) -> float:
+        """FLOPs that stand for what a trial costs beside its training."""
+        if self.options.overhead_flops is not None:
+            return self.options.overhead_flops
+        return 0.0 if self.budget_flops is None else self.budget_flops / 2000
+
+    def _remaining(self, history: History) -> float:
+        if self.budget_flops is None:
+            return float("inf")
+        return self.budget_flops - history.spent_flops - history.committed_flops
+
+    def _limit(self, history: History) -> float:
+        """Dearest run that may be proposed now."""
+        cap = self.options.max_trial_flops
+        return min(self._remaining(history), float("inf") if cap is None else cap)
+
+    def _pays(self, flops: float) -> bool:
+        return self.space.lowest_flops <= flops
+
+    def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
+        """A point of the cheap design: far from the others, in the cheap part of the space."""
+        cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
+        if self.budget_flops is not None:
+            cap = min(cap, self.options.startup_fraction * self.budget_flops)
+        cap = min(max(cap, self.space.lowest_flops), limit)
+        knobs = self._sobol(rng, 64)
+        # Away from the edges of what has no price, where runs are most often wasted; towards the cheapest
+        # point in what has one, until it can be paid.
+        knobs = np.where(self.space.moves_cost, knobs, 0.2 + 0.6 * knobs)
+        cheapest = self.space.encoding.position(self.space.cheapest)
+        found: list[Point] = []
+        for row in knobs:
+            for share in (1.0, 0.6, 0.35, 0.2, 0.1, 0.0):
+                near = np.where(self.space.moves_cost, cheapest + share * (row - cheapest), row)
+                point = self.space.legal(self.space.encoding.point(near))
+                if self.space.cost(point) <= cap:
+                    found.append(point)
+                    break
+        fresh = self._fresh(self.space.describe(found), history)
+        if not len(fresh):
+            return self._cheapest("no new point for the design")
+        others = history.points + history.pending + history.failed
+        if not others:
+            return fresh.points[0]
+        rows = np.array([self.space.encoding.row(point) for point in others])
+        gaps = np.linalg.norm(fresh.cube[:, None, :] - rows[None], axis=-1).min(axis=1)
+        return fresh.points[int(np.argmax(gaps))]
+
+    def _surrogate(self, history: History) -> Surrogate | None:
+        if len(history.points) < 3:
+            return None
+        known = self.space.describe(history.points)
+        fitter = SurrogateFitter(self.fallbacks)
+        return fitter.fit(
+            known.cube,
+            known.features,
+            np.asarray(history.loss),
+            self.space.has_role,
+            self.space.centre,
+            (self.space.role_range("learning_rate"), self.space.role_range("batch_tokens")),
+        )
+
+    def _best_point(
+        self, history: History, surrogate: Surrogate, rng: np.random.Generator, limit: float
+    ) -> Point:
+        flops, loss = list(history.flops), list(history.loss)
+        if history.pending:
+            pending = self.space.describe(history.pending)
+            inputs = torch.from_numpy(np.column_stack([pending.cube, pending.features]))
+            believed, _ = surrogate.predict(inputs)
+            surrogate = surrogate.believe(inputs)
+            flops += list(pending.flops)
+            loss += list(believed)
+        dearest = min(self.space.highest_flops, self.budget_flops or np.inf)
+        top = np.log10(dearest) + 0.1
+        order = np.argsort(flops)
+        early = np.asarray(loss)[order[: max(3, len(order) // 5)]]
+        ceiling = float(np.median(early)) + surrogate.scale * 0.2
+        front = FrontLevels.of(flops, loss, np.log10(self.space.lowest_flops), (top, ceiling))
+        threshold = self.options.noise_sds * surrogate.noise_sd
+
+        def score(batch: Candidates) -> np.ndarray:
+            inputs = torch.from_numpy(np.column_stack([batch.cube, batch.features]))
+            mean, sd = surrogate.predict(inputs)
+            gain = expected_front_gain(mean, sd, np.log10(batch.flops), front, threshold)
+            return np.log(np.maximum(gain, 1e-300)) - np.log(batch.flops + self._overhead)
+
+        pool = self._pool(self._sobol(rng, self.options.candidates), history, limit)
+        centres = [self.space.encoding.position(point) for point in history.points]
+        best_runs = np.argsort(loss[: len(history.points)])[:20]
+        near = [centres[i] for i in best_runs] or [self.space.encoding.position(self.space.cheapest)]
+        pool = _joined(
+            pool, self._pool(_around(near, 0.15, self.options.candidates // 2, rng), history, limit)
+        )
+        if not len(pool):
+            return self._cheapest("no new affordable candidate")
+        scores = score(pool)
+        for spread in (0.1, 0.04, 0.015):
+            order = np.argsort(-scores, kind="stable")[:8]
+            near = [self.space.encoding.position(pool.points[i]) for i in order]
+            more = self._pool(_around(near, spread, self.options.candidates // 2, rng), history, limit)
+            pool = pool.take(order)
+            scores = scores[order]
+            if len(more):
+                pool, scores = _joined(pool, more), np.concatenate([scores, score(more)])
+        return pool.points[int(np.argmax(scores))]
+
+    def _pool(self, knobs: np.ndarray, history: History, limit: float) -> Candidates:
+        batch = self.space.candidates(knobs)
+        return self._fresh(batch.take(np.flatnonzero(batch.flops <= limit)), history)
+
+    def _fresh(self, batch: Candidates, history: History) -> Candidates:
+        known = {point_key(p) for p in history.points + history.pending + history.failed}
+        return batch.take([i for i, point in enumerate(batch.points) if point_key(point) not in known])
+
+    def _cheapest(self, reason: str) -> Point:
+        self.fallbacks[reason] += 1
+        logger.warning("%s: the cheapest legal point is proposed", reason)
+        return dict(self.space.cheapest)
+
+    def _sobol(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        return qmc.Sobol(self.space.encoding.knobs, rng=rng).random(count)
+
+
+def _around(centres: list[np.ndarray], spread: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` points normal around randomly chosen centres, every second one in a single dimension only."""
+    chosen = np.asarray(centres)[rng.integers(len(centres), size=count)]
+    steps = rng.normal(0.0, spread, size=chosen.shape)
+    single = rng.integers(chosen.shape[1], size=count)
+    only = np.arange(chosen.shape[1])[None] == single[:, None]
+    keep = only | (np.arange(count)[:, None] % 2 == 0)
+    return np.clip(chosen + steps * keep, 0.0, 1.0)
+
+
+def _joined(first: Candidates, second: Candidates) -> Candidates:
+    if not len(first):
+        return second
+    if not len(second):
+        return first
+    return Candidates(
+        first.points + second.points,
+        np.concatenate([first.flops, second.flops]),
+        np.concatenate([first.cube, second.cube]),
+        np.concatenate([first.features, second.features]),
+    )
+
+
+def new_study(sampler: BaseSampler, **arguments: Any) -> Study:
+    """An Optuna study with directions (loss, training FLOPs), both minimised."""
+    return optuna.create_study(
+        sampler=sampler, directions=[StudyDirection.MINIMIZE, StudyDirection.MINIMIZE], **arguments
+    )

@@ -1,0 +1,251 @@
+"""The loop: propose -> train -> record -> re-fit, until the budget is spent."""
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from carbs_scaling.config import SearchConfig, to_dict
+from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.executors import Executor
+from carbs_scaling.record import TrialRecord
+from carbs_scaling.report.curves import last_point
+from carbs_scaling.report.live import SearchDisplay
+from carbs_scaling.sampler import CarbsSampler
+from carbs_scaling.space import Space
+from carbs_scaling.study import Study, sole_coordinator, spent_flops
+from carbs_scaling.training.data import PreparedText, check_windows, prepare_text
+from carbs_scaling.training.loop import TrainingJob
+from carbs_scaling.training.outcome import Status, TrialOutcome
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+# So many trials in a row lost to the machine mean that the machine, not a trial, needs help.
+MACHINE_FAILURES_IN_A_ROW = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Timings:
+    """Where the wall time of a search went, in seconds, for `benchmarks/search_overhead.py`."""
+
+    wall: float
+    proposing: float
+    recording: float
+    display: float
+
+
+class Stopwatch:
+    """Adds up the seconds spent inside its `with` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._begun
+
+
+def build_space(config: SearchConfig, vocabulary_size: int) -> Space:
+    """The space of a search, its dearest recipe capped at `budget.max_trial_fraction` of the budget."""
+    return Space(
+        config.space,
+        config.model,
+        vocabulary_size,
+        config.budget.convention,
+        max_trial_flops=config.budget.flops * config.budget.max_trial_fraction,
+    )
+
+
+def build_sampler(config: SearchConfig, space: Space) -> CarbsSampler:
+    """The sampler that `sampler` of the configuration names, on the search's own space."""
+    options = dict(config.sampler)
+    name = options.pop("name", None)
+    if name != "carbs":
+        raise CarbsScalingError(f"sampler.name={name} is not one of carbs")
+    return CarbsSampler(
+        space.distributions,
+        flops=space.flops,
+        roles=space.roles,
+        project=space.project,
+        budget_flops=config.budget.flops,
+        seed=config.study.seed,
+        **options,
+    )
+
+
+def build_executor(config: SearchConfig) -> Executor:
+    """The executor that the configuration names."""
+    from carbs_scaling.executors.in_process import InProcessExecutor
+    from carbs_scaling.executors.processes import ProcessExecutor, worker_environments
+
+    executor = config.executor
+    if executor.name == "in_process":
+        return InProcessExecutor()
+    environments = worker_environments(executor.device, executor.workers)
+    on_gpu = "OMP_NUM_THREADS" not in environments[0]
+    trials_per_worker = executor.trials_per_worker or (1 if on_gpu else None)
+    return ProcessExecutor(environments, trials_per_worker, executor.retries)
+
+
+def study_identity(config: SearchConfig, text: PreparedText) -> dict[str, Any]:
+    """What must not change while a study lives. Where trials run, and how much may be spent, may."""
+    everything = to_dict(config)
+    identity = {name: everything[name] for name in ("space", "model", "optimizer", "schedule", "objective")}
+    identity["budget"] = {"convention": config.budget.convention}
+    identity["study"] = {"seed": config.study.seed}
+    identity["data"] = {"sha256": text.sha256}
+    return identity
+
+
+class Search:
+    """One run of a study: from what the ledger holds until the budget is spent.
+
+    Args:
+        config: all of `conf/search.yaml`.
+        display: what the person sees.
+
+    Raises:
+        CarbsScalingError, OSError: one line each; the ledger keeps all that was done.
+    """
+
+    def __init__(self, config: SearchConfig, display: SearchDisplay) -> None:
+        self._config = config
+        self._display = display
+        self._proposing, self._recording, self._showing = Stopwatch(), Stopwatch(), Stopwatch()
+        self._machine_failures = 0
+
+    def run(self) -> Study:
+        """Searches; gives the study with all its trials."""
+        begun = time.perf_counter()
+        text = prepare_text(self._config.data)
+        check_windows(text, self._config.model.sequence_length)
+        self._text = text
+        self._space = build_space(self._config, text.vocabulary_size)
+        self._sampler = build_sampler(self._config, self._space)
+        with sole_coordinator(self._config.study):
+            self._curves = self._config.study.folder / "curves"
+            self._curves.mkdir(exist_ok=True)
+            self._study = Study.begin(
+                self._config.study,
+                study_identity(self._config, text),
+                self._config.budget.flops,
+                self._sampler,
+            )
+            self._executor = build_executor(self._config)
+            try:
+                with self._display:
+                    self._loop()
+            finally:
+                self._executor.close()
+        self.timings = Timings(
+            time.perf_counter() - begun,
+            self._proposing.seconds,
+            self._recording.seconds,
+            self._showing.seconds,
+        )
+        logger.info("timings: %s", self.timings)
+        return self._study
+
+    def _loop(self) -> None:
+        records = self._study.records()
+        running: dict[int, TrialRecord] = {}
+        with self._showing:
+            self._display.note(f"text: {self._text.description}")
+            self._display.start([record for record in records if not record.running])
+        seed, provenance = self._config.study.seed, self._provenance()
+        left_open = self._study.unfinished(self._space, seed, provenance)
+        while True:
+            while self._executor.free:
+                if left_open:
+                    record = left_open.pop(0)
+                elif self._may_propose():
+                    with self._proposing:
+                        record = self._study.ask(self._space, seed, provenance)
+                else:
+                    break
+                self._executor.submit(record.number, self._job(record))
+                running[record.number] = record
+                with self._showing:
+                    self._display.trial_started(record)
+            if not running:
+                return
+            for number, outcome in self._executor.wait(POLL_SECONDS):
+                del running[number]
+                self._tell(number, outcome)
+            with self._showing:
+                self._show_progress(running)
+
+    def _may_propose(self) -> bool:
+        remaining = self._sampler.remaining_flops(self._study.optuna_study)
+        leftover = self._config.budget.stop_below_fraction * self._config.budget.flops
+        # A budget just large enough for its first runs is spent on them, however small the rest looks.
+        if remaining < max(leftover, self._space.cheapest_flops):
+            return False
+        return self._sampler.affordable(self._study.optuna_study)
+
+    def _tell(self, number: int, outcome: TrialOutcome) -> None:
+        if outcome.status is Status.MACHINE:
+            outcome = self._charged_by_curve(number, outcome)
+        with self._recording:
+            record = self._study.tell(number, outcome)
+        with self._showing:
+            self._display.trial_ended(record)
+        self._machine_failures = self._machine_failures + 1 if outcome.status is Status.MACHINE else 0
+        if self._machine_failures >= MACHINE_FAILURES_IN_A_ROW:
+            raise CarbsScalingError(
+                f"{self._machine_failures} trials in a row were lost to the machine ({outcome.message}): "
+                "mend it, or use fewer executor.workers, and run the same command again; nothing is lost"
+            )
+
+    def _charged_by_curve(self, number: int, outcome: TrialOutcome) -> TrialOutcome:
+        """A worker that died said nothing: what it spent is read off the loss curve that it left."""
+        point = last_point(self._curve_path(number)) or {}
+        return dataclasses.replace(
+            outcome,
+            steps=point.get("step", 0),
+            tokens=point.get("tokens", 0),
+            seconds=point.get("seconds", 0.0),
+        )
+
+    def _show_progress(self, running: dict[int, TrialRecord]) -> None:
+        for number, record in running.items():
+            point = last_point(self._curve_path(number))
+            if point and "train_loss" in point:
+                self._display.trial_progress(number, point["step"] / record.recipe.steps, point["train_loss"])
+        self._display.refresh()
+
+    def _curve_path(self, number: int) -> Path:
+        return self._curves / f"{number:05d}.jsonl"
+
+    def _provenance(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "text_sha256": self._text.sha256,
+            "text": self._text.description,
+            "flops_convention": self._config.budget.convention,
+            "torch": torch.__version__,
+        }
+
+    def _job(self, record: TrialRecord) -> TrainingJob:
+        return TrainingJob(
+            recipe=record.recipe,
+            text=self._text,
+            optimizer=self._config.optimizer,
+            schedule=self._config.schedule,
+            objective=self._config.objective,
+            device=self._config.executor.device,
+            compile=self._config.executor.compile,
+            micro_batch_tokens=self._config.executor.micro_batch_tokens,
+            curve_path=str(self._curve_path(record.number)),
+        )
+
+
+def finished_note(study: Study, records: list[TrialRecord]) -> str:
+    """How much was spent on what, in one line."""
+    ended = [record for record in records if not record.running]
+    return f"{len(ended)} trials, {spent_flops(ended):.3g} of {study.budget_flops:.3g} FLOPs spent"

@@ -1,0 +1,1 @@
+"""What is believed about a run before it is made: loss law, Gaussian process, feasibility."""

@@ -1,0 +1,87 @@
+"""What the other trials of a study say: losses, costs, failures, and what is still running."""
+
+from dataclasses import dataclass
+from math import isfinite
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from carbs_scaling.surrogate.space import LegalSpace, Point
+
+DIVERGED, OUT_OF_MEMORY, MACHINE = "diverged", "out_of_memory", "machine"
+
+
+@dataclass(frozen=True)
+class History:
+    """The trials as the surrogate sees them.
+
+    Args:
+        points: completed ones.
+        loss: their losses, finite.
+        flops: what they were charged.
+        failed: points that diverged or ran out of memory; those of the machine's failures are not in it.
+        pending: points that are running.
+        spent_flops: of completed and failed trials.
+        committed_flops: of running trials.
+    """
+
+    points: list[Point]
+    loss: list[float]
+    flops: list[float]
+    failed: list[Point]
+    pending: list[Point]
+    spent_flops: float
+    committed_flops: float
+
+
+def read_history(study: Study, space: LegalSpace, but: int | None = None) -> History:
+    """The history without trial number `but` (the one that is being sampled).
+
+    A completed trial without two finite values counts as diverged. Trials of other spaces are charged, where
+    they say what they cost, and otherwise left out.
+    """
+    points, loss, flops, failed, pending = [], [], [], [], []
+    spent = committed = 0.0
+    for trial in study.get_trials(deepcopy=False):
+        if trial.number == but:
+            continue
+        point = _point_of(trial, space)
+        charged = _charged(trial, point, space)
+        if trial.state is TrialState.RUNNING:
+            committed += charged
+            if point is not None:
+                pending.append(point)
+        elif trial.state is TrialState.COMPLETE:
+            spent += charged
+            if point is None:
+                continue
+            if isfinite(trial.values[0]) and isfinite(trial.values[1]) and trial.values[1] > 0:
+                points.append(point)
+                loss.append(float(trial.values[0]))
+                flops.append(float(trial.values[1]))
+            else:
+                failed.append(point)
+        elif trial.state is TrialState.FAIL:
+            spent += charged
+            if point is not None and trial.user_attrs.get("outcome") in (DIVERGED, OUT_OF_MEMORY):
+                failed.append(point)
+        elif trial.state is TrialState.PRUNED:
+            spent += charged
+    return History(points, loss, flops, failed, pending, spent, committed)
+
+
+def _point_of(trial: FrozenTrial, space: LegalSpace) -> Point | None:
+    return dict(trial.params) if space.encoding.contains(trial.params) else None
+
+
+def _charged(trial: FrozenTrial, point: Point | None, space: LegalSpace) -> float:
+    if trial.state is TrialState.COMPLETE and len(trial.values) > 1 and isfinite(trial.values[1]):
+        return max(float(trial.values[1]), 0.0)
+    if trial.state is not TrialState.RUNNING and "flops" in trial.user_attrs:
+        stated = float(trial.user_attrs["flops"])
+        return max(stated, 0.0) if isfinite(stated) else 0.0
+    if trial.state is TrialState.FAIL and trial.user_attrs.get("outcome", MACHINE) == MACHINE:
+        return 0.0
+    if trial.state is TrialState.WAITING or point is None:
+        return 0.0
+    return space.cost({name: point[name] for name in space.encoding.distributions})

@@ -1,0 +1,174 @@
+"""The legal points of a search with what is known of them before a run: cost, roles, coordinates."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import isfinite, log
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution
+from scipy.stats import qmc
+
+from carbs_scaling.laws.loss import ROLES
+from carbs_scaling.surrogate.encoding import Encoding
+
+Point = dict
+
+# Points looked at once to learn the ranges of cost and roles.
+_PROBES = 256
+_PROBE_SEED = 20250
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Legal points, side by side with what is known of them.
+
+    Args:
+        points: m points.
+        flops: shape (m,).
+        cube: unit-cube rows, shape (m, d).
+        features: centred log features, shape (m, 4).
+    """
+
+    points: list[Point]
+    flops: np.ndarray
+    cube: np.ndarray
+    features: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def take(self, indices) -> "Candidates":
+        """Those at `indices`."""
+        return Candidates(
+            [self.points[i] for i in indices], self.flops[indices], self.cube[indices], self.features[indices]
+        )
+
+
+@dataclass
+class LegalSpace:
+    """The caller's space: distributions, cost, roles and projection, and what a look at it tells.
+
+    Args:
+        encoding: of the distributions.
+        flops: training FLOPs of a point.
+        roles: those of `ROLES` that a point has.
+        project: the nearest legal point, or None where every point is.
+    """
+
+    encoding: Encoding
+    flops: Callable[[Point], float]
+    roles: Callable[[Point], dict]
+    project: Callable[[Point], Point] | None = None
+    _seen: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        knobs = qmc.Sobol(self.encoding.knobs, rng=_PROBE_SEED).random(_PROBES)
+        points = [self.legal(self.encoding.point(row)) for row in knobs]
+        logs = np.array([self._log_roles(point) for point in points])
+        self.has_role = tuple(bool(np.isfinite(column).any()) for column in logs.T)
+        filled = np.where(np.isfinite(logs), logs, 0.0)
+        self._low, self._high = filled.min(axis=0), filled.max(axis=0)
+        self.centre = tuple(float(c) for c in (self._low + self._high) / 2)
+        self._find_extremes(points)
+
+    def legal(self, point: Point) -> Point:
+        """The nearest legal point, inside the distributions."""
+        return self.encoding.clip(point if self.project is None else {**point, **self.project(dict(point))})
+
+    def role_range(self, role: str) -> tuple[float, float] | None:
+        """(ln lowest, ln highest) of a role over the space, or None where there is no such role."""
+        i = ROLES.index(role)
+        return (float(self._low[i]), float(self._high[i])) if self.has_role[i] else None
+
+    def cost(self, point: Point) -> float:
+        """Training FLOPs of a point: finite and positive.
+
+        Raises:
+            ValueError: `flops` gave something else.
+        """
+        flops = float(self.flops(point))
+        if not (isfinite(flops) and flops > 0):
+            raise ValueError(f"flops({point}) gave {flops}, which is no positive number")
+        return flops
+
+    def candidates(self, knobs: np.ndarray) -> Candidates:
+        """Legal points nearest to rows of `knobs` (m, k), without repeats."""
+        points, taken = [], set()
+        for row in knobs:
+            point = self.legal(self.encoding.point(row))
+            key = point_key(point)
+            if key not in taken:
+                taken.add(key)
+                points.append(point)
+        return self.describe(points)
+
+    def describe(self, points: list[Point]) -> Candidates:
+        """Points that are legal already."""
+        details = [self._detail(point) for point in points]
+        width = self.encoding.row(self.cheapest).size if hasattr(self, "cheapest") else 0
+        return Candidates(
+            points,
+            np.array([d[0] for d in details]),
+            np.array([d[1] for d in details]).reshape(len(points), -1 if points else width),
+            np.array([d[2] for d in details]).reshape(len(points), 4),
+        )
+
+    def _detail(self, point: Point) -> tuple[float, np.ndarray, np.ndarray]:
+        logs = self._log_roles(point)
+        features = np.where(np.isfinite(logs), logs - np.asarray(self.centre), 0.0)
+        return self.cost(point), self.encoding.row(point), features
+
+    def _log_roles(self, point: Point) -> list[float]:
+        roles = self.roles(point)
+        unknown = set(roles) - set(ROLES)
+        if unknown:
+            raise ValueError(f"roles() named {', '.join(sorted(unknown))}: known are {', '.join(ROLES)}")
+        return [log(roles[name]) if name in roles and roles[name] > 0 else float("nan") for name in ROLES]
+
+    def _find_extremes(self, points: list[Point]) -> None:
+        """Cheapest and dearest legal points: the best probe, improved one dimension at a time."""
+        costs = [self.cost(point) for point in points]
+        self.cheapest, self.lowest_flops = self._descend(points[int(np.argmin(costs))], 1.0)
+        self.dearest, self.highest_flops = self._descend(points[int(np.argmax(costs))], -1.0)
+        knobs = self.encoding.position(points[int(np.argsort(costs)[len(costs) // 2])])
+        ends = np.arange(self.encoding.knobs)
+        self.moves_cost = np.array([self._matters(knobs, int(i)) for i in ends])
+
+    def _levels(self, i: int) -> np.ndarray:
+        distribution = list(self.encoding.distributions.values())[i]
+        if isinstance(distribution, CategoricalDistribution):
+            count = len(distribution.choices)
+            return (np.arange(count) + 0.5) / count
+        return np.array([0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0])
+
+    def _descend(self, point: Point, sign: float) -> tuple[Point, float]:
+        best, cost = point, self.cost(point)
+        for _ in range(3):
+            before = cost
+            for i in range(self.encoding.knobs):
+                for level in self._levels(i):
+                    knobs = self.encoding.position(best)
+                    knobs[i] = level
+                    trial = self.legal(self.encoding.point(knobs))
+                    there = self.cost(trial)
+                    if sign * there < sign * cost:
+                        best, cost = trial, there
+            if cost == before:
+                break
+        return best, cost
+
+    def _matters(self, knobs: np.ndarray, i: int) -> bool:
+        costs = []
+        for level in self._levels(i):
+            moved = knobs.copy()
+            moved[i] = level
+            costs.append(self.cost(self.legal(self.encoding.point(moved))))  # `flops` knows legal points only
+        return max(costs) > min(costs) * 1.05
+
+
+def point_key(point: Point) -> tuple:
+    """A hashable identity of a point, blind to differences in the ninth digit."""
+    return tuple(
+        (name, float(f"{value:.9g}") if isinstance(value, float) else value)
+        for name, value in sorted(point.items())
+    )

@@ -1,0 +1,1 @@
+"""Training one candidate: text, model, loop, typed outcome. Knows nothing of studies or proposals."""

@@ -1,0 +1,41 @@
+"""The loss curve of a trial: a file of JSON lines that grows while it trains."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+# Points of a curve: enough to see its shape, few enough to keep thousands of trials.
+CURVE_POINTS = 200
+
+
+def point_interval(steps: int) -> int:
+    """Steps between two points, so that a curve has 100 to 200 (all of a shorter run)."""
+    return -(-steps // CURVE_POINTS)
+
+
+class LossCurve:
+    """Appends points to `path`, each line complete on disk before training goes on; None keeps no curve.
+
+    A file that is there is emptied first: a trial that is run again starts its curve again.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._handle = None if path is None else Path(path).open("w", encoding="utf-8")
+
+    def __enter__(self) -> "LossCurve":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._handle is not None:
+            self._handle.close()
+
+    def add(self, **point: float) -> None:
+        """One line; raises OSError where the disk is full."""
+        if self._handle is not None:
+            self._handle.write(json.dumps(point) + "\n")
+            self._handle.flush()

@@ -1,0 +1,116 @@
+"""What goes into a trial and what comes out of it: frozen, typed, and plain enough for JSON."""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from carbs_scaling.compute.flops import ModelShape
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One legal training run: everything that is proposed for it, nothing about where it runs.
+
+    Args:
+        shape: the model.
+        learning_rate: peak learning rate.
+        batch_size: sequences a step; `batch_tokens` is this times the sequence length.
+        steps: optimizer steps; `tokens` is this times `batch_tokens`.
+        weight_decay: decoupled weight decay (AdamW) of the weight matrices.
+        beta2: decay of Adam's second moment.
+        warmup_fraction: share of the steps in which the learning rate rises from 0, in [0, 1).
+        seed: of the initial weights and the order of the training windows.
+    """
+
+    shape: ModelShape
+    learning_rate: float
+    batch_size: int
+    steps: int
+    weight_decay: float
+    beta2: float
+    warmup_fraction: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if self.batch_size < 1 or self.steps < 1:
+            raise ValueError(f"batch_size and steps must be at least 1, not {self.batch_size}, {self.steps}")
+        if not 0 <= self.warmup_fraction < 1:
+            raise ValueError(f"warmup_fraction must lie in [0, 1), not {self.warmup_fraction}")
+        if not 0 < self.beta2 < 1:
+            raise ValueError(f"beta2 must lie in (0, 1), not {self.beta2}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}")
+
+    @property
+    def params(self) -> int:
+        """Non-embedding parameters N."""
+        return self.shape.params
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens a step B."""
+        return self.batch_size * self.shape.sequence_length
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens D."""
+        return self.steps * self.batch_tokens
+
+    def to_dict(self) -> dict:
+        """As plain JSON types."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(fields: dict) -> "Recipe":
+        """The inverse of `to_dict`."""
+        return Recipe(**{**fields, "shape": ModelShape(**fields["shape"])})
+
+
+class Status(StrEnum):
+    """How a trial ended. Only `MACHINE` says nothing about the recipe: it is retried, not learnt from."""
+
+    COMPLETED = "completed"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    MACHINE = "machine"
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """What a trial gives back.
+
+    Args:
+        status: how it ended.
+        steps: optimizer steps done; the tokens that it is charged for follow from them.
+        tokens: training tokens seen.
+        seconds: wall time of the training steps, without data preparation and evaluation.
+        device: where it ran, such as `cpu` or `NVIDIA H100`.
+        loss: held-out loss in nats a token; None unless completed.
+        bits_per_byte: the same loss in bits a byte of text; None unless completed.
+        peak_memory_bytes: most device memory held; None where it was not measured.
+        message: one line on why it did not complete; empty if it did.
+    """
+
+    status: Status
+    steps: int
+    tokens: int
+    seconds: float
+    device: str
+    loss: float | None = None
+    bits_per_byte: float | None = None
+    peak_memory_bytes: int | None = None
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.status is Status.COMPLETED) != (self.loss is not None):
+            raise ValueError(f"a {self.status} trial with loss {self.loss}: only a completed one has a loss")
+
+    def to_dict(self) -> dict:
+        """As plain JSON types."""
+        return {**asdict(self), "status": str(self.status)}
+
+    @staticmethod
+    def from_dict(fields: dict) -> "TrialOutcome":
+        """The inverse of `to_dict`."""
+        return TrialOutcome(**{**fields, "status": Status(fields["status"])})
