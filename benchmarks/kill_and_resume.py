@@ -22,7 +22,12 @@ def command(folder: Path, name: str, executor: str, budget_flops: float) -> list
     """The search under test."""
     return [
         *(sys.executable, "-m", "carbs_scaling.cli", "search", "+experiment=smoke"),
-        *(f"study.name={name}", f"study.directory={folder}", f"executor={executor}", f"budget.flops={budget_flops}"),
+        *(
+            f"study.name={name}",
+            f"study.directory={folder}",
+            f"executor={executor}",
+            f"budget.flops={budget_flops}",
+        ),
     ]
 
 
@@ -57,7 +62,9 @@ def ledger(folder: Path, name: str) -> list[dict]:
 
 def main() -> None:
     """Prints one line a kill, the two ledgers' sums, and whether they agree."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/kill_and_resume"))
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--executor", choices=["in_process", "processes"], default="in_process")
@@ -84,7 +91,9 @@ def main() -> None:
         kills += not ended
         trials = ledger(folder, "broken") if (folder / "broken" / "study.db").exists() else []
         states = [trial["state"] for trial in trials]
-        print(f"killed after {moment:5.1f} s: {states.count('COMPLETE')} complete, {states.count('RUNNING')} open")
+        print(
+            f"killed after {moment:5.1f} s: {states.count('COMPLETE')} complete, {states.count('RUNNING')} open"
+        )
     if not ended:
         run(broken, None)
 

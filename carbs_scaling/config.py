@@ -64,6 +64,7 @@ class BudgetConfig:
     flops: float = MISSING
     max_trial_fraction: float = MISSING
     stop_below_fraction: float = MISSING
+    trial_overhead_flops: float = MISSING
     convention: str = MISSING
 
     def __post_init__(self) -> None:
@@ -75,6 +76,10 @@ class BudgetConfig:
         _require(
             0 <= self.stop_below_fraction < 1,
             f"budget.stop_below_fraction={self.stop_below_fraction} must lie in [0, 1)",
+        )
+        _require(
+            self.trial_overhead_flops >= 0,
+            f"budget.trial_overhead_flops={self.trial_overhead_flops} must not be negative",
         )
         _require_choice("budget.convention", self.convention, FLOPS_CONVENTIONS)
 

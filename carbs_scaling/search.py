@@ -10,14 +10,15 @@ from carbs_scaling.config import SearchConfig, to_dict
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.executors import Executor
 from carbs_scaling.record import TrialRecord
-from carbs_scaling.report.curves import last_point
+from carbs_scaling.report.curves import last_point, read_curve
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.sampler import CarbsSampler
 from carbs_scaling.space import Space
 from carbs_scaling.study import Study, sole_coordinator, spent_flops
-from carbs_scaling.training.data import PreparedText, check_windows, prepare_text
+from carbs_scaling.training.data import PreparedText, prepare_text
 from carbs_scaling.training.loop import TrainingJob
 from carbs_scaling.training.outcome import Status, TrialOutcome
+from carbs_scaling.training.windows import training_windows, validation_windows
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def build_sampler(config: SearchConfig, space: Space) -> CarbsSampler:
         roles=space.roles,
         project=space.project,
         budget_flops=config.budget.flops,
+        overhead_flops=config.budget.trial_overhead_flops,
         seed=config.study.seed,
         **options,
     )
@@ -122,7 +124,8 @@ class Search:
         """Searches; gives the study with all its trials."""
         begun = time.perf_counter()
         text = prepare_text(self._config.data)
-        check_windows(text, self._config.model.sequence_length)
+        for windows in (training_windows, validation_windows):
+            windows(text, self._config.model.sequence_length)  # too little text is said now, not by a worker
         self._text = text
         self._space = build_space(self._config, text.vocabulary_size)
         self._sampler = build_sampler(self._config, self._space)
@@ -203,12 +206,12 @@ class Search:
 
     def _charged_by_curve(self, number: int, outcome: TrialOutcome) -> TrialOutcome:
         """A worker that died said nothing: what it spent is read off the loss curve that it left."""
-        point = last_point(self._curve_path(number)) or {}
+        points = read_curve(self._curve_path(number))
+        if not points:
+            return outcome
+        seconds = max(point.get("seconds", 0.0) for point in points)
         return dataclasses.replace(
-            outcome,
-            steps=point.get("step", 0),
-            tokens=point.get("tokens", 0),
-            seconds=point.get("seconds", 0.0),
+            outcome, steps=points[-1]["step"], tokens=points[-1]["tokens"], seconds=seconds
         )
 
     def _show_progress(self, running: dict[int, TrialRecord]) -> None:

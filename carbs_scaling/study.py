@@ -6,6 +6,7 @@ that was running when the program died is found open and run again under its own
 
 import json
 import platform
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from carbs_scaling.training.outcome import Recipe, Status, TrialOutcome
 
 # The format of what is written into user attributes; a ledger of another one is refused, not misread.
 LEDGER_FORMAT = 1
+_SQLITE_HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 30  # SQLite waits so long for another reader or writer, such as a dashboard
 
 
@@ -157,7 +159,9 @@ class Study:
             if "identity" not in attributes and study.get_trials(deepcopy=False):
                 raise StudyError(f"the study {config.name!r} in {where} was not made by carbs-scaling")
             if "identity" not in attributes:
-                study.set_metric_names(["loss", "flops"])
+                with warnings.catch_warnings():  # experimental in Optuna, and what its dashboard shows
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names(["loss", "flops"])
                 study.set_user_attr("ledger_format", LEDGER_FORMAT)
                 study.set_user_attr("identity", identity)
             else:
@@ -307,7 +311,13 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
 def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
     if config.storage is not None:
         return optuna.storages.RDBStorage(config.storage)
-    url = sqlalchemy.URL.create("sqlite", database=str((config.folder / "study.db").resolve()))
+    file = config.folder / "study.db"
+    if file.exists():
+        with file.open("rb") as stream:
+            header = stream.read(len(_SQLITE_HEADER))
+        if header and header != _SQLITE_HEADER:  # SQLite itself would overwrite a very short file
+            raise StudyError(f"the ledger {file} is not an SQLite file: move it away to begin anew")
+    url = sqlalchemy.URL.create("sqlite", database=str(file.resolve()))
     return optuna.storages.RDBStorage(
         url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}}
     )

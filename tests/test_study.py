@@ -39,7 +39,12 @@ def config(tmp_path, name="s"):
 def begin(tmp_path, identity=IDENTITY, budget=BUDGET):
     (tmp_path / "s").mkdir(exist_ok=True)
     sampler = CarbsSampler(
-        SPACE.distributions, flops=SPACE.flops, roles=SPACE.roles, project=SPACE.project, budget_flops=budget, seed=0
+        SPACE.distributions,
+        flops=SPACE.flops,
+        roles=SPACE.roles,
+        project=SPACE.project,
+        budget_flops=budget,
+        seed=0,
     )
     return Study.begin(config(tmp_path), identity, budget, sampler)
 
@@ -65,7 +70,9 @@ def test_a_trial_is_charged_for_the_tokens_that_it_saw(tmp_path):
     study.tell(half.number, ended(half, Status.DIVERGED, share=0.5))
     records = study.records()
     assert records[0].flops == whole.flops == 6 * whole.recipe.params * whole.recipe.tokens
-    assert records[1].flops == 6 * half.recipe.params * int(half.recipe.steps * 0.5) * half.recipe.batch_tokens
+    assert (
+        records[1].flops == 6 * half.recipe.params * int(half.recipe.steps * 0.5) * half.recipe.batch_tokens
+    )
     assert spent_flops(records) == records[0].flops + records[1].flops
     assert records[1].loss is None
     assert study.optuna_study.trials[1].user_attrs["outcome"] == "diverged"

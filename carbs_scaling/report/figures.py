@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, GREY, FAINT, LAW_COLOUR, ALARM = "#1b1f24", "#6b7280", "#e5e7eb", "#d9480f", "#c92a2a"
+INK, GREY, FAINT, BAND = "#1b1f24", "#6b7280", "#e5e7eb", "#f4f5f7"
+LAW_COLOUR, ALARM = "#d9480f", "#c92a2a"
 SIZE_INCHES = (8.6, 5.2)
 DOTS_PER_INCH = 200  # twice what a page shows, for screens with two pixels a point
 TOP_BAND = 0.07  # share of the axes' height kept for runs that ended without a loss
@@ -231,12 +232,14 @@ def spread_out(front: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
 
 def _draw_failures(axes: "Axes", ended: Sequence[TrialRecord]) -> None:
     """Runs without a loss, marked at their FLOPs in a band along the top edge."""
+    from matplotlib.patches import Rectangle
     from matplotlib.transforms import blended_transform_factory
 
     across = blended_transform_factory(axes.transData, axes.transAxes)
     failed = [record for record in ended if record.outcome.status in FAILURE_MARKS]
     if failed:
-        axes.axhspan(1 - TOP_BAND, 1, transform=axes.transAxes, color="#f6f7f8", zorder=0)
+        band = Rectangle((0, 1 - TOP_BAND), 1, TOP_BAND, transform=axes.transAxes, color=BAND, zorder=0)
+        axes.add_patch(band)
     for status, (name, marker) in FAILURE_MARKS.items():
         flops = [record.flops for record in failed if record.outcome.status is status]
         if flops:

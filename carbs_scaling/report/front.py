@@ -118,9 +118,8 @@ def _encode(rows: Sequence[dict[str, Any]], format: str) -> bytes:
         return (json.dumps(list(rows), indent=2, allow_nan=False) + "\n").encode()
     import pandas as pd
 
-    # `dtype=object` first: pandas would turn a column of integers with a gap into floats.
+    # As objects: pandas would turn a column of integers with a gap into floats.
     frame = pd.DataFrame(list(rows), columns=list(rows[0]) if rows else list(COLUMNS), dtype=object)
-    frame = frame.infer_objects()
     if format == "csv":
         return frame.to_csv(index=False, lineterminator="\n").encode()
     if format == "parquet":

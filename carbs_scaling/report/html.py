@@ -25,6 +25,13 @@ LAW_COLOUR, ALARM = "#e8590c", "#e03131"  # both readable on white and on near-b
 FRONT_COLOUR = "#868e96"
 FAILURE_SYMBOLS = {"x": "x-thin-open", "^": "triangle-up-open"}
 
+# Named one by one: the default row offers to send the figure to a web service.
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+}
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -95,14 +102,14 @@ def write_front_html(
         CarbsScalingError: the file cannot be written.
     """
     ended = [record for record in records if not record.running]
-    lines = [escape(line) for line in (f"{len(ended)} trials have ended.", *law_lines)]
+    lines = [escape(line) for line in (f"Trials ended: {len(ended)}.", *law_lines)]
     if law is not None:
         lines.insert(1, f"Power law of the front: {law.formula('html')}, with C the training FLOPs.")
     if completed_records(ended):
         figure = _figure(ended, law, metric_label)
         plot = figure.to_html(
             full_html=False, include_plotlyjs=True, post_script=FOLLOW_PAGE_COLOURS,
-            default_height="560px", config={"displaylogo": False, "responsive": True},
+            default_height="560px", config=CONFIG,
         )  # fmt: skip
         table = _front_table(ended, metric_label)
     else:
@@ -138,10 +145,11 @@ def _figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric_label: st
         margin={"l": 70, "r": 20, "t": 50, "b": 60},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         hoverlabel={"align": "left"},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": FRONT_COLOUR, "activecolor": LAW_COLOUR},
         xaxis={
             "type": "log", "title": {"text": "training FLOPs"}, "range": np.log10(flops_limits).tolist(),
             "exponentformat": "power", "dtick": 1 if flops_limits[1] > 100 * flops_limits[0] else None,
-            "zeroline": False,
+            "zeroline": False, "nticks": 6, "tickangle": 0,
         },
         yaxis={
             "type": "log", "title": {"text": f"validation loss ({metric_label})"}, "zeroline": False,

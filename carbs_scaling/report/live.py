@@ -14,7 +14,9 @@ from carbs_scaling.report.numbers import clock_text, compact, exact_or_compact, 
 from carbs_scaling.report.progress import SearchProgress
 from carbs_scaling.training.outcome import Recipe, Status
 
-REFRESH_SECONDS = 0.25
+REFRESH_SECONDS = 0.25  # at least, between two frames
+SLOWEST_REFRESH_SECONDS = 1.0
+FRAME_SHARE = 0.01  # of one core's time: a coordinator shares its cores with the training
 PLAIN_HEARTBEAT_SECONDS = 60.0  # a line on running trials after so long without another
 OUTCOME_NAMES = {
     Status.COMPLETED: "completed",
@@ -23,7 +25,7 @@ OUTCOME_NAMES = {
     Status.MACHINE: "failed",
 }
 OUTCOME_STYLES = {Status.DIVERGED: "red", Status.OUT_OF_MEMORY: "magenta", Status.MACHINE: "yellow"}
-FRAME_ROWS = 8  # two of head, three headings, counts, two blank lines
+FRAME_ROWS = 8  # two of head, two headings, counts, three blank lines
 BAR_CELLS = 14  # with the columns beside it, just under 80
 LONGEST_FRONT = 16  # rows; more are better read in the table at the end
 
@@ -57,7 +59,7 @@ class SearchDisplay:
         self.plain = not can_redraw if plain is None else plain
         self.progress = SearchProgress(budget_flops, clock)
         self._live: Live | None = None
-        self._drawn_at = float("-inf")
+        self._draw_next_at = float("-inf")
         self._printed_at = clock()
 
     def __enter__(self) -> "SearchDisplay":
@@ -113,9 +115,11 @@ class SearchDisplay:
         if self.plain:
             if self.progress.running and now - self._printed_at >= PLAIN_HEARTBEAT_SECONDS:
                 self._print(self._running_line())
-        elif self._live is not None and (force or now - self._drawn_at >= REFRESH_SECONDS):
-            self._drawn_at = now
+        elif self._live is not None and (force or now >= self._draw_next_at):
+            began = time.process_time()
             self._live.update(self.render(), refresh=True)
+            pause = (time.process_time() - began) / FRAME_SHARE
+            self._draw_next_at = now + min(max(pause, REFRESH_SECONDS), SLOWEST_REFRESH_SECONDS)
 
     # Plain lines -----------------------------------------------------------------------------------------
 
@@ -137,7 +141,7 @@ class SearchDisplay:
 
     def _time_left(self) -> str:
         left = self.progress.seconds_left
-        return "time left: not known yet" if left is None else f"{rough_duration(left)} left"
+        return "estimating time left" if left is None else f"{rough_duration(left)} left"
 
     # Live screen -----------------------------------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class SearchDisplay:
         best = self._best_by_compute(min(LONGEST_FRONT, max(2, rows - min(len(self.progress.running), 4))))
         if self.progress.running:
             parts += [Text(), self._running_table(rows - len(best))]
-        parts += [Text(), self._best_table(best), self._counts()]
+        parts += [Text(), self._best_table(best), Text(), self._counts()]
         return Group(*parts)
 
     def _head(self) -> Table:

@@ -10,7 +10,7 @@ from carbs_scaling.training.outcome import Status
 
 SAMPLE_SECONDS = 1.0  # between two measurements of what has been done
 MIN_SECONDS = 5.0  # below this a rate says more about start-up than about training
-MAX_SAMPLES = 4096
+MAX_SAMPLES = 3600  # an hour of them: a longer search is judged by its last half hour
 
 
 @dataclass
@@ -125,5 +125,7 @@ class SearchProgress:
             index = math.floor(math.log10(record.flops) * bins_per_decade)
             if index not in best or record.loss < best[index].loss:
                 best[index] = record
-        edges = lambda index: (10 ** (index / bins_per_decade), 10 ** ((index + 1) / bins_per_decade))  # noqa: E731
-        return [(*edges(index), best[index]) for index in sorted(best)]
+        return [
+            (10 ** (index / bins_per_decade), 10 ** ((index + 1) / bins_per_decade), best[index])
+            for index in sorted(best)
+        ]

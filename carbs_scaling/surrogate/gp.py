@@ -9,19 +9,15 @@ serve any unit.
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from math import log, sqrt
+from math import sqrt
 
 import numpy as np
 import torch
-from botorch.exceptions.errors import ModelFittingError
 from botorch.models import SingleTaskGP
-from botorch.optim.fit import fit_gpytorch_mll_scipy
-from gpytorch.constraints import GreaterThan, Interval
 from gpytorch.kernels import MaternKernel, ScaleKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
-from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import LogNormalPrior
-from linear_operator.utils.errors import NanError, NotPSDError
+from linear_operator.utils.errors import NotPSDError
+from numpy.linalg import LinAlgError
 
 from carbs_scaling.laws.loss import (
     LawPrior,
@@ -33,17 +29,15 @@ from carbs_scaling.laws.loss import (
     loss_scale,
 )
 from carbs_scaling.surrogate.law_mean import N_FEATURES, LawKernel, LawMean, LinearisedLaw
+from carbs_scaling.surrogate.residual import LEAST_NOISE, Residual, ResidualPrior, fit_residual
 
 logger = logging.getLogger(__name__)
 
 # Hyperparameters are fitted to at most this many runs; all runs are conditioned on.
 _MAX_FITTED = 200
-_FIT_ITERATIONS = 25
 # A run far above the law's floor is known to this share of its excess: it says "bad", not how bad to a
 # decimal.
 _EXCESS_SHARE = 0.15
-# Variance, in squared spreads: below this GPyTorch rounds up with a warning for every call.
-_LEAST_NOISE = 1.01e-6
 
 
 @dataclass(frozen=True)
@@ -145,51 +139,21 @@ class SurrogateFitter:
 
     def _fit_process(self, inputs, target, vague, law: LinearisedLaw) -> SingleTaskGP:
         dimensions = inputs.shape[-1] - N_FEATURES
+        prior = ResidualPrior(dimensions)
         chosen = _subset(target, _MAX_FITTED)
-        kernel = ScaleKernel(
-            MaternKernel(
-                nu=2.5,
-                ard_num_dims=dimensions,
-                active_dims=tuple(range(dimensions)),
-                # Hvarfner et al. 2024 (arXiv 2402.02229): lengthscales grow with the square root of the
-                # dimension.
-                lengthscale_prior=LogNormalPrior(sqrt(2) + 0.5 * log(max(dimensions, 1)) - 1.0, 1.0),
-                lengthscale_constraint=Interval(0.05, 30.0, initial_value=1.0),
-            ),
-            # Variance of what the law misses: published runs leave some 5% of the spread, tiny ones 25%.
-            outputscale_prior=LogNormalPrior(2 * log(0.12), 1.6),
-            outputscale_constraint=Interval(1e-5, 10.0, initial_value=0.02),
-        )
-        likelihood = FixedNoiseGaussianLikelihood(
-            noise=torch.as_tensor(vague[chosen] + _LEAST_NOISE), learn_additional_noise=True
-        )
-        second = likelihood.second_noise_covar
-        second.register_constraint("raw_noise", GreaterThan(1e-6, initial_value=3e-4))
-        second.register_prior("noise_prior", LogNormalPrior(2 * log(0.015), 2.0), "noise")
-        model = SingleTaskGP(
-            inputs[chosen],
-            torch.as_tensor(target[chosen])[:, None],
-            likelihood=likelihood,
-            mean_module=LawMean(law),
-            covar_module=LawKernel(law) + kernel,
-            outcome_transform=None,
-        )
-        model.all_noise = torch.as_tensor(vague + _LEAST_NOISE)
-        start = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        mll = ExactMarginalLogLikelihood(model.likelihood, model)
+        mean, basis = (value.numpy() for value in law.at(inputs[chosen]))
+        cube = inputs[chosen, :dimensions].numpy()
         try:
-            fit_gpytorch_mll_scipy(mll, options={"maxiter": _FIT_ITERATIONS})
-        except (ModelFittingError, NotPSDError, NanError, RuntimeError) as error:
+            residual = fit_residual(cube, target[chosen] - mean, basis @ basis.T, vague[chosen], prior)
+        except LinAlgError as error:
             self._fall_back("hyperparameters kept at their prior", error)
-            model.load_state_dict(start)
-        model.eval()
-        return model
+            residual = prior.unpack(prior.mean)
+        return build_model(inputs, target, vague, law, residual)
 
     def _condition(self, model, inputs, loss, scale: float, prior: LawPrior) -> Surrogate:
         law = model.mean_module.law
-        noise = model.likelihood.second_noise.detach().double().squeeze()
         with torch.no_grad():
-            covariance = model.covar_module(inputs).to_dense() + torch.diag(model.all_noise + noise)
+            covariance = model.covar_module(inputs).to_dense() + torch.diag(model.likelihood.noise)
             mean, basis = law.at(inputs)
             residual = torch.as_tensor(loss / scale) - mean
             cholesky = stable_cholesky(covariance)
@@ -209,12 +173,43 @@ class SurrogateFitter:
             covariance=tuple(tuple(float(v) for v in row) for row in covariance),
             residual_sd=float(model.covar_module.kernels[1].outputscale.detach().sqrt()) * scale,
         )
-        return Surrogate(model, fitted, inputs, cholesky, weights, scale, float(noise.sqrt()) * scale)
+        return Surrogate(model, fitted, inputs, cholesky, weights, scale, sqrt(model.repeat_noise) * scale)
 
     def _fall_back(self, what: str, error: Exception) -> None:
         reason = f"{what}: {type(error).__name__}"
         self.fallbacks[reason] += 1
         logger.warning("%s (%s)", reason, str(error).splitlines()[0] if str(error) else "no message")
+
+
+def build_model(
+    inputs: torch.Tensor, target: np.ndarray, vague: np.ndarray, law: LinearisedLaw, residual: Residual
+) -> SingleTaskGP:
+    """The BoTorch model: the law's mean and parameter doubt, and a Matern-5/2 process for what it misses.
+
+    Args:
+        inputs: `n x (d + 4)`.
+        target: losses divided by the law's scale, shape (n,).
+        vague: extra noise variance of each run, shape (n,).
+        law: the linearised law.
+        residual: hyperparameters.
+    """
+    dimensions = inputs.shape[-1] - N_FEATURES
+    matern = ScaleKernel(
+        MaternKernel(nu=2.5, ard_num_dims=dimensions, active_dims=tuple(range(dimensions)))
+    )
+    noise = torch.as_tensor(np.maximum(vague + residual.noise, LEAST_NOISE))
+    model = SingleTaskGP(
+        inputs,
+        torch.as_tensor(target)[:, None],
+        likelihood=FixedNoiseGaussianLikelihood(noise=noise),
+        mean_module=LawMean(law),
+        covar_module=LawKernel(law) + matern,
+        outcome_transform=None,
+    ).double()
+    matern.outputscale = residual.variance
+    matern.base_kernel.lengthscale = torch.as_tensor(residual.lengthscales)[None]
+    model.repeat_noise = residual.noise
+    return model.eval()
 
 
 def stable_cholesky(matrix: torch.Tensor) -> torch.Tensor:

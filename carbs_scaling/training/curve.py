@@ -20,7 +20,8 @@ class LossCurve:
     """
 
     def __init__(self, path: str | None) -> None:
-        self._handle = None if path is None else Path(path).open("w", encoding="utf-8")
+        # Kept open for the whole run, and closed by `__exit__`.
+        self._handle = None if path is None else Path(path).open("w", encoding="utf-8")  # noqa: SIM115
 
     def __enter__(self) -> "LossCurve":
         return self

@@ -6,7 +6,8 @@ The cache folder holds
     requests/REQUEST_HASH.json                            which content a request for data led to
 
 A request is a list of files with sizes and times, or the name of a hub data set, with the settings. It saves
-reading the text again; the content hash is what a study records: the same text has the same hash on any machine.
+reading the text again; the content hash is what a study records: the same text gives
+the same one on any machine.
 """
 
 import errno
@@ -16,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,7 +42,7 @@ DEFAULT_CACHE = "~/.cache/carbs_scaling"
 FORMAT = 1
 # Text handed to the tokenizer at a time: enough to keep its threads busy.
 ENCODE_BYTES = 1 << 22
-# A file younger than this may change again within the clock tick of its recorded time: such a request is not kept.
+# A younger file may change again within the clock tick of its recorded time: such a request is not kept.
 SETTLED_SECONDS = 2.0
 
 
@@ -97,8 +98,9 @@ def prepare_text(config: DataConfig) -> PreparedText:
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """The folder of token files: `data.cache_directory`, `$CARBS_SCALING_CACHE`, or one under the home folder."""
-    return Path(config.cache_directory or os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE).expanduser().absolute()
+    """The folder of token files: `data.cache_directory`, `$CARBS_SCALING_CACHE`, or one in the home."""
+    folder = config.cache_directory or os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE
+    return Path(folder).expanduser().absolute()
 
 
 def _request_hash(config: DataConfig, source: Source) -> str:
@@ -172,7 +174,8 @@ def _build(config: DataConfig, source: Source, cache: Path, scratch: Path) -> Pr
         raise DataError(f"{source.description} holds no text")
     if len(written.tokens) < 2:
         raise DataError(
-            f"{source.description} holds {sum(written.bytes)} bytes, too few to train on a part and hold out the rest"
+            f"{source.description} holds {sum(written.bytes)} bytes, too few to train on one part "
+            "and hold out the rest: give more text"
         )
     held_out = choose_validation(written.digests, written.bytes, config.validation_fraction)
 
@@ -293,8 +296,3 @@ def _cache_error(error: OSError, cache: Path) -> DataError:
         )
     reason = error.strerror or str(error)
     return DataError(f"cannot write the token files in {cache} ({reason}): set data.cache_directory=FOLDER")
-
-
-def describe_fields(text: PreparedText) -> dict:
-    """As plain JSON types, for a record."""
-    return asdict(text)

@@ -24,8 +24,8 @@ def packed_causal_attention(
 ) -> tuple[torch.Tensor, None]:
     """SDPA over whole windows, each token seeing those before it.
 
-    `transformers` makes a mask for its own SDPA at every call, and waits for the GPU to see that none is needed;
-    for a registered attention of another name it makes none.
+    `transformers` prepares a mask for its own SDPA at every call, and waits for the GPU to see that none is
+    needed; for a registered attention of another name it prepares none.
 
     Args:
         module: the attention layer, which is not needed.
@@ -43,10 +43,11 @@ def packed_causal_attention(
 
 
 def build_model(shape: ModelShape, seed: int) -> nn.Module:
-    """A `GPT2LMHeadModel` or `LlamaForCausalLM` of this shape on the CPU, in float32; global random state untouched.
+    """A `GPT2LMHeadModel` or `LlamaForCausalLM` of this shape, on the CPU in float32.
 
     The output head is tied to the embedding in both families: at these sizes an own head would hold most of
     the weights (as in GPT-2, and in Llama 3.2 at 1B). No dropout: runs of about one epoch do not need it.
+    The global random state is left as it was.
 
     Args:
         shape: sizes.

@@ -10,9 +10,9 @@ from carbs_scaling.training.outcome import Recipe
 def build_optimizer(model: nn.Module, recipe: Recipe, config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum `beta1`, at the peak learning rate.
 
-    Weight decay acts on matrices, the embedding among them, and not on gains and biases. AdamW decays apart from
-    the gradient; SGD adds it to the gradient. Both are fused: one kernel on a GPU, one pass over the weights on
-    the CPU, where the plain loop takes five times as long.
+    Weight decay acts on matrices, the embedding among them, and not on gains and biases. AdamW decays apart
+    from the gradient; SGD adds it to the gradient. Both are fused: one kernel on a GPU, one pass over the
+    weights on the CPU, where the plain loop takes five times as long.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [

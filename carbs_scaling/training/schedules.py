@@ -10,7 +10,7 @@ from carbs_scaling.config import ScheduleConfig
 def learning_rate_factor(schedule: ScheduleConfig, warmup_fraction: float, step: int, steps: int) -> float:
     """The learning rate of a step as a share of its peak.
 
-    Warmup rises linearly over the first `warmup_fraction` of the steps, from above 0, so that no step is lost.
+    Warmup rises linearly over the first `warmup_fraction` of the steps, from above 0: no step is lost.
     After it, `cosine` and `linear` fall over all that is left; `wsd` (warmup, stable, decay; Hu et al.,
     arXiv 2404.06395) stays at the peak and falls linearly over the last `decay_fraction` of the steps;
     `constant` stays. `final_fraction` would be reached one step after the last.

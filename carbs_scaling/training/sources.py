@@ -1,10 +1,11 @@
 """Where text comes from: the standard library, local files or a hub, each as one stream of documents.
 
-Everything is read through `datasets`, which is imported only when text is read: a training worker never needs it.
+Everything is read through `datasets`, which is imported only when text is read: no training worker needs it.
 """
 
 import errno
 import glob
+import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -14,11 +15,21 @@ from pathlib import Path
 
 from carbs_scaling.config import DataConfig
 from carbs_scaling.errors import DataError
+from carbs_scaling.training.hub import quiet_hub
 
 # Tests and tables of character codes are not prose or programs, and differ most between builds of Python.
-STDLIB_LEFT_OUT = frozenset(
-    "test tests idle_test encodings lib2to3 idlelib pydoc_data site-packages dist-packages __pycache__".split()
-)
+STDLIB_LEFT_OUT = {
+    "test",
+    "tests",
+    "idle_test",
+    "encodings",
+    "lib2to3",
+    "idlelib",
+    "pydoc_data",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+}
 # A text file above this many bytes is no longer one document: it is streamed in pieces cut at blank lines.
 LARGE_FILE_BYTES = 1 << 20
 LARGE_FILE_PIECE_CHARACTERS = 1 << 16
@@ -55,7 +66,9 @@ def find_source(config: DataConfig) -> Source:
     if config.source == "files":
         files = tuple(dict.fromkeys(file for path in config.paths for file in _matching_files(path)))
         return Source(
-            ", ".join(config.paths), files, lambda scratch: _file_documents(files, config.text_column, scratch)
+            ", ".join(config.paths),
+            files,
+            lambda scratch: _file_documents(files, config.text_column, scratch),
         )
     name = " ".join(part for part in (config.name, config.subset, config.split) if part)
     return Source(name, (), lambda scratch: _hub_documents(config, scratch))
@@ -63,12 +76,14 @@ def find_source(config: DataConfig) -> Source:
 
 def _stdlib_files() -> tuple[Path, ...]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(
-        path for path in root.rglob("*.py") if STDLIB_LEFT_OUT.isdisjoint(path.relative_to(root).parts)
-    )
+    files = []
+    for folder, inner, names in os.walk(root):
+        # Changing `inner` keeps the walk out of these folders: site-packages may hold 100,000 files.
+        inner[:] = [name for name in inner if name not in STDLIB_LEFT_OUT]
+        files += [Path(folder, name) for name in names if name.endswith(".py")]
     if not files:
         raise DataError(f"this Python has no library sources in {root}: use data=files data.paths=[...]")
-    return tuple(files)
+    return tuple(sorted(files))
 
 
 def _matching_files(path: str) -> list[Path]:
@@ -87,7 +102,9 @@ def _matching_files(path: str) -> list[Path]:
         return [given]
     if not glob.has_magic(path):
         raise DataError(f"data.paths: there is no file {path}")
-    found = sorted(file for file in map(Path, glob.glob(str(given), recursive=True)) if file.is_file())
+    # `Path.glob` takes no absolute pattern.
+    matches = map(Path, glob.glob(str(given), recursive=True))  # noqa: PTH207
+    found = sorted(file for file in matches if file.is_file())
     if not found:
         raise DataError(f"data.paths: no file matches the pattern {path}")
     return found
@@ -113,7 +130,9 @@ def _text_documents(files: tuple[Path, ...], scratch: Path) -> Iterator[str]:
         from datasets import Features, IterableDataset, Value
 
         rows = IterableDataset.from_generator(
-            _text_rows, features=Features({"text": Value("string")}), gen_kwargs={"files": list(map(str, files))}
+            _text_rows,
+            features=Features({"text": Value("string")}),
+            gen_kwargs={"files": list(map(str, files))},
         )
         for row in rows:
             yield row["text"]
@@ -128,7 +147,7 @@ def _text_rows(files: list[str]) -> Iterator[dict[str, str]]:
                 yield {"text": text}
         except UnicodeDecodeError as error:
             raise DataError(
-                f"{file} is not UTF-8 text (byte {error.start} cannot be decoded): convert it, or leave it out"
+                f"{file} is not UTF-8 text (byte {error.start} cannot be decoded): convert it or leave it out"
             ) from error
         except OSError as error:
             raise DataError(f"cannot read {file}: {error.strerror or error}") from error
@@ -164,7 +183,7 @@ def _table_documents(file: Path, kind: str, text_column: str, scratch: Path) -> 
                 kind, data_files=[escaped], split="train", streaming=True, cache_dir=str(scratch)
             )
             yield from _column(rows, text_column, str(file))
-        # The JSON and Parquet readers raise any of these for a damaged file, depending on where the damage is.
+        # The readers raise any of these for a damaged file, depending on where the damage is.
         except (pyarrow.ArrowException, DatasetGenerationError, ValueError, OSError, KeyError) as error:
             raise DataError(f"cannot read {file} as {kind}: {_one_line(error)}") from error
 
@@ -185,10 +204,10 @@ def _column(rows, text_column: str, where: str) -> Iterator[str]:
 
 def _hub_documents(config: DataConfig, scratch: Path) -> Iterator[str]:
     where = " ".join(part for part in (config.name, config.subset) if part)
-    with _quiet_datasets(scratch):
-        import httpx
+    with _quiet_datasets(scratch), quiet_hub() as reachable:
         from datasets import DownloadConfig, load_dataset
         from datasets.exceptions import DatasetNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
         try:
             rows = load_dataset(
@@ -201,25 +220,37 @@ def _hub_documents(config: DataConfig, scratch: Path) -> Iterator[str]:
             )
             yield from _column(rows, config.text_column, where)
         except DatasetNotFoundError as error:
+            if not reachable:
+                raise _out_of_reach(where) from error
             raise DataError(
-                f"the hub has no data set {config.name!r} that this machine may read: check data.name, or log in "
-                "with `hf auth login`"
+                f"the hub has no data set {config.name!r} that this machine may read: check data.name, "
+                "or log in with `hf auth login`"
             ) from error
-        except (httpx.TransportError, ConnectionError, TimeoutError) as error:
-            raise DataError(
-                f"the data set hub cannot be reached for {where} ({_one_line(error)}): "
-                "go online, or use data=files or data=stdlib"
-            ) from error
+        except (HTTPError, ConnectionError, TimeoutError) as error:
+            if isinstance(error, HfHubHTTPError):
+                raise DataError(f"the hub refused {where}: {_one_line(error)}") from error
+            raise _out_of_reach(where) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            if not reachable:
+                raise _out_of_reach(where) from error
             raise DataError(f"cannot load {where} from the hub: {_one_line(error)}") from error
         except (ValueError, RuntimeError) as error:
             if (full := _no_space(error)) is not None:
                 raise full from error
+            if not reachable:
+                raise _out_of_reach(where) from error
             raise DataError(
                 f"cannot load {where}: check data.subset and data.split ({_one_line(error)})"
             ) from error
+
+
+def _out_of_reach(where: str) -> DataError:
+    return DataError(
+        f"the data set hub cannot be reached for {where}, and it is not cached here: go online, or use "
+        "data=files or data=stdlib"
+    )
 
 
 def _no_space(error: BaseException | None) -> OSError | None:

@@ -1,11 +1,11 @@
-"""Which text is held out: by document, through a hash of its content, so that the order of files means nothing."""
+"""Which text is held out: by document, through a hash of its content, whatever the order of the files."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
 
-# Fewer documents than this cannot be split by document at about the wanted fraction: they are cut into pieces.
+# Fewer documents than this cannot be split at about the wanted fraction: they are cut into pieces.
 FEW_DOCUMENTS = 50
 PIECES_OF_FEW = 200
 SMALLEST_PIECE_BYTES = 256
@@ -73,7 +73,7 @@ def cut_if_few(documents: Iterable[Document]) -> tuple[Iterable[Document], bool]
 
 
 def _pieces(data: bytes, size: int) -> Iterator[bytes]:
-    """`data` cut into pieces of `size` / 2 to `size` bytes, at a blank line or else a line end where there is one."""
+    """`data` in pieces of `size` / 2 to `size` bytes, cut at a blank line or else a line end, if any."""
     start = 0
     while len(data) - start > size:
         half, whole = start + size // 2, start + size
@@ -93,7 +93,7 @@ def _character_boundary(data: bytes, end: int) -> int:
 
 
 def choose_validation(digests: list[bytes], sizes: list[int], fraction: float) -> list[bool]:
-    """Which documents are held out: taken in the order of their hashes while they fit into `fraction` of the bytes.
+    """Which documents are held out: in order of their hashes, those that fit into `fraction` of the bytes.
 
     With at least two documents both sides get at least one: where none fits, the smallest is held out.
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from carbs_scaling.errors import DataError
+from carbs_scaling.training.hub import quiet_hub
 
 
 class Tokenizer(Protocol):
@@ -43,20 +44,23 @@ class PretrainedTokenizer:
     """A Hugging Face tokenizer by name or folder; its end-of-text token ends a document."""
 
     def __init__(self, name: str) -> None:
-        import httpx
+        from huggingface_hub.errors import HTTPError
         from transformers import AutoTokenizer
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError, httpx.HTTPError) as error:
+            with quiet_hub():
+                self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
             raise DataError(
-                f"cannot load the tokenizer {name!r}: data.tokenizer is `bytes`, the folder of a saved tokenizer, "
-                "or a name on the hub, which must be in reach"
+                f"cannot load the tokenizer {name!r}: data.tokenizer is `bytes`, the folder of a saved "
+                "tokenizer, or a name on the hub, which must be in reach"
             ) from error
         if self._tokenizer.eos_token_id is None:
-            raise DataError(f"the tokenizer {name!r} has no end-of-text token (eos_token) to put between documents")
+            raise DataError(
+                f"the tokenizer {name!r} has no end-of-text token (eos_token) to put between documents"
+            )
         vocabulary = self._tokenizer.get_vocab()
         self.vocabulary_size = max(vocabulary.values()) + 1
         self.separator = int(self._tokenizer.eos_token_id)
@@ -67,7 +71,7 @@ class PretrainedTokenizer:
     def encode(self, documents: list[bytes]) -> list[np.ndarray]:
         """The ids of each document, uint32 [n]."""
         texts = [document.decode("utf-8") for document in documents]
-        # verbose=False: a document longer than the tokenizer's own model is no mistake here, it is cut into windows.
+        # verbose=False: no warning that a document is longer than the tokenizer's own model takes.
         ids = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [np.asarray(row, dtype=np.uint32) for row in ids]
 

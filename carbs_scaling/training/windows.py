@@ -13,8 +13,8 @@ from carbs_scaling.training.tokenization import token_dtype
 class TokenWindows:
     """A token file as windows of T + 1 ids: inputs are the first T, targets the last T.
 
-    Windows do not overlap but for the one id at a boundary, which is a target of one and an input of the next,
-    so that every id but the first is predicted once. The rest that fills no window is left out.
+    Windows do not overlap but for the one id at a boundary, a target of one and an input of the next, so that
+    every id but the first is predicted once. The rest, which fills no window, is left out.
 
     Args:
         path: raw ids.
@@ -33,7 +33,7 @@ class TokenWindows:
         if len(self) < 1:
             split = "validation" if path.endswith("validation.bin") else "training"
             raise DataError(
-                f"the {split} text has {self._ids.size} tokens, too few for one sequence of {sequence_length}: "
+                f"the {split} text has {self._ids.size} tokens, too few for a sequence of {sequence_length}: "
                 "give more text, or lower model.sequence_length"
             )
 
@@ -77,7 +77,7 @@ def training_order(windows: int, batch_size: int, steps: int, seed: int) -> Iter
 
 
 def validation_indices(windows: int, sequence_length: int, validation_tokens: int) -> np.ndarray:
-    """The windows that are scored, int64 [n]: always the same, evenly spread, of at most `validation_tokens` tokens.
+    """The windows that are scored, int64 [n]: always the same, evenly spread, of `validation_tokens` tokens.
 
     At least one window is scored, however few tokens are asked for.
     """

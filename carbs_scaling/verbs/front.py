@@ -10,10 +10,9 @@ from carbs_scaling.record import TrialRecord
 from carbs_scaling.report.figures import draw_front_png
 from carbs_scaling.report.front import completed_records, front_law, front_rows, write_front
 from carbs_scaling.report.html import write_front_html
+from carbs_scaling.report.numbers import METRIC_UNITS
 from carbs_scaling.report.table import front_table
 from carbs_scaling.study import Study, spent_flops
-
-METRIC_LABELS = {"nats_per_token": "nats/token", "bits_per_byte": "bits/byte"}
 
 
 def run(composed: DictConfig) -> None:
@@ -64,7 +63,7 @@ def print_front(study: Study, console: "Console") -> None:  # noqa: F821
         trials=len(ended),
         spent_flops=spent_flops(ended),
         budget_flops=study.budget_flops,
-        metric_label=METRIC_LABELS[study.metric],
+        metric_label=METRIC_UNITS[study.metric],
         law_lines=law_lines(records),
     )
     console.print(table)
@@ -88,7 +87,8 @@ def loss_law(records: list[TrialRecord]) -> "LossLaw | None":  # noqa: F821
 
     completed = completed_records(records)
     columns = [
-        (r.recipe.params, r.outcome.tokens, r.recipe.learning_rate, r.recipe.batch_tokens, r.loss) for r in completed
+        (r.recipe.params, r.outcome.tokens, r.recipe.learning_rate, r.recipe.batch_tokens, r.loss)
+        for r in completed
     ]
     return fit_loss_law(*map(list, zip(*columns, strict=True))) if columns else None
 
@@ -96,12 +96,16 @@ def loss_law(records: list[TrialRecord]) -> "LossLaw | None":  # noqa: F821
 def write_plots(study: Study, folder: Path) -> list[Path]:
     """The picture and the interactive page of the study."""
     records = study.records()
-    label = METRIC_LABELS[study.metric]
+    label = METRIC_UNITS[study.metric]
     title = f"{study.name}: loss against training FLOPs"
     law = front_law(records)
+    behind = loss_law(records)
+    law_lines = [] if behind is None else [f"over all runs: {behind.formula()}"]
     return [
         draw_front_png(records, folder / "front.png", title, law=law, metric_label=label),
-        write_front_html(records, folder / "front.html", title, law=law, metric_label=label),
+        write_front_html(
+            records, folder / "front.html", title, law=law, metric_label=label, law_lines=law_lines
+        ),
     ]
 
 

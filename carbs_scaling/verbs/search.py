@@ -19,6 +19,7 @@ def run(composed: DictConfig) -> None:
     from rich.console import Console
 
     from carbs_scaling.report.live import SearchDisplay
+    from carbs_scaling.report.numbers import METRIC_UNITS
     from carbs_scaling.search import Search
     from carbs_scaling.verbs.front import show_front
 
@@ -33,7 +34,9 @@ def run(composed: DictConfig) -> None:
     package.addHandler(handler)
     console = Console()
     try:
-        display = SearchDisplay(config.study.name, config.budget.flops, config.objective.metric, console=console)
+        display = SearchDisplay(
+            config.study.name, config.budget.flops, METRIC_UNITS[config.objective.metric], console=console
+        )
         study = Search(config, display).run()
         show_front(study, config.study.folder, console=console)
     finally:

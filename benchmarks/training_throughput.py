@@ -1,0 +1,171 @@
+"""How fast trials train here: FLOPs a second, and the fixed cost of a step, over the shapes of a small search.
+
+    python benchmarks/training_throughput.py [--device auto] [--seconds 3] [--output results.json]
+
+Every row trains a real trial on random ids, as `train` does, long enough to be timed. `outside_model_ms` is the
+part of a step spent outside forward and backward passes: reading the batch, clipping, optimizer, schedule, records.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from carbs_scaling.compute.flops import ModelShape, flops_per_token
+from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.training.data import PreparedText
+from carbs_scaling.training.loop import (
+    TrainingJob,
+    accumulate_gradients,
+    choose_device,
+    device_batches,
+    train,
+)
+from carbs_scaling.training.models import build_model
+from carbs_scaling.training.outcome import Recipe, Status
+from carbs_scaling.training.windows import training_order, training_windows
+
+CONVENTION = "6N+head+attention"
+# (width, depth, sequences a step)
+CPU_SHAPES = ((16, 1, 2), (16, 1, 16), (32, 2, 8), (64, 3, 8), (64, 3, 32), (128, 4, 16), (128, 6, 64))
+GPU_SHAPES = ((64, 3, 32), (128, 4, 64), (256, 6, 128), (512, 8, 256), (768, 12, 256))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One shape's figures."""
+
+    architecture: str
+    width: int
+    depth: int
+    params: int
+    batch_tokens: int
+    step_ms: float
+    outside_model_ms: float
+    gigaflops_per_second: float
+    tokens_per_second: float
+
+
+def random_text(folder: Path, vocabulary_size: int) -> PreparedText:
+    """A token file of random bytes: speed does not depend on what is learnt."""
+    ids = np.random.default_rng(0).integers(vocabulary_size, size=1 << 20, dtype=np.uint8)
+    for split in ("train", "validation"):
+        ids.tofile(folder / f"{split}.bin")
+    return PreparedText(
+        train_path=str(folder / "train.bin"),
+        validation_path=str(folder / "validation.bin"),
+        vocabulary_size=vocabulary_size,
+        train_tokens=ids.size,
+        validation_tokens=ids.size,
+        bytes_per_token=1.0,
+        sha256="random",
+        description="random bytes",
+    )
+
+
+def timed_job(
+    shape: ModelShape, batch_size: int, text: PreparedText, arguments: argparse.Namespace
+) -> TrainingJob:
+    """A trial at a learning rate that changes next to nothing, so that none diverges."""
+    return TrainingJob(
+        recipe=Recipe(shape, 1e-6, batch_size, 10, 0.1, 0.95, 0.1, 0),
+        text=text,
+        optimizer=OptimizerConfig("adamw", 0.9, 1e-8, 1.0),
+        schedule=ScheduleConfig("cosine", 0.1, 0.2),
+        objective=ObjectiveConfig("nats_per_token", shape.sequence_length),
+        device=arguments.device,
+        compile=arguments.compile,
+        micro_batch_tokens=None,
+        curve_path=str(Path(text.train_path).with_name("curve.jsonl")),
+    )
+
+
+def model_seconds(job: TrainingJob, steps: int) -> float:
+    """Seconds a step of forward and backward passes alone."""
+    device = choose_device(job.device)
+    model = build_model(job.recipe.shape, 0).to(device)
+    forward = torch.compile(model, dynamic=False) if job.compile else model
+    windows = training_windows(job.text, job.recipe.shape.sequence_length)
+    batch = next(device_batches(windows, training_order(len(windows), job.recipe.batch_size, 1, 0), device))
+    for _ in range(3):
+        accumulate_gradients(forward, batch, len(batch)).item()
+    start = time.perf_counter()
+    for _ in range(steps):
+        model.zero_grad(set_to_none=True)
+        loss = accumulate_gradients(forward, batch, len(batch))
+    loss.item()
+    return (time.perf_counter() - start) / steps
+
+
+def measure(job: TrainingJob, seconds: float) -> Row:
+    """Trains for about `seconds`, after a short run that says how many steps those are."""
+    probe = train(job)
+    steps = max(10, round(seconds / probe.seconds * probe.steps))
+    outcome = train(replace(job, recipe=replace(job.recipe, steps=steps)))
+    if outcome.status not in (Status.COMPLETED, Status.DIVERGED) or outcome.steps < steps:
+        raise SystemExit(f"{job.recipe.shape}: {outcome.status}: {outcome.message}")
+    step = outcome.seconds / outcome.steps
+    shape = job.recipe.shape
+    return Row(
+        architecture=shape.architecture,
+        width=shape.width,
+        depth=shape.depth,
+        params=shape.params,
+        batch_tokens=job.recipe.batch_tokens,
+        step_ms=1e3 * step,
+        outside_model_ms=1e3 * (step - model_seconds(job, max(5, steps // 3))),
+        gigaflops_per_second=flops_per_token(shape, CONVENTION) * job.recipe.batch_tokens / step / 1e9,
+        tokens_per_second=job.recipe.batch_tokens / step,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seconds", type=float, default=3.0, help="training time of a row")
+    parser.add_argument("--sequence-length", type=int, default=128)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, one as in a worker")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = choose_device(arguments.device)
+    shapes = GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
+    print("architecture width depth   params batch_tokens  step_ms outside_ms  GFLOP/s  tokens/s")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        text = random_text(Path(folder), vocabulary_size=256)
+        for architecture in ("gpt2", "llama"):
+            for width, depth, batch_size in shapes:
+                shape = ModelShape(architecture, width, depth, 16, 256, arguments.sequence_length)
+                row = measure(timed_job(shape, batch_size, text, arguments), arguments.seconds)
+                rows.append(row)
+                print(
+                    f"{row.architecture:12} {row.width:5} {row.depth:5} {row.params:8,} {row.batch_tokens:12,} "
+                    f"{row.step_ms:8.2f} {row.outside_model_ms:10.2f} {row.gigaflops_per_second:8.1f} "
+                    f"{row.tokens_per_second:9,.0f}",
+                    flush=True,
+                )
+    if arguments.output:
+        machine = {
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.processor() or "cpu",
+            "torch": torch.__version__,
+            "threads": arguments.threads,
+            "convention": CONVENTION,
+            "sequence_length": arguments.sequence_length,
+        }
+        arguments.output.write_text(
+            json.dumps({"machine": machine, "rows": list(map(asdict, rows))}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""One trial: a recipe and a text in, a typed outcome out. Global state is left alone."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.errors import ConfigError
+from carbs_scaling.training.curve import LossCurve, point_interval
+from carbs_scaling.training.data import PreparedText
+from carbs_scaling.training.divergence import DivergenceCheck
+from carbs_scaling.training.models import build_model, logits
+from carbs_scaling.training.optimizers import build_optimizer
+from carbs_scaling.training.outcome import Recipe, Status, TrialOutcome
+from carbs_scaling.training.schedules import build_scheduler
+from carbs_scaling.training.windows import (
+    TokenWindows,
+    training_order,
+    training_windows,
+    validation_indices,
+    validation_windows,
+)
+
+# Steps between two looks at the loss: each look waits for the GPU.
+CHECK_STEPS = 16
+# Scores held at once while evaluating, V a token: 64 MB on the CPU, 1 GB on a GPU. And tokens at once: more
+# would leave the caches of a CPU, fewer would not fill a GPU.
+EVALUATION_SCORES = {"cpu": 1 << 24, "cuda": 1 << 28}
+EVALUATION_TOKENS = {"cpu": 1 << 12, "cuda": 1 << 17}
+# How an allocator says in a plain RuntimeError that memory is full: the CPU's, and cuBLAS for its workspace.
+OUT_OF_MEMORY_TEXTS = (
+    "DefaultCPUAllocator: can't allocate",
+    "DefaultCPUAllocator: not enough",
+    "STATUS_ALLOC_FAILED",
+)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that a worker process needs for one trial; picklable.
+
+    Args:
+        recipe: what to train.
+        text: token files.
+        optimizer, schedule, objective: the constants of the search.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`.
+        compile: run the model through `torch.compile`.
+        micro_batch_tokens: tokens in memory at once; None for the whole batch.
+        curve_path: where the loss curve is written; None for nowhere.
+    """
+
+    recipe: Recipe
+    text: PreparedText
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    objective: ObjectiveConfig
+    device: str
+    compile: bool
+    micro_batch_tokens: int | None
+    curve_path: str | None
+
+
+@dataclass
+class _Tally:
+    """What a run has done so far, still known when it ends early."""
+
+    steps: int = 0
+    started: float | None = None
+    seconds: float = 0.0
+
+    def seconds_so_far(self) -> float:
+        return 0.0 if self.started is None else time.perf_counter() - self.started
+
+
+def train(job: TrainingJob) -> TrialOutcome:
+    """Trains one model and scores it on the held-out windows.
+
+    Divergence and lack of memory are outcomes, not exceptions: they say something about the recipe.
+
+    Raises:
+        DataError: the text is too short for one window.
+        ConfigError: a GPU is asked for and there is none.
+        OSError: the loss curve cannot be written, or the token files are gone.
+    """
+    device = choose_device(job.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    tally = _Tally()
+    try:
+        loss, trouble = _train_and_score(job, device, tally)
+        status = Status.DIVERGED if trouble else Status.COMPLETED
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        loss, trouble, status = (
+            None,
+            str(error).splitlines()[0][:300] or "out of memory",
+            Status.OUT_OF_MEMORY,
+        )
+        tally.seconds = tally.seconds_so_far()
+    peak = None
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.empty_cache()
+    return TrialOutcome(
+        status=status,
+        steps=tally.steps,
+        tokens=tally.steps * job.recipe.batch_tokens,
+        seconds=tally.seconds,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        loss=loss,
+        bits_per_byte=None if loss is None else bits_per_byte(loss, job.text.bytes_per_token),
+        peak_memory_bytes=peak,
+        message=trouble,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(
+                f"executor.device={name}: PyTorch sees {count} CUDA GPUs here; use executor.device=cpu"
+            )
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
+    """Cross-entropy in bits a byte of text, which compares across vocabularies."""
+    return nats_per_token / math.log(2) / bytes_per_token
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator, of the CPU or a GPU, had nothing left to give."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+
+
+def _train_and_score(job: TrainingJob, device: torch.device, tally: _Tally) -> tuple[float | None, str]:
+    """The held-out loss in nats a token, or None and why the run is lost."""
+    shape = job.recipe.shape
+    held_out = validation_windows(job.text, shape.sequence_length)
+    model = build_model(shape, job.recipe.seed).to(device)
+    with LossCurve(job.curve_path) as curve:
+        trouble = _train_model(model, job, device, tally, curve)
+        if trouble:
+            return None, trouble
+        indices = validation_indices(len(held_out), shape.sequence_length, job.objective.validation_tokens)
+        loss = evaluate(model, held_out, indices, device)
+        if not math.isfinite(loss):
+            return None, f"held-out loss became {loss}"
+        curve.add(step=tally.steps, tokens=tally.steps * job.recipe.batch_tokens, validation_loss=loss)
+        uniform = math.log(shape.vocabulary_size)
+        if loss > uniform:
+            return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
+        return loss, ""
+
+
+def _train_model(
+    model: nn.Module, job: TrainingJob, device: torch.device, tally: _Tally, curve: LossCurve
+) -> str:
+    """All steps of the recipe; returns why the run is lost, or an empty string."""
+    recipe = job.recipe
+    windows = training_windows(job.text, recipe.shape.sequence_length)
+    order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
+    micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
+    forward = torch.compile(model, dynamic=False) if job.compile else model
+    optimizer = build_optimizer(model, recipe, job.optimizer)
+    scheduler = build_scheduler(optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    clips = math.isfinite(job.optimizer.gradient_clip_norm)
+    divergence = DivergenceCheck(recipe.steps)
+    every = point_interval(recipe.steps)
+    unread: list[torch.Tensor] = []
+    since_point: list[float] = []
+
+    model.train()
+    tally.started = time.perf_counter()
+    for batch in device_batches(windows, order, device):
+        optimizer.zero_grad(set_to_none=True)
+        unread.append(accumulate_gradients(forward, batch, micro_batch))
+        if clips:
+            nn.utils.clip_grad_norm_(parameters, job.optimizer.gradient_clip_norm, foreach=True)
+        learning_rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+        tally.steps += 1
+        at_point = tally.steps % every == 0 or tally.steps == recipe.steps
+        if not at_point and len(unread) < CHECK_STEPS:
+            continue
+        losses = torch.stack(unread).tolist()
+        unread.clear()
+        since_point += losses
+        tally.seconds = tally.seconds_so_far()
+        if trouble := divergence.reason(losses):
+            return trouble
+        if at_point:
+            curve.add(
+                step=tally.steps,
+                tokens=tally.steps * recipe.batch_tokens,
+                seconds=round(tally.seconds, 4),
+                train_loss=sum(since_point) / len(since_point),
+                learning_rate=learning_rate,
+            )
+            since_point.clear()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    tally.seconds = tally.seconds_so_far()
+    return ""
+
+
+def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:
+    """Sequences in memory at once: at least one, at most the batch."""
+    if micro_batch_tokens is None:
+        return recipe.batch_size
+    return max(1, min(recipe.batch_size, micro_batch_tokens // recipe.shape.sequence_length))
+
+
+def device_batches(
+    windows: TokenWindows, order: Iterator[np.ndarray], device: torch.device
+) -> Iterator[torch.Tensor]:
+    """Batches on the device, int64 [b, T + 1], each read and sent while the GPU works on the one before."""
+    if device.type != "cuda":
+        yield from (windows.read(indices) for indices in order)
+        return
+    ahead: torch.Tensor | None = None
+    for indices in order:
+        sent = windows.read(indices).pin_memory().to(device, non_blocking=True)
+        if ahead is not None:
+            yield ahead
+        ahead = sent
+    if ahead is not None:
+        yield ahead
+
+
+def accumulate_gradients(model: nn.Module, batch: torch.Tensor, micro_batch: int) -> torch.Tensor:
+    """Adds the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
+
+    Args:
+        model: tokens to scores, see `models.logits`.
+        batch: int64 [b, T + 1].
+        micro_batch: windows in memory at once; the gradient is that of the whole batch.
+
+    Returns:
+        Mean loss in nats a token, [] on the model's device, not waited for.
+    """
+    total = torch.zeros((), device=batch.device)
+    for windows in batch.split(micro_batch):
+        share = len(windows) / len(batch)
+        with _autocast(batch.device):
+            loss = window_loss(model, windows) * share
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def window_loss(model: nn.Module, windows: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Cross-entropy of the last T ids of each window given the first T, in nats: int64 [b, T + 1] -> []."""
+    scores = logits(model, windows[:, :-1])
+    return cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, windows: TokenWindows, indices: np.ndarray, device: torch.device) -> float:
+    """Mean loss of the windows `indices`, in nats a token."""
+    model.eval()
+    scores = EVALUATION_SCORES[device.type] // model.config.vocab_size
+    batch_size = max(1, min(scores, EVALUATION_TOKENS[device.type]) // windows.sequence_length)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+    for batch in device_batches(windows, chunks, device):
+        with _autocast(device):
+            total += window_loss(model, batch, reduction="sum")
+    return total.item() / (len(indices) * windows.sequence_length)
+
+
+def _autocast(device: torch.device) -> AbstractContextManager:
+    """bfloat16 on a GPU that computes in it; nothing elsewhere, where it is slower at these sizes."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()

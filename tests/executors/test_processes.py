@@ -1,0 +1,126 @@
+"""Worker processes: one that dies takes one trial with it, and none outlives its coordinator."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from carbs_scaling.executors import processes
+from carbs_scaling.executors.processes import ProcessExecutor, worker_environments
+from carbs_scaling.training.outcome import Status, TrialOutcome
+
+
+class Job:
+    """Stands for a training job: what the worker does is `act`."""
+
+    def __init__(self, act, *arguments):
+        self.act = act
+        self.arguments = arguments
+
+
+def run_job(job):
+    """Takes the place of the training in the worker."""
+    return job.act(*job.arguments)
+
+
+def finish(steps):
+    return TrialOutcome(
+        Status.COMPLETED, steps, steps, 0.0, os.environ.get("SLOT", ""), loss=1.0, bits_per_byte=1.0
+    )
+
+
+def die_once(marker):
+    if not marker.exists():
+        marker.write_text("died")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return finish(7)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def no_space():
+    raise OSError(28, "No space left on device", "curve.jsonl")
+
+
+@pytest.fixture
+def executor(monkeypatch):
+    monkeypatch.setattr(processes, "_train", run_job)
+    executor = ProcessExecutor([{"SLOT": "a"}, {"SLOT": "b"}], trials_per_worker=None, retries=1)
+    yield executor
+    executor.close()
+
+
+def collect(executor, count):
+    outcomes = {}
+    deadline = time.monotonic() + 60
+    while len(outcomes) < count and time.monotonic() < deadline:
+        outcomes.update(executor.wait(0.5))
+    return outcomes
+
+
+def test_each_slot_trains_one_job_in_its_own_environment(executor):
+    assert executor.free == 2
+    executor.submit(0, Job(finish, 3))
+    executor.submit(1, Job(finish, 4))
+    assert executor.free == 0
+    outcomes = collect(executor, 2)
+    assert {number: outcome.steps for number, outcome in outcomes.items()} == {0: 3, 1: 4}
+    assert {outcome.device for outcome in outcomes.values()} == {"a", "b"}
+    assert executor.free == 2
+
+
+def test_a_dead_workers_trial_is_tried_again_and_the_other_goes_on(executor, tmp_path):
+    executor.submit(0, Job(die_once, tmp_path / "marker"))
+    executor.submit(1, Job(finish, 4))
+    outcomes = collect(executor, 2)
+    assert outcomes[0].steps == 7
+    assert outcomes[1].steps == 4
+
+
+def test_a_trial_that_always_kills_its_worker_is_the_machines_failure(executor):
+    executor.submit(0, Job(die))
+    outcome = collect(executor, 1)[0]
+    assert outcome.status is Status.MACHINE
+    executor.submit(1, Job(finish, 4))
+    assert collect(executor, 1)[1].steps == 4
+
+
+def test_a_full_disk_reaches_the_coordinator(executor):
+    executor.submit(0, Job(no_space))
+    with pytest.raises(OSError, match="No space left"):
+        collect(executor, 1)
+
+
+def test_workers_end_with_a_killed_coordinator(tmp_path):
+    script = tmp_path / "coordinator.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from carbs_scaling.executors import processes\n"
+        "from carbs_scaling.executors.processes import ProcessExecutor\n"
+        "if __name__ == '__main__':\n"
+        "    processes._train = time.sleep\n"
+        "    executor = ProcessExecutor([{}], None, 0)\n"
+        "    executor.submit(0, 600)\n"
+        "    executor.wait(3)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    coordinator = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    worker = int(coordinator.stdout.readline())
+    coordinator.kill()
+    coordinator.wait()
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{worker}"):  # noqa: PTH110 (a process, not a file)
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker outlived its coordinator")
+
+
+def test_cpu_workers_have_one_thread_each():
+    environments = worker_environments("cpu", 3)
+    assert environments == [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}] * 3

@@ -1,0 +1,64 @@
+import re
+
+import pytest
+
+from carbs_scaling.report.figures import draw_front_png, spread_out
+from carbs_scaling.report.front import front_law, front_records
+from carbs_scaling.report.html import recipe_text, write_front_html
+from carbs_scaling.training.outcome import Status
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(params=["none", "running", "diverged", "one", "same size", "three", "many"])
+def records(request, make_record, random_records):
+    """Studies of every age."""
+    return {
+        "none": [],
+        "running": [make_record(0, status=None)],
+        "diverged": [make_record(n, status=Status.DIVERGED, flops=10.0 ** (9 + n)) for n in range(3)],
+        "one": [make_record(0, loss=2.0)],
+        "same size": [make_record(n, loss=3.0 - n / 10, flops=1e9 * (n + 1)) for n in range(5)],
+        "three": random_records(3, seed=1),
+        "many": random_records(150),
+    }[request.param]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_study_of_any_age_can_be_drawn(records, tmp_path):
+    path = draw_front_png(records, tmp_path / "front.png", "study", front_law(records), "bits/byte")
+    assert path.read_bytes().startswith(PNG_SIGNATURE)
+    page = write_front_html(records, tmp_path / "front.html", "study", front_law(records)).read_text()
+    assert ("no completed run yet" in page) == (not front_records(records))
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_escapes_what_it_shows(random_records, tmp_path):
+    path = write_front_html(random_records(30), tmp_path / "front.html", "<b>study</b>", law_lines=["1 < 2"])
+    page = path.read_text()
+    assert "<h1>&lt;b&gt;study&lt;/b&gt;</h1>" in page
+    assert "<p>1 &lt; 2</p>" in page
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
+    assert len(re.findall(r"<tr>", page)) == 1 + len(front_records(random_records(30)))
+
+
+def test_the_pointer_shows_the_recipe_or_why_there_is_no_loss(make_record):
+    text = recipe_text(make_record(7, loss=2.0))
+    for part in (
+        "trial 7",
+        "2.0000 nats/token",
+        "learning rate 1.30e-2",
+        "N = 24.6k",
+        "warmup 0.1",
+        "on cpu",
+    ):
+        assert part in text
+    failed = make_record(8, status=Status.OUT_OF_MEMORY, message="tried to take <9 GiB>")
+    assert "out of memory: tried to take &lt;9 GiB&gt;" in recipe_text(failed)
+
+
+def test_labels_keep_their_distance_and_both_ends(random_records):
+    front = front_records(random_records(150))
+    labelled = spread_out(front, 5)
+    assert labelled[0] is front[0]
+    assert labelled[-1] is front[-1]
+    assert len(labelled) <= 6
