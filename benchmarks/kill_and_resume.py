@@ -2,8 +2,8 @@
 
     python benchmarks/kill_and_resume.py --kills 10 --executor in_process
 
-In-process, the same seed must end with the same trials; with worker processes the order of arrival is chance, so
-only the ledger's arithmetic is compared: every trial once, nothing charged twice, the budget not exceeded.
+In-process, the same seed must end with the same trials; with worker processes the order of arrival is chance,
+so only the ledger's arithmetic is compared: every trial once, nothing charged twice, the budget not exceeded.
 """
 
 import argparse

@@ -56,18 +56,20 @@ def expected_improvement(mean, sd, level) -> np.ndarray:
 
 
 def expected_front_gain(mean, sd, log_cost, front: FrontLevels, threshold: float = 0.0) -> np.ndarray:
-    """Expected growth of the front's area by one more run, in decades x loss; shape (m,).
+    """Expected growth of the front's area by one more run, in decades x loss.
 
     Args:
-        mean: predicted losses, shape (m,).
-        sd: their standard deviations, shape (m,).
+        mean: predicted losses, shape `batch_shape x m`.
+        sd: their standard deviations, broadcastable to it.
         log_cost: log10 FLOPs, shape (m,).
         front: the front so far.
         threshold: an improvement below this loss counts as none (seed noise).
+
+    Returns:
+        Shape `batch_shape x m`.
     """
     start = np.maximum(front.edges[None, :-1], np.asarray(log_cost)[:, None])
     width = np.maximum(front.edges[None, 1:] - start, 0.0)
-    gain = expected_improvement(
-        np.asarray(mean)[:, None], np.asarray(sd)[:, None], front.levels[None, :] - threshold
-    )
-    return (width * gain).sum(axis=1)
+    mean, sd = np.broadcast_arrays(mean, sd)
+    gain = expected_improvement(mean[..., None], sd[..., None], front.levels - threshold)
+    return (width * gain).sum(axis=-1)

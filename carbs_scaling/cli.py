@@ -5,6 +5,7 @@ What can go wrong for a person ends as one line and a non-zero exit. Heavy impor
 
 import difflib
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -89,6 +90,7 @@ def main() -> None:
     # One thread for the coordinator: its thread pool and the workers' would fight over the same cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _interrupt)
+    logging.raiseExceptions = False  # a log line that a full disk refuses is not worth a traceback
     try:
         _run_verb(name, overrides)
     except KeyboardInterrupt:

@@ -40,6 +40,7 @@ class SamplerOptions:
         startup_fraction: share of the budget that one run of the design may cost.
         noise_sds: an improvement counts beyond this many standard deviations of seed noise.
         candidates: random points scored a proposal; twice as many more follow around the best.
+        members: laws in the surrogate's ensemble; 1 leaves the doubt about the law out.
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
             gains are compared, never charged; None for a two-thousandth of the budget.
@@ -49,6 +50,7 @@ class SamplerOptions:
     startup_fraction: float = 0.005
     noise_sds: float = 1.0
     candidates: int = 256
+    members: int = 48
     max_trial_flops: float | None = None
     overhead_flops: float | None = None
 
@@ -133,7 +135,7 @@ class CarbsSampler(BaseSampler):
     def law(self, study: Study) -> LossLaw | None:
         """The loss law of the study's completed trials; None where there are too few."""
         history = read_history(study, self.space)
-        surrogate = self._surrogate(history)
+        surrogate = self._surrogate(history, np.random.default_rng(self.seed))
         return None if surrogate is None else surrogate.law
 
     def propose(self, history: History, number: int) -> Point:
@@ -152,7 +154,7 @@ class CarbsSampler(BaseSampler):
             rng = np.random.default_rng([self.seed, number])
             if len(history.points) + len(history.pending) + len(history.failed) < self._startup_trials:
                 return self._design_point(history, rng, limit)
-            surrogate = self._surrogate(history)
+            surrogate = self._surrogate(history, rng)
             if surrogate is None:
                 return self._design_point(history, rng, limit)
             return self._best_point(history, surrogate, rng, limit)
@@ -211,19 +213,19 @@ class CarbsSampler(BaseSampler):
         gaps = np.linalg.norm(fresh.cube[:, None, :] - rows[None], axis=-1).min(axis=1)
         return fresh.points[int(np.argmax(gaps))]
 
-    def _surrogate(self, history: History) -> Surrogate | None:
-        if len(history.points) < 3:
+    def _surrogate(self, history: History, rng: np.random.Generator) -> Surrogate | None:
+        if len(history.points) < 2:
             return None
         known = self.space.describe(history.points)
-        fitter = SurrogateFitter(self.fallbacks)
-        return fitter.fit(
-            known.cube,
-            known.features,
-            np.asarray(history.loss),
-            self.space.has_role,
+        fitter = SurrogateFitter(
             self.space.centre,
-            (self.space.role_range("learning_rate"), self.space.role_range("batch_tokens")),
+            self.space.has_role,
+            self.space.role_range("learning_rate"),
+            self.space.role_range("batch_tokens"),
+            self.options.members,
+            self.fallbacks,
         )
+        return fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)
 
     def _best_point(
         self, history: History, surrogate: Surrogate, rng: np.random.Generator, limit: float
@@ -232,7 +234,7 @@ class CarbsSampler(BaseSampler):
         if history.pending:
             pending = self.space.describe(history.pending)
             inputs = torch.from_numpy(np.column_stack([pending.cube, pending.features]))
-            believed, _ = surrogate.predict(inputs)
+            believed, _ = surrogate.marginal(inputs)
             surrogate = surrogate.believe(inputs)
             flops += list(pending.flops)
             loss += list(believed)
@@ -248,6 +250,7 @@ class CarbsSampler(BaseSampler):
             inputs = torch.from_numpy(np.column_stack([batch.cube, batch.features]))
             mean, sd = surrogate.predict(inputs)
             gain = expected_front_gain(mean, sd, np.log10(batch.flops), front, threshold)
+            gain = surrogate.shares @ gain
             return np.log(np.maximum(gain, 1e-300)) - np.log(batch.flops + self._overhead)
 
         pool = self._pool(self._sobol(rng, self.options.candidates), history, limit)

@@ -194,8 +194,8 @@ class Space:
             shape = self._shape(self._cheapest)
             raise ConfigError(
                 f"the cheapest run of this space (width {shape.width}, depth {shape.depth}, "
-                f"{self._recipe(self._cheapest).tokens:,} tokens) costs {self.cheapest_flops:.3g} FLOPs, more "
-                f"than the {max_trial_flops:.3g} that budget.flops x budget.max_trial_fraction allows: raise "
+                f"{self._recipe(self._cheapest).tokens:,} tokens) costs {self.cheapest_flops:.3g} FLOPs, "
+                f"over the {max_trial_flops:.3g} that budget.flops x budget.max_trial_fraction allows: raise "
                 "budget.flops or lower space.width, space.depth or space.tokens_per_parameter"
             )
 

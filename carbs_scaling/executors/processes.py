@@ -1,4 +1,4 @@
-"""Worker processes on this machine, one to a GPU or core. A worker that dies takes one trial with it, not the search.
+"""Worker processes on this machine, one a GPU or core. One that dies takes its trial along, not the search.
 
 Each slot is a process pool of one, so that a dead worker names its trial (a shared pool breaks as a whole).
 This module is imported by the workers before torch, whose thread pools read the environment only once.
@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -40,7 +41,11 @@ def _train(job: object) -> TrialOutcome:
 
     if os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    return train(job)
+    try:
+        return train(job)
+    except torch.AcceleratorError:  # the GPU's context is lost; only a fresh process gets another
+        traceback.print_exc()
+        os._exit(1)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from math import exp, isfinite, log
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 ROLES = ("params", "tokens", "learning_rate", "batch_tokens")
 
@@ -275,23 +276,37 @@ def _absent(has_role: tuple[bool, bool, bool, bool]) -> list[str]:
 
 
 def law_value(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
-    """Losses, shape (n,), at centred log features (n, 4) in the order of `ROLES`."""
-    return _evaluate(theta, features, has_role, jacobian=False)[0]
+    """Losses at centred log features (n, 4) in the order of `ROLES`.
 
+    Args:
+        theta: `PARAMETERS`, shape `batch_shape x 18`.
+        features: shape (n, 4).
+        has_role: which of `ROLES` there are.
 
-def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.ndarray, np.ndarray]:
-    """Losses (n,) and their derivatives by `PARAMETERS` (n, 18)."""
-    return _evaluate(theta, features, has_role, jacobian=True)
+    Returns:
+        Shape `batch_shape x n`.
+    """
+    p = dict(zip(PARAMETERS, np.moveaxis(np.asarray(theta), -1, 0)[..., None], strict=True))
+    n, d, e, b = features.T
+    value = law_floor(theta, features, has_role)
+    flattening = -p["kappa_D"] * d - p["kappa_N"] * n
+    if has_role[2]:
+        offset = e - p["a0"] - p["a1"] * n - p["a2"] * d - p["a3"] * b
+        value = value + np.exp(_bounded(p["ln_k_e"] + flattening)) * valley(offset, p["r_e"])[0]
+    if has_role[3]:
+        offset = b - p["b0"] - p["b1"] * d - p["b2"] * n
+        value = value + np.exp(_bounded(p["ln_k_B"] + flattening)) * valley(offset, p["r_B"])[0]
+    return value
 
 
 def law_floor(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
-    """Losses (n,) at the floor of the valleys: E + A N^-alpha + C D^-beta."""
-    p = dict(zip(PARAMETERS, theta, strict=True))
-    value = np.full(len(features), p["E"])
+    """Losses at the floor of the valleys, E + A N^-alpha + C D^-beta; shapes as in `law_value`."""
+    p = dict(zip(PARAMETERS, np.moveaxis(np.asarray(theta), -1, 0)[..., None], strict=True))
+    value = p["E"] + np.zeros(len(features))
     if has_role[0]:
-        value = value + np.exp(_bounded(p["ln_A"] - np.exp(p["ln_alpha"]) * features[:, 0]))
+        value = value + np.exp(_bounded(p["ln_A"] - np.exp(_bounded(p["ln_alpha"])) * features[:, 0]))
     if has_role[1]:
-        value = value + np.exp(_bounded(p["ln_C"] - np.exp(p["ln_beta"]) * features[:, 1]))
+        value = value + np.exp(_bounded(p["ln_C"] - np.exp(_bounded(p["ln_beta"])) * features[:, 1]))
     return value
 
 
@@ -299,69 +314,60 @@ def _bounded(exponent):
     return np.clip(exponent, -60.0, 60.0)
 
 
-def _evaluate(theta, features, has_role, jacobian: bool):
+def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (n,) of one `theta` (18,) and their derivatives by `PARAMETERS` (n, 18)."""
     p = dict(zip(PARAMETERS, theta, strict=True))
     n, d, e, b = features.T
-    has_n, has_d, has_e, has_b = has_role
-    slopes = np.zeros((len(features), len(PARAMETERS))) if jacobian else None
+    slopes = np.zeros((len(features), len(PARAMETERS)))
     value = np.full(len(features), p["E"], dtype=float)
-    if jacobian:
-        slopes[:, _INDEX["E"]] = 1.0
-    for present, x, amplitude, exponent in ((has_n, n, "ln_A", "ln_alpha"), (has_d, d, "ln_C", "ln_beta")):
-        if present:
-            power = np.exp(_bounded(p[exponent]))
-            term = np.exp(_bounded(p[amplitude] - power * x))
-            value = value + term
-            if jacobian:
-                slopes[:, _INDEX[amplitude]] = term
-                slopes[:, _INDEX[exponent]] = -power * x * term
+    slopes[:, _INDEX["E"]] = 1.0
+    powers = ((has_role[0], n, "ln_A", "ln_alpha"), (has_role[1], d, "ln_C", "ln_beta"))
+    for _, x, amplitude, exponent in (power for power in powers if power[0]):
+        rate = np.exp(_bounded(p[exponent]))
+        term = np.exp(_bounded(p[amplitude] - rate * x))
+        value += term
+        slopes[:, _INDEX[amplitude]] = term
+        slopes[:, _INDEX[exponent]] = -rate * x * term
     flattening = -p["kappa_D"] * d - p["kappa_N"] * n
-    for present, depth, skew, offset, moves in (
-        (
-            has_e,
-            "ln_k_e",
-            "r_e",
-            e - p["a0"] - p["a1"] * n - p["a2"] * d - p["a3"] * b,
-            (("a0", 1.0), ("a1", n), ("a2", d), ("a3", b)),
-        ),
-        (
-            has_b,
-            "ln_k_B",
-            "r_B",
-            b - p["b0"] - p["b1"] * d - p["b2"] * n,
-            (("b0", 1.0), ("b1", d), ("b2", n)),
-        ),
-    ):
-        if not present:
-            continue
+    rate_offset = e - p["a0"] - p["a1"] * n - p["a2"] * d - p["a3"] * b
+    batch_offset = b - p["b0"] - p["b1"] * d - p["b2"] * n
+    rate_moves = (("a0", 1.0), ("a1", n), ("a2", d), ("a3", b))
+    batch_moves = (("b0", 1.0), ("b1", d), ("b2", n))
+    valleys = (
+        (has_role[2], "ln_k_e", "r_e", rate_offset, rate_moves),
+        (has_role[3], "ln_k_B", "r_B", batch_offset, batch_moves),
+    )
+    for _, depth, skew, offset, moves in (v for v in valleys if v[0]):
         curvature = np.exp(_bounded(p[depth] + flattening))
         shape, by_offset, by_skew = valley(offset, p[skew])
-        value = value + curvature * shape
-        if jacobian:
-            slopes[:, _INDEX[depth]] = curvature * shape
-            slopes[:, _INDEX[skew]] = curvature * by_skew
-            slopes[:, _INDEX["kappa_D"]] -= d * curvature * shape
-            slopes[:, _INDEX["kappa_N"]] -= n * curvature * shape
-            for name, factor in moves:
-                slopes[:, _INDEX[name]] = -curvature * by_offset * factor
+        value += curvature * shape
+        slopes[:, _INDEX[depth]] = curvature * shape
+        slopes[:, _INDEX[skew]] = curvature * by_skew
+        slopes[:, _INDEX["kappa_D"]] -= d * curvature * shape
+        slopes[:, _INDEX["kappa_N"]] -= n * curvature * shape
+        for name, factor in moves:
+            slopes[:, _INDEX[name]] = -curvature * by_offset * factor
     return value, slopes
 
 
-def valley(offset: np.ndarray, skew: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """LINEX valley v = 2 (exp(r u) - r u - 1) / r^2 with its derivatives by u and by r, each of u's shape."""
+def valley(offset, skew) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """LINEX valley v = 2 (exp(r u) - r u - 1) / r^2 with its derivatives by u and by r.
+
+    Args:
+        offset: u, any shape.
+        skew: r, broadcastable to it.
+    """
     u = np.clip(offset, -_VALLEY_REACH, _VALLEY_REACH)
     inside = np.abs(offset) < _VALLEY_REACH
-    if abs(skew) < 1e-3:
-        return (
-            u**2 * (1 + skew * u / 3),
-            np.where(inside, 2 * u + skew * u**2, 0.0),
-            u**3 / 3 + skew * u**4 / 6,
-        )
-    x = _bounded(skew * u)
+    # The closed form cancels where r is small: its series is taken there.
+    small = np.abs(skew) < 1e-3
+    r = np.where(small, 1.0, skew)
+    x = np.clip(r * u, -60.0, 8.0)
     grown = np.expm1(x)
-    shape = 2 * (grown - x) / skew**2
-    by_skew = 2 * u * grown / skew**2 - 4 * (grown - x) / skew**3
-    return shape, np.where(inside, 2 * grown / skew, 0.0), by_skew
+    shape = np.where(small, u**2 * (1 + skew * u / 3), 2 * (grown - x) / r**2)
+    by_offset = np.where(small, 2 * u + skew * u**2, 2 * grown / r)
+    by_skew = np.where(small, u**3 / 3 + skew * u**4 / 6, 2 * u * grown / r**2 - 4 * (grown - x) / r**3)
+    return shape, np.where(inside, by_offset, 0.0), by_skew
 
 
 @dataclass(frozen=True)
@@ -401,30 +407,38 @@ def fit_law_map(
         iterations: Levenberg-Marquardt steps a start.
         huber: residuals beyond this many standard deviations count linearly.
     """
+
+    def whiten(values: np.ndarray) -> np.ndarray:
+        return values / (noise_sd if values.ndim == 1 else noise_sd[:, None])
+
     fits = [
-        _levenberg_marquardt(features, loss, noise_sd, prior, start, iterations, huber)
+        _levenberg_marquardt(features, loss, whiten, prior, start, iterations, huber)
         for start in (prior.mean, *starts)
     ]
     return min(fits, key=lambda fit: fit.objective)
 
 
-def _levenberg_marquardt(features, loss, noise_sd, prior: LawPrior, start, iterations, huber) -> LawFit:
+def _levenberg_marquardt(
+    features, loss, whiten, prior: LawPrior, start, iterations: int, huber: float
+) -> LawFit:
     free = np.flatnonzero(prior.sd > 0)
     prior_sd = prior.sd[free]
     theta = np.where(prior.sd > 0, start, prior.mean).astype(float)
 
+    reach = min(huber, 1e9)
+
     def objective(candidate: np.ndarray) -> float:
-        z = np.abs(loss - law_value(candidate, features, prior.has_role)) / noise_sd
-        data = np.where(z <= huber, z**2 / 2, huber * z - huber**2 / 2).sum()
+        z = np.abs(whiten(loss - law_value(candidate, features, prior.has_role)))
+        data = np.where(z <= huber, z**2 / 2, reach * (z - reach / 2)).sum()
         return float(data + 0.5 * np.sum(((candidate[free] - prior.mean[free]) / prior_sd) ** 2))
 
     damping, best, converged = 1e-2, objective(theta), False
     hessian = np.eye(free.size)
     for _ in range(iterations):
         value, slopes = law_jacobian(theta, features, prior.has_role)
-        residual = (loss - value) / noise_sd
+        residual = whiten(loss - value)
         # In units of the prior's standard deviations the prior's own Hessian is the identity.
-        scaled = slopes[:, free] / noise_sd[:, None] * prior_sd
+        scaled = whiten(slopes[:, free] * prior_sd)
         weight = np.minimum(1.0, huber / np.maximum(np.abs(residual), 1e-12))
         hessian = scaled.T @ (weight[:, None] * scaled) + np.eye(free.size)
         gradient = scaled.T @ (weight * residual) - (theta[free] - prior.mean[free]) / prior_sd
@@ -442,12 +456,31 @@ def _levenberg_marquardt(features, loss, noise_sd, prior: LawPrior, start, itera
             break
         gained, best, theta = best - value_there, value_there, candidate
         damping = max(damping / 5, 1e-9)
-        if gained < 1e-5:
+        if gained < 1e-4:
             converged = True
             break
     covariance = np.zeros((len(PARAMETERS), len(PARAMETERS)))
     covariance[np.ix_(free, free)] = np.linalg.inv(hessian) * np.outer(prior_sd, prior_sd)
     return LawFit(theta=theta, covariance=covariance, objective=best, converged=converged)
+
+
+def refine_law(
+    features: np.ndarray, loss: np.ndarray, cholesky: np.ndarray, prior: LawPrior, start
+) -> LawFit:
+    """Maximum a posteriori law under correlated normal errors.
+
+    Args:
+        features: centred log features, shape (n, 4).
+        loss: shape (n,).
+        cholesky: lower factor of the errors' covariance, shape (n, n).
+        prior: of the parameters.
+        start: shape (18,).
+    """
+
+    def whiten(values: np.ndarray) -> np.ndarray:
+        return solve_triangular(cholesky, values, lower=True, check_finite=False)
+
+    return _levenberg_marquardt(features, loss, whiten, prior, start, 20, float("inf"))
 
 
 def fit_loss_law(params, tokens, learning_rate, batch_tokens, loss) -> LossLaw | None:

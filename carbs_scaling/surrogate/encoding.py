@@ -1,6 +1,6 @@
 """Between Optuna distributions and the unit cube, where the Gaussian process lives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, log
 
 import numpy as np
@@ -25,11 +25,13 @@ class Encoding:
     """
 
     distributions: dict[str, BaseDistribution]
+    _scales: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name, distribution in self.distributions.items():
             if not isinstance(distribution, FloatDistribution | IntDistribution | CategoricalDistribution):
                 raise ValueError(f"{name}: unsupported distribution {type(distribution).__name__}")
+            self._scales[name] = _Scale.of(distribution)
 
     @property
     def knobs(self) -> int:
@@ -39,22 +41,22 @@ class Encoding:
     def point(self, knobs: np.ndarray) -> dict:
         """The point at `knobs`, shape (k,), in [0, 1]; always inside the distributions."""
         return {
-            name: _value(distribution, float(u))
-            for (name, distribution), u in zip(self.distributions.items(), knobs, strict=True)
+            name: scale.value(u)
+            for (name, scale), u in zip(self._scales.items(), knobs.tolist(), strict=True)
         }
 
     def position(self, point: dict) -> np.ndarray:
         """The inverse of `point`, shape (k,); a categorical choice is at the middle of its interval."""
-        return np.array([_unit(d, point[name]) for name, d in self.distributions.items()])
+        return np.array([scale.unit(point[name]) for name, scale in self._scales.items()])
 
     def row(self, point: dict) -> np.ndarray:
         """Unit-cube columns of a point, shape (d,) with d >= k where there are categorical dimensions."""
         columns: list[float] = []
-        for name, distribution in self.distributions.items():
-            if isinstance(distribution, CategoricalDistribution):
-                columns += [float(_same(choice, point[name])) for choice in distribution.choices]
+        for name, scale in self._scales.items():
+            if scale.choices is not None:
+                columns += [float(_same(choice, point[name])) for choice in scale.choices]
             else:
-                columns.append(_unit(distribution, point[name]))
+                columns.append(scale.unit(point[name]))
         return np.array(columns)
 
     def clip(self, point: dict) -> dict:
@@ -66,7 +68,7 @@ class Encoding:
         missing = [name for name in self.distributions if name not in point]
         if missing:
             raise ValueError(f"a projected point lacks {', '.join(missing)}")
-        return {name: _clipped(name, d, point[name]) for name, d in self.distributions.items()}
+        return {name: scale.clip(point[name]) for name, scale in self._scales.items()}
 
     def contains(self, point: dict) -> bool:
         """Whether every dimension is present and a finite value in the point's own type."""
@@ -85,40 +87,50 @@ def _same(choice, value) -> bool:
     return choice is value or (type(choice) is type(value) and choice == value)
 
 
-def _bounds(distribution) -> tuple[float, float]:
-    low, high = float(distribution.low), float(distribution.high)
-    return (log(low), log(high)) if distribution.log else (low, high)
+@dataclass(frozen=True)
+class _Scale:
+    """One dimension with its bounds worked out once: thousands of points pass here for a proposal."""
 
+    low: float
+    high: float
+    start: float
+    width: float
+    log: bool
+    step: float | None
+    whole: bool
+    choices: tuple | None
 
-def _unit(distribution: BaseDistribution, value) -> float:
-    if isinstance(distribution, CategoricalDistribution):
-        index = next(i for i, choice in enumerate(distribution.choices) if _same(choice, value))
-        return (index + 0.5) / len(distribution.choices)
-    low, high = _bounds(distribution)
-    if high <= low:
-        return 0.5
-    return ((log(value) if distribution.log else float(value)) - low) / (high - low)
+    @staticmethod
+    def of(distribution: BaseDistribution) -> "_Scale":
+        if isinstance(distribution, CategoricalDistribution):
+            return _Scale(0.0, 1.0, 0.0, 1.0, False, None, False, tuple(distribution.choices))
+        low, high = distribution.low, distribution.high
+        start, end = (log(low), log(high)) if distribution.log else (float(low), float(high))
+        whole = isinstance(distribution, IntDistribution)
+        step = None if whole and distribution.step == 1 else distribution.step
+        return _Scale(low, high, start, end - start, distribution.log, step, whole, None)
 
+    def unit(self, value) -> float:
+        if self.choices is not None:
+            index = next(i for i, choice in enumerate(self.choices) if _same(choice, value))
+            return (index + 0.5) / len(self.choices)
+        if self.width <= 0:
+            return 0.5
+        return ((log(value) if self.log else value) - self.start) / self.width
 
-def _value(distribution: BaseDistribution, u: float):
-    u = min(max(u, 0.0), 1.0)
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[min(int(u * len(distribution.choices)), len(distribution.choices) - 1)]
-    low, high = _bounds(distribution)
-    inner = low + u * (high - low)
-    return _clipped("", distribution, exp(inner) if distribution.log else inner)
+    def value(self, u: float):
+        u = min(max(u, 0.0), 1.0)
+        if self.choices is not None:
+            return self.choices[min(int(u * len(self.choices)), len(self.choices) - 1)]
+        inner = self.start + u * self.width
+        return self.clip(exp(inner) if self.log else inner)
 
-
-def _clipped(name: str, distribution: BaseDistribution, value):
-    if isinstance(distribution, CategoricalDistribution):
-        if not any(_same(choice, value) for choice in distribution.choices):
-            raise ValueError(f"projected {name}={value!r} is none of {distribution.choices}")
-        return value
-    value = min(max(value, distribution.low), distribution.high)
-    step = distribution.step
-    if isinstance(distribution, IntDistribution):
-        return int(distribution.low + round((value - distribution.low) / step) * step)
-    if step is not None:
-        value = distribution.low + round((value - distribution.low) / step) * step
-        value = min(value, distribution.high)
-    return float(value)
+    def clip(self, value):
+        if self.choices is not None:
+            if not any(_same(choice, value) for choice in self.choices):
+                raise ValueError(f"a projected value {value!r} is none of {self.choices}")
+            return value
+        value = min(max(value, self.low), self.high)
+        if self.step is not None:
+            value = min(self.low + round((value - self.low) / self.step) * self.step, self.high)
+        return round(value) if self.whole else float(value)

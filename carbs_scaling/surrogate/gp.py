@@ -1,9 +1,9 @@
-"""The surrogate: a Gaussian process over runs whose prior mean is the fitted loss law.
+"""The surrogate: Gaussian processes over runs whose prior means are loss laws.
 
-Two stages, repeated: the law by robust maximum a posteriori (`laws.loss`), then the residual process' scale,
-lengthscales and noise by maximum a posteriori through the marginal likelihood with the law's parameters
-integrated out (`law_mean`). Losses are divided by their robust spread and nothing else, so the same priors
-serve any unit.
+Fitted in stages: the law by robust maximum a posteriori (`laws.loss`); scale, lengthscales and noise of what it
+misses through the marginal likelihood with the law integrated out (`residual`); the law again under those
+correlated errors; and an ensemble of laws from its posterior (`ensemble`). Losses are divided by their robust
+spread and nothing else, so the same priors serve any unit.
 """
 
 import logging
@@ -20,94 +20,151 @@ from linear_operator.utils.errors import NotPSDError
 from numpy.linalg import LinAlgError
 
 from carbs_scaling.laws.loss import (
+    LawFit,
     LawPrior,
     LossLaw,
     fit_law_map,
     law_floor,
+    law_jacobian,
     law_prior,
     law_value,
     loss_scale,
+    refine_law,
 )
-from carbs_scaling.surrogate.law_mean import N_FEATURES, LawKernel, LawMean, LinearisedLaw
+from carbs_scaling.surrogate.ensemble import sample_laws
+from carbs_scaling.surrogate.law_mean import LawMean
 from carbs_scaling.surrogate.residual import LEAST_NOISE, Residual, ResidualPrior, fit_residual
 
 logger = logging.getLogger(__name__)
 
 # Hyperparameters are fitted to at most this many runs; all runs are conditioned on.
 _MAX_FITTED = 200
-# A run far above the law's floor is known to this share of its excess: it says "bad", not how bad to a
-# decimal.
+# A run far above the law's floor is known to this share of its excess: it says "bad", not how bad to a decimal.
 _EXCESS_SHARE = 0.15
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A fitted process with what is needed to predict at, and condition on, further runs.
+    """An ensemble of s fitted processes with one kernel and what is needed to predict and to condition.
 
     Args:
-        model: the BoTorch model, in losses divided by `scale`.
-        law: the law under the posterior.
+        law: the most probable law.
+        mean: the ensemble's prior means.
+        kernel: covariance of what the laws miss.
         inputs: finished and pending runs, shape (n, d + 4).
-        cholesky: lower Cholesky factor of their covariance with noise, shape (n, n).
-        weights: the inverse covariance times the residuals, shape (n,).
+        target: their losses divided by `scale`, shape (n,).
+        noise: noise variance of each, shape (n,), in squared scales.
+        cholesky: lower factor of the runs' covariance with noise, shape (n, n).
+        weights: inverse covariance times each member's residuals, shape (n, s).
         scale: unit of the process in losses.
-        noise_sd: standard deviation of a repeated run near the front, in losses.
+        repeat_noise: variance of a repeated run near the front, in squared scales.
+        shares: weight of each member, shape (s,), summing to 1.
     """
 
-    model: SingleTaskGP
     law: LossLaw
+    mean: LawMean
+    kernel: ScaleKernel
     inputs: torch.Tensor
+    target: torch.Tensor
+    noise: torch.Tensor
     cholesky: torch.Tensor
     weights: torch.Tensor
     scale: float
-    noise_sd: float
+    repeat_noise: float
+    shares: np.ndarray
+
+    @property
+    def noise_sd(self) -> float:
+        """Standard deviation of a repeated run near the front, in losses."""
+        return sqrt(self.repeat_noise) * self.scale
 
     def predict(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the noise-free loss at rows of `inputs`, each of shape (m,)."""
+        """Noise-free losses at m rows of `inputs`: each member's means (s, m), and their common deviations (m,)."""
         with torch.no_grad():
-            cross = self.model.covar_module(inputs, self.inputs).to_dense()
-            prior = self.model.covar_module(inputs, diag=True)
+            cross = self.kernel(inputs, self.inputs).to_dense()
             half = torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False)
-            mean = self.model.mean_module(inputs) + cross @ self.weights
-            variance = (prior - half.square().sum(dim=0)).clamp_min(1e-12)
+            mean = self.mean(inputs) + (cross @ self.weights).T
+            variance = (self.kernel(inputs, diag=True) - half.square().sum(dim=0)).clamp_min(1e-12)
         return mean.numpy() * self.scale, variance.sqrt().numpy() * self.scale
 
+    def marginal(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation over the whole ensemble, each of shape (m,)."""
+        members, sd = self.predict(inputs)
+        mean = self.shares @ members
+        return mean, np.sqrt(sd**2 + self.shares @ (members - mean) ** 2)
+
     def believe(self, inputs: torch.Tensor) -> "Surrogate":
-        """Conditioned on runs at `inputs` ending just as predicted: means stay, variances shrink."""
+        """Conditioned on m runs at `inputs` ending at the ensemble's mean prediction.
+
+        Members that predict otherwise lose weight, so both kinds of doubt shrink.
+        """
         if not len(inputs):
             return self
-        noise = torch.full((len(inputs),), (self.noise_sd / self.scale) ** 2, dtype=torch.float64)
+        believed, _ = self.marginal(inputs)
+        members, _ = self.predict(inputs)
+        target = torch.cat([self.target, torch.from_numpy(believed / self.scale)])
+        noise = torch.cat([self.noise, torch.full((len(inputs),), self.repeat_noise, dtype=torch.float64)])
+        joined = torch.cat([self.inputs, inputs])
         with torch.no_grad():
-            cross = self.model.covar_module(self.inputs, inputs).to_dense()
+            cross = self.kernel(self.inputs, inputs).to_dense()
             half = torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
-            own = self.model.covar_module(inputs).to_dense() + torch.diag(noise)
+            own = self.kernel(inputs).to_dense() + self.repeat_noise * torch.eye(len(inputs))
             corner = stable_cholesky(own - half.T @ half)
             n, m = len(self.inputs), len(inputs)
             cholesky = torch.zeros(n + m, n + m, dtype=torch.float64)
             cholesky[:n, :n], cholesky[n:, :n], cholesky[n:, n:] = self.cholesky, half.T, corner
+            residual = target[:, None] - self.mean(joined).reshape(-1, n + m).T
+            weights = torch.cholesky_solve(residual, cholesky)
+            surprise = torch.from_numpy((believed - members).T / self.scale)
+            z = torch.linalg.solve_triangular(corner, surprise, upper=False)
+        log_shares = np.log(self.shares) - 0.5 * z.square().sum(dim=0).numpy()
+        shares = np.exp(log_shares - log_shares.max())
         return replace(
             self,
-            inputs=torch.cat([self.inputs, inputs]),
+            inputs=joined,
+            target=target,
+            noise=noise,
             cholesky=cholesky,
-            # A run that ends as predicted has no surprise: its weight is zero.
-            weights=torch.cat([self.weights, torch.zeros(len(inputs), dtype=torch.float64)]),
+            weights=weights,
+            shares=shares / shares.sum(),
         )
+
+    def botorch_model(self) -> SingleTaskGP:
+        """The same as a BoTorch model with one batch of outcomes a member, in losses divided by `scale`."""
+        members = len(self.mean.thetas)
+        model = SingleTaskGP(
+            self.inputs.expand(members, *self.inputs.shape),
+            self.target.expand(members, -1)[..., None],
+            likelihood=FixedNoiseGaussianLikelihood(noise=self.noise.expand(members, -1)),
+            mean_module=self.mean,
+            covar_module=self.kernel,
+            outcome_transform=None,
+        )
+        return model.eval()
 
 
 @dataclass
 class SurrogateFitter:
-    """Fits surrogates and counts the fallbacks that it had to take."""
+    """Fits surrogates and counts the fallbacks that it had to take.
 
+    Args:
+        centre: what the features are centred on.
+        has_role: which of the law's roles there are.
+        rate_range: (ln lowest, ln highest) learning rate, or None.
+        batch_range: the same for batch tokens.
+        members: laws in the ensemble; 1 for the most probable one alone.
+        fallbacks: reasons, counted.
+    """
+
+    centre: tuple[float, float, float, float]
+    has_role: tuple[bool, bool, bool, bool]
+    rate_range: tuple[float, float] | None = None
+    batch_range: tuple[float, float] | None = None
+    members: int = 48
     fallbacks: Counter = field(default_factory=Counter)
 
     def fit(
-        self,
-        cube: np.ndarray,
-        features: np.ndarray,
-        loss: np.ndarray,
-        has_role: tuple[bool, bool, bool, bool],
-        centre: tuple[float, float, float, float],
-        ranges: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None),
+        self, cube: np.ndarray, features: np.ndarray, loss: np.ndarray, rng: np.random.Generator
     ) -> Surrogate:
         """The surrogate of finished runs.
 
@@ -115,65 +172,97 @@ class SurrogateFitter:
             cube: unit-cube coordinates, shape (n, d).
             features: centred log features, shape (n, 4).
             loss: finite losses, shape (n,).
-            has_role: which roles there are.
-            centre: what the features are centred on.
-            ranges: (ln lowest, ln highest) of learning rate and batch tokens, or None.
+            rng: of the ensemble.
         """
         level, spread = loss_scale(loss)
-        prior = law_prior(level, centre, has_role, *ranges)
+        prior = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
-        capped = np.minimum(loss, np.median(loss) + 10 * spread)
+        loss = np.minimum(loss, np.median(loss) + 10 * spread)
+        rough, vague = self._robust_law(features, loss, spread, prior)
+        residual = self._residual(cube, features, loss / spread, vague, rough, prior, spread)
         inputs = torch.from_numpy(np.column_stack([cube, features]))
+        kernel = residual_kernel(residual)
+        noise = torch.from_numpy(np.maximum(vague + residual.noise, LEAST_NOISE))
+        with torch.no_grad():
+            cholesky = stable_cholesky(kernel(inputs).to_dense() + torch.diag(noise))
+        whitener = cholesky.numpy() * spread
+        fit = self._law_under_residual(features, loss, whitener, prior, rough)
+        thetas = self._ensemble(features, loss, whitener, prior, fit, rng)
+        mean = LawMean(thetas, self.has_role, spread)
+        target = torch.from_numpy(loss / spread)
+        weights = torch.cholesky_solve(target[:, None] - mean(inputs).T, cholesky)
+        return Surrogate(
+            law=LossLaw(
+                theta=tuple(float(v) for v in fit.theta),
+                centre=prior.centre,
+                has_role=prior.has_role,
+                covariance=tuple(tuple(float(v) for v in row) for row in fit.covariance),
+                residual_sd=sqrt(residual.variance + residual.noise) * spread,
+            ),
+            mean=mean,
+            kernel=kernel,
+            inputs=inputs,
+            target=target,
+            noise=noise,
+            cholesky=cholesky,
+            weights=weights,
+            scale=spread,
+            repeat_noise=residual.noise,
+            shares=np.full(len(thetas), 1.0 / len(thetas)),
+        )
+
+    def _robust_law(self, features, loss, spread, prior: LawPrior) -> tuple[LawFit, np.ndarray]:
+        """The law under independent errors with Huber's loss, and each run's extra noise variance."""
         residual_sd = np.full(len(loss), 0.15 * spread)
         starts: tuple[np.ndarray, ...] = ()
         for _ in range(2):
-            fit = fit_law_map(features, capped, residual_sd, prior, starts)
-            excess = np.maximum(capped - law_floor(fit.theta, features, has_role), 0.0)
-            off = capped - law_value(fit.theta, features, has_role)
-            typical = max(1.4826 * float(np.median(np.abs(off))), 0.02 * spread)
+            fit = fit_law_map(features, loss, residual_sd, prior, starts)
+            excess = np.maximum(loss - law_floor(fit.theta, features, self.has_role), 0.0)
+            off = np.abs(loss - law_value(fit.theta, features, self.has_role))
+            typical = max(1.4826 * float(np.median(off)), 0.02 * spread)
             residual_sd = np.sqrt(typical**2 + (_EXCESS_SHARE * excess) ** 2)
             starts = (fit.theta,)
-        vague = (_EXCESS_SHARE * excess / spread) ** 2
-        model = self._fit_process(inputs, capped / spread, vague, LinearisedLaw(fit.theta, prior, spread))
-        return self._condition(model, inputs, capped, spread, prior)
+        return fit, (_EXCESS_SHARE * excess / spread) ** 2
 
-    def _fit_process(self, inputs, target, vague, law: LinearisedLaw) -> SingleTaskGP:
-        dimensions = inputs.shape[-1] - N_FEATURES
-        prior = ResidualPrior(dimensions)
+    def _residual(self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread) -> Residual:
+        """Hyperparameters with the law, linear around its most probable parameters, integrated out."""
         chosen = _subset(target, _MAX_FITTED)
-        mean, basis = (value.numpy() for value in law.at(inputs[chosen]))
-        cube = inputs[chosen, :dimensions].numpy()
+        value, slopes = law_jacobian(fit.theta, features[chosen], self.has_role)
+        centred = (value + slopes @ (prior.mean - fit.theta)) / spread
+        basis = slopes * prior.sd / spread
+        hyperprior = ResidualPrior(cube.shape[1])
         try:
-            residual = fit_residual(cube, target[chosen] - mean, basis @ basis.T, vague[chosen], prior)
+            return fit_residual(
+                cube[chosen], target[chosen] - centred, basis @ basis.T, vague[chosen], hyperprior
+            )
         except LinAlgError as error:
             self._fall_back("hyperparameters kept at their prior", error)
-            residual = prior.unpack(prior.mean)
-        return build_model(inputs, target, vague, law, residual)
+            return hyperprior.unpack(hyperprior.mean)
 
-    def _condition(self, model, inputs, loss, scale: float, prior: LawPrior) -> Surrogate:
-        law = model.mean_module.law
-        with torch.no_grad():
-            covariance = model.covar_module(inputs).to_dense() + torch.diag(model.likelihood.noise)
-            mean, basis = law.at(inputs)
-            residual = torch.as_tensor(loss / scale) - mean
-            cholesky = stable_cholesky(covariance)
-            weights = torch.cholesky_solve(residual[:, None], cholesky)[:, 0]
-            whitened = torch.linalg.solve_triangular(cholesky, basis, upper=False)
-            step = (basis.T @ weights).numpy()
-            shrunk = np.eye(law.free.size) - (whitened.T @ whitened).numpy()
-        sd = prior.sd[law.free]
-        theta = prior.mean.copy()
-        theta[law.free] += sd * step
-        covariance = np.zeros((len(theta), len(theta)))
-        covariance[np.ix_(law.free, law.free)] = shrunk * np.outer(sd, sd)
-        fitted = LossLaw(
-            theta=tuple(float(v) for v in law.theta),
-            centre=prior.centre,
-            has_role=prior.has_role,
-            covariance=tuple(tuple(float(v) for v in row) for row in covariance),
-            residual_sd=float(model.covar_module.kernels[1].outputscale.detach().sqrt()) * scale,
-        )
-        return Surrogate(model, fitted, inputs, cholesky, weights, scale, sqrt(model.repeat_noise) * scale)
+    def _law_under_residual(self, features, loss, whitener, prior, rough: LawFit) -> LawFit:
+        try:
+            return refine_law(features, loss, whitener, prior, rough.theta)
+        except LinAlgError as error:
+            self._fall_back("law kept at its robust fit", error)
+            return rough
+
+    def _ensemble(self, features, loss, whitener, prior: LawPrior, fit: LawFit, rng) -> np.ndarray:
+        if self.members == 1:
+            return fit.theta[None]
+        free = np.flatnonzero(prior.sd > 0)
+        chol = torch.from_numpy(whitener)
+
+        def log_density(thetas: np.ndarray) -> np.ndarray:
+            off = torch.from_numpy(loss - law_value(thetas, features, self.has_role))
+            z = torch.linalg.solve_triangular(chol, off.T, upper=False)
+            from_prior = (thetas[:, free] - prior.mean[free]) / prior.sd[free]
+            return -0.5 * z.square().sum(dim=0).numpy() - 0.5 * np.square(from_prior).sum(axis=1)
+
+        try:
+            return sample_laws(fit, log_density, self.members, rng)
+        except LinAlgError as error:
+            self._fall_back("the most probable law alone", error)
+            return fit.theta[None]
 
     def _fall_back(self, what: str, error: Exception) -> None:
         reason = f"{what}: {type(error).__name__}"
@@ -181,35 +270,14 @@ class SurrogateFitter:
         logger.warning("%s (%s)", reason, str(error).splitlines()[0] if str(error) else "no message")
 
 
-def build_model(
-    inputs: torch.Tensor, target: np.ndarray, vague: np.ndarray, law: LinearisedLaw, residual: Residual
-) -> SingleTaskGP:
-    """The BoTorch model: the law's mean and parameter doubt, and a Matern-5/2 process for what it misses.
-
-    Args:
-        inputs: `n x (d + 4)`.
-        target: losses divided by the law's scale, shape (n,).
-        vague: extra noise variance of each run, shape (n,).
-        law: the linearised law.
-        residual: hyperparameters.
-    """
-    dimensions = inputs.shape[-1] - N_FEATURES
-    matern = ScaleKernel(
-        MaternKernel(nu=2.5, ard_num_dims=dimensions, active_dims=tuple(range(dimensions)))
-    )
-    noise = torch.as_tensor(np.maximum(vague + residual.noise, LEAST_NOISE))
-    model = SingleTaskGP(
-        inputs,
-        torch.as_tensor(target)[:, None],
-        likelihood=FixedNoiseGaussianLikelihood(noise=noise),
-        mean_module=LawMean(law),
-        covar_module=LawKernel(law) + matern,
-        outcome_transform=None,
-    ).double()
-    matern.outputscale = residual.variance
-    matern.base_kernel.lengthscale = torch.as_tensor(residual.lengthscales)[None]
-    model.repeat_noise = residual.noise
-    return model.eval()
+def residual_kernel(residual: Residual) -> ScaleKernel:
+    """Matern-5/2 over the unit-cube columns of the inputs."""
+    dimensions = len(residual.lengthscales)
+    base = MaternKernel(nu=2.5, ard_num_dims=dimensions, active_dims=tuple(range(dimensions)))
+    kernel = ScaleKernel(base).double()
+    kernel.outputscale = residual.variance
+    base.lengthscale = torch.as_tensor(residual.lengthscales)[None]
+    return kernel
 
 
 def stable_cholesky(matrix: torch.Tensor) -> torch.Tensor:
@@ -219,10 +287,9 @@ def stable_cholesky(matrix: torch.Tensor) -> torch.Tensor:
         NotPSDError: not even a jitter of a thousandth of the mean diagonal helps.
     """
     typical = float(matrix.diagonal().abs().mean())
+    identity = torch.eye(len(matrix), dtype=matrix.dtype)
     for jitter in (0.0, 1e-10, 1e-8, 1e-6, 1e-4, 1e-3):
-        factor, info = torch.linalg.cholesky_ex(
-            matrix + jitter * typical * torch.eye(len(matrix), dtype=matrix.dtype)
-        )
+        factor, info = torch.linalg.cholesky_ex(matrix + jitter * typical * identity)
         if int(info) == 0:
             return factor
     raise NotPSDError("covariance is not positive definite")

@@ -16,6 +16,7 @@ Point = dict
 # Points looked at once to learn the ranges of cost and roles.
 _PROBES = 256
 _PROBE_SEED = 20250
+_KNOWN_ROLES = frozenset(ROLES)
 
 
 @dataclass(frozen=True)
@@ -104,25 +105,22 @@ class LegalSpace:
 
     def describe(self, points: list[Point]) -> Candidates:
         """Points that are legal already."""
-        details = [self._detail(point) for point in points]
-        width = self.encoding.row(self.cheapest).size if hasattr(self, "cheapest") else 0
+        if not points:
+            width = self.encoding.row(self.cheapest).size
+            return Candidates([], np.zeros(0), np.zeros((0, width)), np.zeros((0, 4)))
+        logs = np.array([self._log_roles(point) for point in points])
         return Candidates(
             points,
-            np.array([d[0] for d in details]),
-            np.array([d[1] for d in details]).reshape(len(points), -1 if points else width),
-            np.array([d[2] for d in details]).reshape(len(points), 4),
+            np.array([self.cost(point) for point in points]),
+            np.array([self.encoding.row(point) for point in points]),
+            np.where(np.isfinite(logs), logs - np.asarray(self.centre), 0.0),
         )
-
-    def _detail(self, point: Point) -> tuple[float, np.ndarray, np.ndarray]:
-        logs = self._log_roles(point)
-        features = np.where(np.isfinite(logs), logs - np.asarray(self.centre), 0.0)
-        return self.cost(point), self.encoding.row(point), features
 
     def _log_roles(self, point: Point) -> list[float]:
         roles = self.roles(point)
-        unknown = set(roles) - set(ROLES)
-        if unknown:
-            raise ValueError(f"roles() named {', '.join(sorted(unknown))}: known are {', '.join(ROLES)}")
+        if not roles.keys() <= _KNOWN_ROLES:
+            unknown = ", ".join(sorted(roles.keys() - _KNOWN_ROLES))
+            raise ValueError(f"roles() named {unknown}: known are {', '.join(ROLES)}")
         return [log(roles[name]) if name in roles and roles[name] > 0 else float("nan") for name in ROLES]
 
     def _find_extremes(self, points: list[Point]) -> None:
@@ -168,7 +166,4 @@ class LegalSpace:
 
 def point_key(point: Point) -> tuple:
     """A hashable identity of a point, blind to differences in the ninth digit."""
-    return tuple(
-        (name, float(f"{value:.9g}") if isinstance(value, float) else value)
-        for name, value in sorted(point.items())
-    )
+    return tuple(f"{v:.9g}" if isinstance(v, float) else v for _, v in sorted(point.items()))

@@ -211,7 +211,7 @@ def _content_hash(config: DataConfig, tokenizer: Tokenizer, digests: list[bytes]
 
 def _describe(source: Source, written: _Written, cut: bool) -> str:
     if cut:
-        unit = "pieces cut at blank lines to be split"
+        unit = "pieces (too few documents to split them whole)"
     else:
         unit = "files" if source.files and len(source.files) >= len(written.tokens) else "documents"
     return f"{source.description}, {len(written.tokens):,} {unit}, {sum(written.bytes) / 1e6:.3g} MB"

@@ -91,6 +91,7 @@ def train(job: TrainingJob) -> TrialOutcome:
     """
     device = choose_device(job.device)
     if device.type == "cuda":
+        torch.cuda.init()  # the next line fails in a process that has not used the GPU yet
         torch.cuda.reset_peak_memory_stats(device)
     tally = _Tally()
     try:
