@@ -22,7 +22,8 @@ from scipy.stats import qmc
 
 from carbs_scaling.acquisition import FrontLevels, expected_front_gain
 from carbs_scaling.errors import BudgetSpent
-from carbs_scaling.laws.loss import LossLaw
+from carbs_scaling.frontier import pareto_front
+from carbs_scaling.laws.loss import LossLaw, best_batch_feature, best_rate_feature, law_floor
 from carbs_scaling.surrogate.encoding import Encoding
 from carbs_scaling.surrogate.gp import Surrogate, SurrogateFitter
 from carbs_scaling.surrogate.history import History, read_history
@@ -41,6 +42,7 @@ class SamplerOptions:
         noise_sds: an improvement counts beyond this many standard deviations of seed noise.
         candidates: random points scored a proposal; twice as many more follow around the best.
         members: laws in the surrogate's ensemble; 1 leaves the doubt about the law out.
+        anytime: whether the front shall be good at every moment, rather than by the mean over all FLOPs.
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
             gains are compared, never charged; None for a two-thousandth of the budget.
@@ -51,6 +53,7 @@ class SamplerOptions:
     noise_sds: float = 1.0
     candidates: int = 256
     members: int = 48
+    anytime: bool = True
     max_trial_flops: float | None = None
     overhead_flops: float | None = None
 
@@ -171,6 +174,18 @@ class CarbsSampler(BaseSampler):
             return self.options.overhead_flops
         return 0.0 if self.budget_flops is None else self.budget_flops / 2000
 
+    def _price(self, flops: np.ndarray, spent: float) -> np.ndarray:
+        """What gains are divided by.
+
+        FLOPs, made dearer where they are many beside what is spent: if the search may end at any total, equally
+        likely in each decade, then of two orders of the same two runs the better one is that by
+        gain / ((s + c) ln(1 + c / s)), which is gain / c for c far below the spent s.
+        """
+        cost = flops + self._overhead
+        if not self.options.anytime:
+            return cost
+        return (spent + cost) * np.log1p(cost / spent)
+
     def _remaining(self, history: History) -> float:
         if self.budget_flops is None:
             return float("inf")
@@ -240,10 +255,9 @@ class CarbsSampler(BaseSampler):
             loss += list(believed)
         dearest = min(self.space.highest_flops, self.budget_flops or np.inf)
         top = np.log10(dearest) + 0.1
-        order = np.argsort(flops)
-        early = np.asarray(loss)[order[: max(3, len(order) // 5)]]
-        ceiling = float(np.median(early)) + surrogate.scale * 0.2
+        ceiling = self._ceiling(flops, loss, surrogate)
         front = FrontLevels.of(flops, loss, np.log10(self.space.lowest_flops), (top, ceiling))
+        spent = max(history.spent_flops + history.committed_flops, self.space.lowest_flops)
         threshold = self.options.noise_sds * surrogate.noise_sd
 
         def score(batch: Candidates) -> np.ndarray:
@@ -251,27 +265,55 @@ class CarbsSampler(BaseSampler):
             mean, sd = surrogate.predict(inputs)
             gain = expected_front_gain(mean, sd, np.log10(batch.flops), front, threshold)
             gain = surrogate.shares @ gain
-            return np.log(np.maximum(gain, 1e-300)) - np.log(batch.flops + self._overhead)
+            price = self._price(batch.flops, spent)
+            return np.log(np.maximum(gain, 1e-300)) - np.log(price)
 
-        pool = self._pool(self._sobol(rng, self.options.candidates), history, limit)
-        centres = [self.space.encoding.position(point) for point in history.points]
-        best_runs = np.argsort(loss[: len(history.points)])[:20]
-        near = [centres[i] for i in best_runs] or [self.space.encoding.position(self.space.cheapest)]
-        pool = _joined(
-            pool, self._pool(_around(near, 0.15, self.options.candidates // 2, rng), history, limit)
-        )
+        pool = self._candidates(history, surrogate, rng, limit)
         if not len(pool):
             return self._cheapest("no new affordable candidate")
         scores = score(pool)
         for spread in (0.1, 0.04, 0.015):
-            order = np.argsort(-scores, kind="stable")[:8]
+            order = np.argsort(-scores, kind="stable")[:12]
             near = [self.space.encoding.position(pool.points[i]) for i in order]
-            more = self._pool(_around(near, spread, self.options.candidates // 2, rng), history, limit)
+            more = self._pool(_around(near, spread, self.options.candidates // 4, rng), history, limit)
             pool = pool.take(order)
             scores = scores[order]
             if len(more):
                 pool, scores = _joined(pool, more), np.concatenate([scores, score(more)])
         return pool.points[int(np.argmax(scores))]
+
+    def _ceiling(self, flops: list[float], loss: list[float], surrogate: Surrogate) -> float:
+        """Reference loss: a tenth of the front's range above what the cheapest run can reach."""
+        front = np.asarray(loss)[pareto_front(flops, loss)]
+        cheapest = self.space.features([self.space.cheapest])
+        floor = float(law_floor(np.asarray(surrogate.law.theta), cheapest, self.space.has_role)[0])
+        highest = max(floor, float(front[0]))
+        return highest + 0.1 * max(highest - float(front[-1]), surrogate.scale)
+
+    def _candidates(
+        self, history: History, surrogate: Surrogate, rng: np.random.Generator, limit: float
+    ) -> Candidates:
+        """Points spread over the space, points on the valley floor of drawn laws, and neighbours of the front."""
+        count = self.options.candidates
+        spread_out = self._sobol(rng, count)
+        guided = self._sobol(rng, count)[: count * 3 // 4]
+        self._onto_valley_floor(guided, surrogate, rng)
+        front = pareto_front(history.flops, history.loss)
+        centres = [self.space.encoding.position(history.points[i]) for i in front]
+        near = _around(centres or [self.space.encoding.position(self.space.cheapest)], 0.1, count // 2, rng)
+        return self._pool(np.concatenate([spread_out[: count // 2], guided, near]), history, limit)
+
+    def _onto_valley_floor(self, knobs: np.ndarray, surrogate: Surrogate, rng: np.random.Generator) -> None:
+        """Sets learning rate and batch of rows of `knobs` to the best by laws drawn from the ensemble."""
+        features = self.space.features([self.space.legal(self.space.encoding.point(row)) for row in knobs])
+        thetas = surrogate.mean.thetas[rng.integers(len(surrogate.mean.thetas), size=len(knobs))]
+        batch = best_batch_feature(thetas, features) + 0.2 * rng.normal(size=len(knobs))
+        if self.space.has_role[3]:
+            features[:, 3] = batch
+            self.space.set_role(knobs, "batch_tokens", batch + self.space.centre[3])
+        rate = best_rate_feature(thetas, features) + 0.2 * rng.normal(size=len(knobs))
+        if self.space.has_role[2]:
+            self.space.set_role(knobs, "learning_rate", rate + self.space.centre[2])
 
     def _pool(self, knobs: np.ndarray, history: History, limit: float) -> Candidates:
         batch = self.space.candidates(knobs)

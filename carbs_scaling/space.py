@@ -231,12 +231,12 @@ class Space:
         return self._recipe(self._complete(point), seed)
 
     def flops(self, point: Point) -> float:
-        """Training FLOPs of a legal point, known before it is run."""
-        return self._flops(self._complete(point))
+        """Training FLOPs of a point, known before it is run; each dimension at its nearest allowed value."""
+        return self._flops(self._complete(self._allowed(point)))
 
     def roles(self, point: Point) -> dict[str, float]:
         """What the scaling law reads from a point: N, D, learning rate, batch in tokens."""
-        recipe = self.recipe(point, seed=0)
+        recipe = self._recipe(self._complete(self._allowed(point)))
         return {
             "params": recipe.params,
             "tokens": recipe.tokens,
@@ -248,6 +248,10 @@ class Space:
     def _cheapest(self) -> Point:
         """Smallest shape, fewest tokens, smallest batch; whole steps leave it within 5% of the cheapest."""
         return {name: dimension.low for name, dimension in self.searched.items()} | self.fixed
+
+    def _allowed(self, point: Point) -> Point:
+        """Allowed values, dimension by dimension: enough for a model to have a shape, not yet a legal run."""
+        return {name: self.searched[name].nearest(value) for name, value in point.items()}
 
     def _complete(self, point: Point) -> Point:
         return {**self.fixed, **point}

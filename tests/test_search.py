@@ -1,4 +1,4 @@
-"""The whole loop on a small text: the budget is kept, a broken search goes on as the unbroken one, mistakes stop it."""
+"""The whole loop on a small text: the budget is kept, a broken search goes on as the unbroken one."""
 
 import io
 import random
@@ -31,7 +31,7 @@ TINY = (
 @pytest.fixture
 def tiny(tmp_path, search_config):
     """Configuration of a search that takes seconds, on a text of its own."""
-    words = "loss model token batch width depth scale law front search".split()
+    words = ["loss", "model", "token", "batch", "width", "depth", "scale", "law", "front", "search"]
     generator = random.Random(0)
     for index in range(60):
         (tmp_path / f"{index}.txt").write_text(" ".join(generator.choices(words, k=400)))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from carbs_scaling.training.outcome import Status, TrialOutcome
 
 # On a busy machine the coordinator should get its fraction of a second at once: workers yield to it.
-WORKER_NICENESS = 5
+WORKER_NICENESS = 10
 
 
 def _exit_with_parent() -> None:

@@ -314,6 +314,19 @@ def _bounded(exponent):
     return np.clip(exponent, -60.0, 60.0)
 
 
+def best_batch_feature(theta: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """ln B* less its centre, shape (n,), of one theta (18,) or one each (n, 18), at features (n, 4)."""
+    p = dict(zip(PARAMETERS, np.moveaxis(np.asarray(theta), -1, 0), strict=True))
+    return p["b0"] + p["b1"] * features[:, 1] + p["b2"] * features[:, 0]
+
+
+def best_rate_feature(theta: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """ln e* less its centre at the features' own batch; shapes as in `best_batch_feature`."""
+    p = dict(zip(PARAMETERS, np.moveaxis(np.asarray(theta), -1, 0), strict=True))
+    n, d, _, b = features.T
+    return p["a0"] + p["a1"] * n + p["a2"] * d + p["a3"] * b
+
+
 def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.ndarray, np.ndarray]:
     """Losses (n,) of one `theta` (18,) and their derivatives by `PARAMETERS` (n, 18)."""
     p = dict(zip(PARAMETERS, theta, strict=True))

@@ -11,9 +11,9 @@ import numpy as np
 
 from carbs_scaling.laws.loss import LawFit
 
-_STEPS = 30
-# Share of fresh noise in a proposal; half and half mixes in a few steps at a good acceptance.
-_FRESH = 0.5
+_STEPS = 80
+# Shares of fresh noise in a proposal, taken in turn: small ones are accepted, large ones get far.
+_FRESH = (0.2, 0.5, 0.9)
 
 
 def sample_laws(
@@ -39,11 +39,12 @@ def sample_laws(
         thetas[:, free] += z @ root.T
         return thetas
 
-    # Start where the approximation surely holds, so that no chain is stuck in a tail from its first step on.
-    z = 0.3 * rng.normal(size=(count, free.size))
+    # Start where the approximation holds, so that no chain is stuck in a tail from its first step on.
+    z = 0.7 * rng.normal(size=(count, free.size))
     at = log_density(laws(z)) + 0.5 * np.square(z).sum(axis=1)
-    for _ in range(_STEPS):
-        proposal = np.sqrt(1 - _FRESH**2) * z + _FRESH * rng.normal(size=z.shape)
+    for step in range(_STEPS):
+        fresh = _FRESH[step % len(_FRESH)]
+        proposal = np.sqrt(1 - fresh**2) * z + fresh * rng.normal(size=z.shape)
         there = log_density(laws(proposal)) + 0.5 * np.square(proposal).sum(axis=1)
         accept = np.log(rng.random(count)) < there - at
         z, at = np.where(accept[:, None], proposal, z), np.where(accept, there, at)

@@ -43,16 +43,17 @@ class ResidualPrior:
     """
 
     dimensions: int
-    lengthscale_sd: float = 1.0
-    ln_variance: float = 2 * log(0.12)
-    ln_variance_sd: float = 1.6
+    ln_lengthscale: float = -0.7
+    lengthscale_sd: float = 0.7
+    ln_variance: float = 2 * log(0.15)
+    ln_variance_sd: float = 1.2
     ln_noise: float = 2 * log(0.015)
     ln_noise_sd: float = 2.0
 
     @property
     def mean(self) -> np.ndarray:
         """Of (ln lengthscales, ln variance, ln noise), shape (d + 2,)."""
-        lengthscale = 0.4 + 0.5 * log(max(self.dimensions, 1))
+        lengthscale = self.ln_lengthscale + 0.5 * log(max(self.dimensions, 1))
         return np.array([lengthscale] * self.dimensions + [self.ln_variance, self.ln_noise])
 
     @property

@@ -71,6 +71,7 @@ class LegalSpace:
         self._low, self._high = filled.min(axis=0), filled.max(axis=0)
         self.centre = tuple(float(c) for c in (self._low + self._high) / 2)
         self._find_extremes(points)
+        self._role_knobs = {name: self._role_knob(name) for name in ("learning_rate", "batch_tokens")}
 
     def legal(self, point: Point) -> Point:
         """The nearest legal point, inside the distributions."""
@@ -108,13 +109,17 @@ class LegalSpace:
         if not points:
             width = self.encoding.row(self.cheapest).size
             return Candidates([], np.zeros(0), np.zeros((0, width)), np.zeros((0, 4)))
-        logs = np.array([self._log_roles(point) for point in points])
         return Candidates(
             points,
             np.array([self.cost(point) for point in points]),
             np.array([self.encoding.row(point) for point in points]),
-            np.where(np.isfinite(logs), logs - np.asarray(self.centre), 0.0),
+            self.features(points),
         )
+
+    def features(self, points: list[Point]) -> np.ndarray:
+        """Centred log features, shape (m, 4); 0 for a role that a point does not have."""
+        logs = np.array([self._log_roles(point) for point in points])
+        return np.where(np.isfinite(logs), logs - np.asarray(self.centre), 0.0)
 
     def _log_roles(self, point: Point) -> list[float]:
         roles = self.roles(point)
@@ -131,6 +136,34 @@ class LegalSpace:
         knobs = self.encoding.position(points[int(np.argsort(costs)[len(costs) // 2])])
         ends = np.arange(self.encoding.knobs)
         self.moves_cost = np.array([self._matters(knobs, int(i)) for i in ends])
+
+    def _role_knob(self, role: str) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """The one dimension that sets a role, with levels of it and the role's logs there; None if several do."""
+        i = ROLES.index(role)
+        if not self.has_role[i]:
+            return None
+        middle = np.full(self.encoding.knobs, 0.5)
+        found = None
+        for knob, distribution in enumerate(self.encoding.distributions.values()):
+            if isinstance(distribution, CategoricalDistribution):
+                continue
+            levels = np.linspace(0.0, 1.0, 33)
+            logs = []
+            for level in levels:
+                middle[knob] = level
+                logs.append(self._log_roles(self.legal(self.encoding.point(middle)))[i])
+            middle[knob] = 0.5
+            if np.ptp(logs) > 1e-9:
+                if found is not None or not (np.diff(logs) >= 0).all():
+                    return None
+                found = knob, levels, np.asarray(logs)
+        return found
+
+    def set_role(self, knobs: np.ndarray, role: str, logs: np.ndarray) -> None:
+        """Moves rows of `knobs` (m, k), in place, to where a role has the wanted logs (m,), if one knob sets it."""
+        if self._role_knobs[role] is not None:
+            knob, levels, known = self._role_knobs[role]
+            knobs[:, knob] = np.interp(logs, known, levels)
 
     def _levels(self, i: int) -> np.ndarray:
         distribution = list(self.encoding.distributions.values())[i]
