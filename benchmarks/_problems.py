@@ -150,7 +150,9 @@ def broken_floor(n, d):
 
 def interacting_floor(n, d):
     """N and D need one another: a product term beside the sum."""
-    return 1.5 + 0.4 * (n / 1e7) ** -0.3 + 0.4 * (d / 1e9) ** -0.3 + 0.25 * (n / 1e7) ** -0.4 * (d / 1e9) ** -0.5
+    return (
+        1.5 + 0.4 * (n / 1e7) ** -0.3 + 0.4 * (d / 1e9) ** -0.3 + 0.25 * (n / 1e7) ** -0.4 * (d / 1e9) ** -0.5
+    )
 
 
 def curved_rate(p: dict) -> float:
@@ -181,7 +183,9 @@ def eight_dimensions(p: dict) -> float:
 CHINCHILLA = power_law(1.8, 1.7, 0.35, 1.05, 0.36)
 BANK = (
     Problem("published law", True, CHINCHILLA, parabola(), 0.003),
-    Problem("other exponents", True, power_law(0.4, 1.2, 0.15, 0.9, 0.6), parabola(by_n=-0.1, by_d=-0.3), 0.005),
+    Problem(
+        "other exponents", True, power_law(0.4, 1.2, 0.15, 0.9, 0.6), parabola(by_n=-0.1, by_d=-0.3), 0.005
+    ),
     Problem("lopsided valley, cliff", True, CHINCHILLA, lopsided, 0.003, lambda p: off_rate(p) > 1.6),
     Problem(
         "eight dimensions",

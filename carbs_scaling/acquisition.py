@@ -43,6 +43,11 @@ class FrontLevels:
         edges[0] = min(edges[0], edges[1])
         return FrontLevels(edges=edges, levels=np.concatenate([[reference[1]], levels[inside]]))
 
+    def at(self, log_cost) -> np.ndarray:
+        """Best loss so far at or below costs, in the shape of `log_cost`."""
+        index = np.searchsorted(self.edges, log_cost, side="right") - 1
+        return self.levels[np.clip(index, 0, len(self.levels) - 1)]
+
 
 def expected_improvement(mean, sd, level) -> np.ndarray:
     """E[(level - y)+] for y ~ Normal(mean, sd), elementwise; exact also far in the tail."""
@@ -73,3 +78,72 @@ def expected_front_gain(mean, sd, log_cost, front: FrontLevels, threshold: float
     mean, sd = np.broadcast_arrays(mean, sd)
     gain = expected_improvement(mean[..., None], sd[..., None], front.levels - threshold)
     return (width * gain).sum(axis=-1)
+
+
+def gittins_index(mean, sd, shares, price) -> np.ndarray:
+    """Pandora's-box index g with E[(g - y)+] = price, the lower the better; shape (m,).
+
+    Weitzman 1979; as an acquisition Xie et al. 2024 (arXiv 2406.20062).
+
+    Args:
+        mean: each of s laws' predictions, shape (s, m).
+        sd: their common deviation, shape (m,).
+        shares: weight of each law, shape (s,).
+        price: cost of looking, in losses, shape (m,).
+    """
+    low, high = mean.min(axis=0) - 8 * sd - price, mean.max(axis=0) + 8 * sd + 2 * price
+    for _ in range(50):
+        middle = (low + high) / 2
+        above = shares @ expected_improvement(mean, sd, middle) > price
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class ValleyDoubt:
+    """What an ensemble of s laws does not agree on: where the valley's floor lies at the front's t levels.
+
+    Args:
+        rates: ln of the best learning rate at each level, shape (s, t).
+        batches: ln of the best batch, shape (s, t).
+        rate_curvature: loss per squared neper off the best rate, shape (t,).
+        batch_curvature: the same for the batch, shape (t,).
+        width: decades of cost that each level stands for, shape (t,).
+        shares: weight of each law, shape (s,).
+    """
+
+    rates: np.ndarray
+    batches: np.ndarray
+    rate_curvature: np.ndarray
+    batch_curvature: np.ndarray
+    width: np.ndarray
+    shares: np.ndarray
+
+
+def expected_learning_gain(members, noise_variance, doubt: ValleyDoubt) -> np.ndarray:
+    """Front area that later runs are expected to gain by what a run teaches about the valley; shape (m,).
+
+    A run at the mean of the laws' best rates loses curvature x variance to the best. A run's loss y cuts the
+    variance of the best rate r by cov(r, y)^2 / var(y), as for jointly normal variables (the knowledge gradient
+    of Frazier et al. 2009, with the later decision's value in closed form).
+
+    Args:
+        members: each law's prediction for m runs, shape (s, m).
+        noise_variance: variance of a run around its law's prediction, shape (m,).
+        doubt: about the valley.
+    """
+    share = doubt.shares[:, None]
+    predicted = members - (share * members).sum(axis=0)
+    predicted_variance = (share * predicted**2).sum(axis=0)
+    gain = np.zeros(members.shape[1])
+    for values, curvature in (
+        (doubt.rates, doubt.rate_curvature),
+        (doubt.batches, doubt.batch_curvature),
+    ):
+        centred = values - (share * values).sum(axis=0)
+        covariance = (share * centred).T @ predicted
+        # Two unrelated columns of s draws have a squared covariance of this size by chance.
+        chance = (share * centred**2).sum(axis=0)[:, None] * predicted_variance / len(members)
+        explained = np.maximum(covariance**2 - chance, 0.0) / (predicted_variance + noise_variance)
+        gain += (doubt.width * curvature) @ explained
+    return gain

@@ -5,6 +5,7 @@
 after a restart, and no global random state is used or touched.
 """
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,16 +21,34 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
-from carbs_scaling.acquisition import FrontLevels, expected_front_gain
+from carbs_scaling.acquisition import (
+    FrontLevels,
+    ValleyDoubt,
+    expected_front_gain,
+    expected_improvement,
+    expected_learning_gain,
+    gittins_index,
+)
 from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.frontier import pareto_front
-from carbs_scaling.laws.loss import LossLaw, best_batch_feature, best_rate_feature, law_floor
+from carbs_scaling.laws.loss import (
+    LossLaw,
+    best_batch_feature,
+    best_rate_feature,
+    law_floor,
+    valley_curvatures,
+)
 from carbs_scaling.surrogate.encoding import Encoding
-from carbs_scaling.surrogate.gp import Surrogate, SurrogateFitter
+from carbs_scaling.surrogate.gp import EXCESS_SHARE, Surrogate, SurrogateFitter
 from carbs_scaling.surrogate.history import History, read_history
 from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
 
 logger = logging.getLogger(__name__)
+
+ACQUISITIONS = ("front_gain_per_flop", "front_gain", "ei_front", "ei_per_cost", "gittins", "carbs_local")
+
+# Levels of cost at which what is learnt about the valley is put to use.
+_LEVELS = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,9 @@ class SamplerOptions:
         noise_sds: an improvement counts beyond this many standard deviations of seed noise.
         candidates: random points scored a proposal; twice as many more follow around the best.
         members: laws in the surrogate's ensemble; 1 leaves the doubt about the law out.
+        learning: share in which a run is also worth what it teaches about learning rate and batch of later ones.
+        law_mean: whether the prior mean is the loss law; else it is a constant.
+        acquisition: one of `ACQUISITIONS`.
         anytime: whether the front shall be good at every moment, rather than by the mean over all FLOPs.
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
@@ -49,11 +71,14 @@ class SamplerOptions:
     """
 
     startup_trials: int | None = None
-    startup_fraction: float = 0.005
-    noise_sds: float = 1.0
+    startup_fraction: float = 0.001
+    noise_sds: float = 0.5
     candidates: int = 256
     members: int = 48
     anytime: bool = True
+    learning: float = 0.5
+    law_mean: bool = True
+    acquisition: str = "front_gain_per_flop"
     max_trial_flops: float | None = None
     overhead_flops: float | None = None
 
@@ -89,6 +114,10 @@ class CarbsSampler(BaseSampler):
         if unknown:
             raise TypeError(f"CarbsSampler has no option {', '.join(sorted(unknown))}")
         self.options = SamplerOptions(**options)
+        if self.options.acquisition not in ACQUISITIONS:
+            raise ValueError(
+                f"acquisition {self.options.acquisition!r} is not one of {', '.join(ACQUISITIONS)}"
+            )
         self.space = LegalSpace(Encoding(dict(distributions)), flops, roles, project)
         self.budget_flops = budget_flops
         self.target = target
@@ -204,7 +233,8 @@ class CarbsSampler(BaseSampler):
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
         if self.budget_flops is not None:
             cap = min(cap, self.options.startup_fraction * self.budget_flops)
-        cap = min(max(cap, self.space.lowest_flops), limit)
+        # Never so tight that only the very cheapest run is left, which would be proposed again and again.
+        cap = min(max(cap, 4 * self.space.lowest_flops), limit)
         knobs = self._sobol(rng, 64)
         # Away from the edges of what has no price, where runs are most often wasted; towards the cheapest
         # point in what has one, until it can be paid.
@@ -234,7 +264,7 @@ class CarbsSampler(BaseSampler):
         known = self.space.describe(history.points)
         fitter = SurrogateFitter(
             self.space.centre,
-            self.space.has_role,
+            self.space.has_role if self.options.law_mean else (False,) * 4,
             self.space.role_range("learning_rate"),
             self.space.role_range("batch_tokens"),
             self.options.members,
@@ -260,17 +290,33 @@ class CarbsSampler(BaseSampler):
         spent = max(history.spent_flops + history.committed_flops, self.space.lowest_flops)
         threshold = self.options.noise_sds * surrogate.noise_sd
 
-        def score(batch: Candidates) -> np.ndarray:
-            inputs = torch.from_numpy(np.column_stack([batch.cube, batch.features]))
-            mean, sd = surrogate.predict(inputs)
-            gain = expected_front_gain(mean, sd, np.log10(batch.flops), front, threshold)
-            gain = surrogate.shares @ gain
-            price = self._price(batch.flops, spent)
-            return np.log(np.maximum(gain, 1e-300)) - np.log(price)
-
         pool = self._candidates(history, surrogate, rng, limit)
         if not len(pool):
             return self._cheapest("no new affordable candidate")
+        doubt = (
+            self._valley_doubt(pool, surrogate, limit)
+            if self.options.learning and self.options.law_mean
+            else None
+        )
+
+        # What a run teaches is counted less and less: where the law is wrong, doubt about it never ends.
+        lesson = self.options.learning * np.exp(-len(history.points) / (4 * self.space.encoding.knobs))
+
+        def score(batch: Candidates) -> np.ndarray:
+            inputs = torch.from_numpy(np.column_stack([batch.cube, batch.features]))
+            mean, sd = surrogate.predict(inputs)
+            if self.options.acquisition != "front_gain_per_flop":
+                return self._other_score(batch, mean, sd, front, threshold, history, surrogate)
+            gain = expected_front_gain(mean, sd, np.log10(batch.flops), front, threshold)
+            gain = surrogate.shares @ gain
+            if doubt is not None:
+                floor = law_floor(np.asarray(surrogate.law.theta), batch.features, self.space.has_role)
+                excess = np.maximum(surrogate.shares @ mean - floor, 0.0)
+                noise = sd**2 + surrogate.noise_sd**2 + (EXCESS_SHARE * excess) ** 2
+                gain += lesson * expected_learning_gain(mean, noise, doubt)
+            price = self._price(batch.flops, spent)
+            return np.log(np.maximum(gain, 1e-300)) - np.log(price)
+
         scores = score(pool)
         for spread in (0.1, 0.04, 0.015):
             order = np.argsort(-scores, kind="stable")[:12]
@@ -282,11 +328,34 @@ class CarbsSampler(BaseSampler):
                 pool, scores = _joined(pool, more), np.concatenate([scores, score(more)])
         return pool.points[int(np.argmax(scores))]
 
+    def _other_score(
+        self, batch: Candidates, mean, sd, front: FrontLevels, threshold: float, history: History, surrogate
+    ) -> np.ndarray:
+        """Scores of the alternatives kept for comparison; larger is better."""
+        log_cost = np.log10(batch.flops)
+        name, shares = self.options.acquisition, surrogate.shares
+        if name == "front_gain":
+            score = shares @ expected_front_gain(mean, sd, log_cost, front, threshold)
+        elif name == "ei_front":
+            score = shares @ expected_improvement(mean, sd, front.at(log_cost) - threshold)
+        elif name == "ei_per_cost":
+            score = shares @ expected_improvement(mean, sd, min(history.loss)) / batch.flops
+        elif name == "gittins":
+            scale = (front.levels[0] - front.levels[-1]) / (self.budget_flops or batch.flops.max())
+            below_front = mean - front.at(log_cost)
+            return -gittins_index(below_front, sd, shares, scale * batch.flops)
+        else:
+            near = self.space.describe([history.points[i] for i in pareto_front(history.flops, history.loss)])
+            gaps = np.linalg.norm(batch.cube[:, None] - near.cube[None], axis=-1).min(axis=1)
+            level = front.at(log_cost) - threshold
+            score = shares @ expected_improvement(mean, sd, level) * np.exp(-0.5 * (gaps / 0.3) ** 2)
+        return np.log(np.maximum(score, 1e-300))
+
     def _ceiling(self, flops: list[float], loss: list[float], surrogate: Surrogate) -> float:
         """Reference loss: a tenth of the front's range above what the cheapest run can reach."""
         front = np.asarray(loss)[pareto_front(flops, loss)]
         cheapest = self.space.features([self.space.cheapest])
-        floor = float(law_floor(np.asarray(surrogate.law.theta), cheapest, self.space.has_role)[0])
+        floor = float(law_floor(np.asarray(surrogate.law.theta), cheapest, surrogate.law.has_role)[0])
         highest = max(floor, float(front[0]))
         return highest + 0.1 * max(highest - float(front[-1]), surrogate.scale)
 
@@ -297,11 +366,40 @@ class CarbsSampler(BaseSampler):
         count = self.options.candidates
         spread_out = self._sobol(rng, count)
         guided = self._sobol(rng, count)[: count * 3 // 4]
-        self._onto_valley_floor(guided, surrogate, rng)
+        if self.options.law_mean:
+            self._onto_valley_floor(guided, surrogate, rng)
         front = pareto_front(history.flops, history.loss)
         centres = [self.space.encoding.position(history.points[i]) for i in front]
         near = _around(centres or [self.space.encoding.position(self.space.cheapest)], 0.1, count // 2, rng)
         return self._pool(np.concatenate([spread_out[: count // 2], guided, near]), history, limit)
+
+    def _valley_doubt(self, pool: Candidates, surrogate: Surrogate, limit: float) -> ValleyDoubt | None:
+        """What is not known of the valley at the front's later runs: the best shape at each level of cost."""
+        if not (self.space.has_role[2] or self.space.has_role[3]) or len(surrogate.mean.thetas) < 2:
+            return None
+        theta = np.asarray(surrogate.law.theta)
+        floor = law_floor(theta, pool.features, self.space.has_role)
+        log_cost = np.log10(pool.flops)
+        edges = np.linspace(log_cost.min(), min(log_cost.max(), np.log10(limit / 2)) + 1e-9, _LEVELS + 1)
+        best = [
+            int(inside[np.argmin(floor[inside])])
+            for low, high in itertools.pairwise(edges)
+            if len(inside := np.flatnonzero((log_cost >= low) & (log_cost < high)))
+        ]
+        if not best:
+            return None
+        features = pool.features[best].copy()
+        features[:, 3] = best_batch_feature(theta, features) if self.space.has_role[3] else 0.0
+        thetas = surrogate.mean.thetas
+        curvatures = valley_curvatures(theta, features, self.space.has_role)
+        return ValleyDoubt(
+            rates=np.array([best_rate_feature(t, features) for t in thetas]),
+            batches=np.array([best_batch_feature(t, features) for t in thetas]),
+            rate_curvature=curvatures[0],
+            batch_curvature=curvatures[1],
+            width=np.full(len(best), edges[1] - edges[0]),
+            shares=surrogate.shares,
+        )
 
     def _onto_valley_floor(self, knobs: np.ndarray, surrogate: Surrogate, rng: np.random.Generator) -> None:
         """Sets learning rate and batch of rows of `knobs` to the best by laws drawn from the ensemble."""

@@ -186,6 +186,7 @@ class Space:
         self._vocabulary_size = vocabulary_size
         self._convention = convention
         self._max_trial_flops = max_trial_flops
+        self._shapes: dict[tuple[int, int], ModelShape] = {}
         self.searched: dict[str, Dimension] = {n: d for n, d in parsed.items() if isinstance(d, Dimension)}
         self.fixed: Point = {n: d for n, d in parsed.items() if not isinstance(d, Dimension)}
         if not self.searched:
@@ -257,14 +258,18 @@ class Space:
         return {**self.fixed, **point}
 
     def _shape(self, values: Point) -> ModelShape:
-        return ModelShape(
-            architecture=self._model.architecture,
-            width=int(values["width"]),
-            depth=int(values["depth"]),
-            head_size=self._model.head_size,
-            vocabulary_size=self._vocabulary_size,
-            sequence_length=self._model.sequence_length,
-        )
+        """Kept once made: a proposal prices some thousand points of a few dozen shapes."""
+        key = (int(values["width"]), int(values["depth"]))
+        if key not in self._shapes:
+            self._shapes[key] = ModelShape(
+                architecture=self._model.architecture,
+                width=key[0],
+                depth=key[1],
+                head_size=self._model.head_size,
+                vocabulary_size=self._vocabulary_size,
+                sequence_length=self._model.sequence_length,
+            )
+        return self._shapes[key]
 
     def _steps(self, values: Point) -> int:
         params = self._shape(values).params
@@ -284,8 +289,8 @@ class Space:
         )
 
     def _flops(self, values: Point) -> float:
-        recipe = self._recipe(values)
-        return training_flops(recipe.shape, recipe.tokens, self._convention)
+        tokens = self._steps(values) * int(values["batch_size"]) * self._model.sequence_length
+        return training_flops(self._shape(values), tokens, self._convention)
 
     def _shapes_down_from(self, values: Point) -> Iterator[Point]:
         """This shape, then shallower ones, then narrower ones at the least depth."""

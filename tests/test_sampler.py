@@ -221,3 +221,13 @@ def test_the_fitted_law_extrapolates_within_a_few_percent():
 def test_unknown_options_are_refused():
     with pytest.raises(TypeError, match="no option candidatess"):
         sampler(candidatess=3)
+
+
+def test_a_budget_that_pays_only_for_cheap_runs_still_begins_with_different_points():
+    """A search of a few dozen runs: `startup_fraction` of its budget is less than the cheapest run costs."""
+    own = sampler(seed=0, budget_flops=60 * sampler().space.lowest_flops)
+    study = study_of(own)
+    for _ in range(8):
+        step(study)
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 8
+    assert not own.fallbacks

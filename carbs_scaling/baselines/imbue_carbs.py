@@ -166,7 +166,9 @@ class _Process:
             return float(0.5 * target @ weights + np.log(np.diag(factor[0])).sum())
 
         bounds = [(value - _REACH, value + _REACH) for value in start]
-        found = minimize(negative_log_likelihood, start, bounds=bounds, method="L-BFGS-B", options={"maxiter": 5})
+        found = minimize(
+            negative_log_likelihood, start, bounds=bounds, method="L-BFGS-B", options={"maxiter": 5}
+        )
         return _Process(inputs, target, found.x, kind)
 
     def factor(self):

@@ -24,8 +24,8 @@ class ProjectedSampler(BaseSampler):
         roles: as for `CarbsSampler`.
         project: the nearest legal point, or None.
         budget_flops: what all trials together may cost, or None.
-        attempts: proposals looked at before one that was run already is taken, or, if none can be paid, the
-            cheapest legal point.
+        attempts: proposals looked at before one that was run already is taken, or, if none of them can be paid,
+            the search ends.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ProjectedSampler(BaseSampler):
         roles: Callable[[Point], dict],
         project: Callable[[Point], Point] | None = None,
         budget_flops: float | None = None,
-        attempts: int = 20,
+        attempts: int = 50,
     ) -> None:
         self.base = base
         self.space = LegalSpace(Encoding(dict(distributions)), flops, roles, project)
@@ -57,7 +57,9 @@ class ProjectedSampler(BaseSampler):
         history = read_history(study, self.space, but=trial.number)
         remaining = self._remaining(history.spent_flops + history.committed_flops)
         if remaining < self.space.lowest_flops:
-            raise BudgetSpent(f"{remaining:.3g} FLOPs remain, the cheapest run costs {self.space.lowest_flops:.3g}")
+            raise BudgetSpent(
+                f"{remaining:.3g} FLOPs remain, the cheapest run costs {self.space.lowest_flops:.3g}"
+            )
         known = {point_key(point) for point in history.points + history.pending}
         paid: Point | None = None
         for _ in range(self.attempts):
@@ -67,7 +69,11 @@ class ProjectedSampler(BaseSampler):
             paid = point
             if point_key(point) not in known:
                 break
-        return dict(self.space.cheapest) if paid is None else paid
+        if paid is None:
+            raise BudgetSpent(
+                f"{self.attempts} proposals in a row cost more than the {remaining:.3g} FLOPs left"
+            )
+        return paid
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -327,6 +327,14 @@ def best_rate_feature(theta: np.ndarray, features: np.ndarray) -> np.ndarray:
     return p["a0"] + p["a1"] * n + p["a2"] * d + p["a3"] * b
 
 
+def valley_curvatures(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.ndarray, np.ndarray]:
+    """Loss per squared neper off the best learning rate and the best batch, each of shape (n,); 0 where absent."""
+    p = dict(zip(PARAMETERS, theta, strict=True))
+    flattening = -p["kappa_D"] * features[:, 1] - p["kappa_N"] * features[:, 0]
+    rate, batch = (np.exp(_bounded(p[name] + flattening)) for name in ("ln_k_e", "ln_k_B"))
+    return rate * has_role[2], batch * has_role[3]
+
+
 def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.ndarray, np.ndarray]:
     """Losses (n,) of one `theta` (18,) and their derivatives by `PARAMETERS` (n, 18)."""
     p = dict(zip(PARAMETERS, theta, strict=True))

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 # Hyperparameters are fitted to at most this many runs; all runs are conditioned on.
 _MAX_FITTED = 200
 # A run far above the law's floor is known to this share of its excess: it says "bad", not how bad to a decimal.
-_EXCESS_SHARE = 0.15
+EXCESS_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,9 @@ class SurrogateFitter:
             excess = np.maximum(loss - law_floor(fit.theta, features, self.has_role), 0.0)
             off = np.abs(loss - law_value(fit.theta, features, self.has_role))
             typical = max(1.4826 * float(np.median(off)), 0.02 * spread)
-            residual_sd = np.sqrt(typical**2 + (_EXCESS_SHARE * excess) ** 2)
+            residual_sd = np.sqrt(typical**2 + (EXCESS_SHARE * excess) ** 2)
             starts = (fit.theta,)
-        return fit, (_EXCESS_SHARE * excess / spread) ** 2
+        return fit, (EXCESS_SHARE * excess / spread) ** 2
 
     def _residual(self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread) -> Residual:
         """Hyperparameters with the law, linear around its most probable parameters, integrated out."""

@@ -51,6 +51,7 @@ def _named_by_sweep(config: SearchConfig) -> SearchConfig:
         return config
     if any(override.startswith("study.name=") for override in hydra.overrides.task):
         return config
-    suffix = "".join(c if c.isalnum() or c in "=.,-_+" else "-" for c in hydra.job.override_dirname)
+    swept = [part for part in hydra.overrides.task if not part.startswith("+experiment=")]
+    suffix = "".join(c if c.isalnum() or c in "=.,-_+" else "-" for c in ",".join(swept))
     study = dataclasses.replace(config.study, name=f"{config.study.name}-{suffix}")
     return dataclasses.replace(config, study=study)

@@ -1,0 +1,146 @@
+"""Every sampler of the benchmarks by name, and the loop that spends a budget with one."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from carbs_scaling.baselines.grid import CarefulGrid
+from carbs_scaling.baselines.imbue_carbs import ImbueCarbs
+from carbs_scaling.baselines.projected import ProjectedSampler
+from carbs_scaling.baselines.qlognehvi import QLogNEHVI
+from carbs_scaling.errors import BudgetSpent
+from carbs_scaling.sampler import CarbsSampler, new_study
+
+ABLATIONS = {
+    "ours": {},
+    "ours, constant mean": {"law_mean": False},
+    "ours, no law uncertainty": {"members": 1},
+    "ours, no division by cost": {"acquisition": "front_gain"},
+    "ours, no noise threshold": {"noise_sds": 0.0},
+    "ours, no projection": {"project_first": False},
+    "ours, nothing for learning": {"learning": 0.0},
+    "ours, not anytime": {"anytime": False},
+    "ours, EI along the front": {"acquisition": "ei_front"},
+    "ours, Gittins index": {"acquisition": "gittins"},
+    "ours, CARBS's local score": {"acquisition": "carbs_local"},
+    "EI per cost": {"acquisition": "ei_per_cost", "law_mean": False},
+}
+PEERS = ("random", "Sobol", "grid", "CARBS", "TPE", "NSGA-II", "Optuna GP", "qLogNEHVI", "Ax")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to search.
+
+    Args:
+        problem: has `distributions`, `flops`, `roles` and `project`.
+        budget: training FLOPs.
+        start: where every sampler begins.
+        run: loss of a legal point, or None where it diverges.
+    """
+
+    problem: object
+    budget: float
+    start: dict
+    run: Callable[[dict], float | None]
+
+
+def build(name: str, task: Task, seed: int, **options):
+    """The sampler called `name`; further options go to `CarbsSampler`."""
+    problem = task.problem
+    parts = (problem.distributions, problem.flops, problem.roles)
+    if name in ABLATIONS:
+        chosen = {**options, **ABLATIONS[name]}
+        if not chosen.pop("project_first", True):
+            own = CarbsSampler(*parts, None, budget_flops=task.budget, seed=seed, **chosen)
+            return ProjectedSampler(own, *parts, problem.project, task.budget)
+        return CarbsSampler(*parts, problem.project, budget_flops=task.budget, seed=seed, **chosen)
+    space = ProjectedSampler(optuna.samplers.RandomSampler(), *parts, problem.project).space
+    base = _peer(name, space, task, seed)
+    return ProjectedSampler(base, *parts, problem.project, task.budget)
+
+
+def _peer(name: str, space, task: Task, seed: int):
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if name == "Sobol":
+        return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+    if name == "grid":
+        return CarefulGrid(space, task.budget)
+    if name == "CARBS":
+        return ImbueCarbs(space, seed, centre=task.start)
+    if name == "TPE":
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True)
+    if name == "NSGA-II":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+    if name == "Optuna GP":
+        return optuna.samplers.GPSampler(seed=seed)
+    if name == "qLogNEHVI":
+        return QLogNEHVI(space, seed)
+    if name == "Ax":
+        from _ax_sampler import AxSampler
+
+        return AxSampler(space, seed)
+    raise SystemExit(f"no sampler {name!r}: known are {', '.join([*ABLATIONS, *PEERS])}")
+
+
+@dataclass(frozen=True)
+class Spending:
+    """What a sampler bought.
+
+    Args:
+        points: in order.
+        flops: charged for each, shape (n,).
+        loss: seen, NaN where it diverged, shape (n,).
+        seconds: a proposal, shape (n,).
+        fallbacks: of the sampler, counted by reason.
+    """
+
+    points: list[dict]
+    flops: np.ndarray
+    loss: np.ndarray
+    seconds: np.ndarray
+    fallbacks: dict[str, int]
+
+    def within(self, flops: float) -> np.ndarray:
+        """Indices of the runs that were finished when `flops` had been spent."""
+        return np.flatnonzero(np.cumsum(self.flops) <= flops * (1 + 1e-9))
+
+
+def spend(sampler, task: Task, max_trials: int = 500, failed_share: float = 0.3) -> Spending:
+    """Spends a task's budget; a run that diverges is charged `failed_share` of its cost."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = new_study(sampler)
+    problem = task.problem
+    study.enqueue_trial(problem.project(task.start))
+    points, flops, losses, seconds = [], [], [], []
+    while len(points) < max_trials and sampler.affordable(study):
+        began = time.perf_counter()
+        try:
+            trial = study.ask(problem.distributions)
+        except BudgetSpent:
+            break
+        seconds.append(time.perf_counter() - began)
+        point = problem.project(trial.params)
+        loss, cost = task.run(point), problem.flops(point)
+        if loss is None:
+            cost *= failed_share
+            trial.set_user_attr("outcome", "diverged")
+            trial.set_user_attr("flops", cost)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, [loss, cost])
+        points.append(point)
+        flops.append(cost)
+        losses.append(np.nan if loss is None else loss)
+    return Spending(
+        points,
+        np.array(flops),
+        np.array(losses),
+        np.array(seconds[: len(points)]),
+        dict(getattr(sampler, "fallbacks", {})),
+    )

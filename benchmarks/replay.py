@@ -1,0 +1,119 @@
+"""Regret of every sampler on published language-model runs, at shares of one FLOP budget.
+
+    python benchmarks/replay.py --samplers ours,CARBS,TPE --seeds 10
+
+Regret: 1 - hypervolume / that of the whole table's front, in (log10 FLOPs, loss). Prints a table and writes JSON as
+it goes; runs that are in the JSON already are not made again.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from _replay_table import START, ReplayTable
+from _samplers import ABLATIONS, PEERS, Task, build, spend
+
+MARKS = (0.05, 0.10, 0.20, 0.40, 0.70, 1.00)
+ALL = [*ABLATIONS, *(name for name in PEERS if name != "Ax")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", default="../shared/data/lm_lr_batch_runs.csv", help="CSV of the runs")
+    parser.add_argument(
+        "--samplers", default="ours", help=f"'all', or some of: {', '.join([*ABLATIONS, *PEERS])}"
+    )
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--budget", type=float, default=3e21, help="training FLOPs")
+    parser.add_argument("--max-trials", type=int, default=500)
+    parser.add_argument("--out", default="benchmarks/results/replay.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    table = ReplayTable(arguments.table)
+    task = Task(table, arguments.budget, START, table.loss)
+    names = ALL if arguments.samplers == "all" else arguments.samplers.split(",")
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(out.read_text()) if out.exists() else {}
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        for name in names:
+            key = f"{name}|{arguments.budget:g}|{seed}"
+            if key in results:
+                continue
+            began = time.perf_counter()
+            bought = spend(build(name, task, seed), task, arguments.max_trials)
+            results[key] = {
+                "sampler": name,
+                "budget": arguments.budget,
+                "seed": seed,
+                "regret": [regret_at(table, bought, mark * arguments.budget) for mark in MARKS],
+                "ends_at": share_to_reach(table, bought, arguments.budget),
+                "trials": len(bought.points),
+                "seconds_a_proposal": float(np.mean(bought.seconds)),
+                "seconds": time.perf_counter() - began,
+                "fallbacks": bought.fallbacks,
+            }
+            out.write_text(json.dumps(results, indent=1))
+    print(as_table(results, names, arguments.budget, table))
+
+
+def regret_at(table: ReplayTable, bought, flops: float) -> float:
+    """Regret when `flops` had been spent."""
+    done = bought.within(flops)
+    return table.area_regret(bought.flops[done], bought.loss[done])
+
+
+def share_to_reach(table: ReplayTable, bought, budget: float) -> dict[str, float | None]:
+    """Share of the budget at which regrets of .1, .05, .034, .02 and .01 were reached, None where never."""
+    spent = np.cumsum(bought.flops)
+    regrets = [table.area_regret(bought.flops[: i + 1], bought.loss[: i + 1]) for i in range(len(spent))]
+    reached = {}
+    for level in (0.1, 0.05, 0.034, 0.02, 0.01):
+        below = np.flatnonzero(np.asarray(regrets) <= level)
+        reached[str(level)] = float(spent[below[0]] / budget) if len(below) else None
+    return reached
+
+
+def as_table(results: dict, names: list[str], budget: float, table: ReplayTable) -> str:
+    """Mean regret and its standard error at each mark, the oracle's on top."""
+    head = [
+        "sampler",
+        "seeds",
+        *(f"{mark:.0%}" for mark in MARKS),
+        "to .034",
+        "trials",
+        "s/proposal",
+        "fallbacks",
+    ]
+    oracle = table.oracle_regret(np.asarray(MARKS) * budget)
+    rows = [["oracle", "-", *(f"{value:.4f}" for value in oracle), "-", "-", "-", "-"]]
+    for name in names:
+        runs = [r for r in results.values() if r["sampler"] == name and r["budget"] == budget]
+        if not runs:
+            continue
+        regret = np.array([r["regret"] for r in runs])
+        error = regret.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros(len(MARKS))
+        reach = [r["ends_at"]["0.034"] for r in runs]
+        rows.append(
+            [
+                name,
+                str(len(runs)),
+                *(f"{m:.4f} ±{e:.4f}" for m, e in zip(regret.mean(axis=0), error, strict=True)),
+                "never" if None in reach else f"{np.mean(reach):.1%}",
+                f"{np.mean([r['trials'] for r in runs]):.0f}",
+                f"{np.mean([r['seconds_a_proposal'] for r in runs]):.2f}",
+                str(sum(sum(r["fallbacks"].values()) for r in runs)),
+            ]
+        )
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

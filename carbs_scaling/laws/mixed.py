@@ -1,0 +1,300 @@
+"""Fit of the loss surface to all runs at once, as a mixed model: one law, and groups of runs that scatter around it.
+
+Runs of one (N, D) share what the law gets wrong there: a loss that is off as a whole, a best learning rate that
+is off. Taken as independent, a cell swept a hundred times would count a hundred times, and intervals would be far
+too narrow. So every cell, and every model size, has small shifts of its own with a variance that is estimated
+(EM; the law's own uncertainty is in it, as in REML). A run's noise has two parts: seed noise, and a share of its
+height above the floor, since a valley's shape is known only roughly far from it; that is why runs far off the
+optimum do not bend the law. Beyond two standard deviations a run counts linearly (Huber).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from carbs_scaling.laws.surface import NAMES, SHIFTS, value_and_slopes
+
+HUBER = 2.0
+CLIPPED_SQUARE = 0.9205  # mean of min(z^2, HUBER^2) for a normal z: what clipping leaves of a variance of 1
+MIN_CELL_RUNS = 4  # a cell with fewer says nothing of its own about a valley: its scatter is run noise
+MIN_GROUPS = 3
+# A first guess of each spread, worth `PRIOR_GROUPS` groups: neutral, so that few groups do not give zero.
+PRIOR_GROUPS = 1.0
+FIRST_SPREAD = {"loss": 0.003, "rate": 0.15, "batch": 0.2, "steepness": 0.2}  # loss: as a share of the loss
+MIN_SEED_NOISE = 2e-4  # share of the loss
+MAX_EFFECT_COLUMNS = 600
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Runs that share a shift.
+
+    Args:
+        level: `cell` or `size`.
+        kind: a name of `SHIFTS`.
+        group: index of each run's group, -1 for none; shape (n,).
+        groups: how many there are.
+    """
+
+    level: str
+    kind: str
+    group: np.ndarray
+    groups: int
+
+
+@dataclass(frozen=True)
+class MixedFit:
+    """The most probable law and its spreads.
+
+    Args:
+        theta: shape (19,).
+        covariance: of theta, shape (19, 19), the groups' shifts integrated out.
+        spread: standard deviation by (level, kind) of the shift of a group not yet seen; loss in its own unit.
+        seed_sd: noise of a run at the floor.
+        height_sd: noise of a run as a share of its height above the floor.
+        objective: negative log posterior, up to a constant.
+        residual: loss less the law without shifts, shape (n,).
+        converged: whether it came to rest.
+    """
+
+    theta: np.ndarray
+    covariance: np.ndarray
+    spread: dict[tuple[str, str], float]
+    seed_sd: float
+    height_sd: float
+    objective: float
+    residual: np.ndarray
+    converged: bool
+
+
+def groupings(features: np.ndarray) -> list[Grouping]:
+    """Cells and sizes that have enough runs to show a shift of their own."""
+    sizes = np.round(features[:, 0], 2)
+    cells = np.unique(np.round(features[:, :2], 2), axis=0, return_inverse=True)[1].reshape(-1)
+    sizes = np.unique(sizes, return_inverse=True)[1].reshape(-1)
+    found = []
+    for level, label, kinds in (
+        ("cell", cells, ("loss", "rate", "batch", "steepness")),
+        ("size", sizes, ("loss", "rate", "batch")),
+    ):
+        counts = np.bincount(label)
+        enough = counts >= MIN_CELL_RUNS
+        if enough.sum() < MIN_GROUPS or enough.sum() * len(kinds) > MAX_EFFECT_COLUMNS:
+            continue
+        if level == "size" and enough.sum() == len(np.unique(cells)):
+            continue
+        renumbered = np.where(enough, np.cumsum(enough) - 1, -1)[label]
+        found += [Grouping(level, kind, renumbered, int(enough.sum())) for kind in kinds]
+    return found
+
+
+def fit_mixed(
+    features: np.ndarray,
+    loss: np.ndarray,
+    prior_mean: np.ndarray,
+    prior_sd: np.ndarray,
+    starts: tuple[np.ndarray, ...] = (),
+    groups: list[Grouping] | None = None,
+    rounds: int = 14,
+) -> MixedFit:
+    """The best fit from several starts.
+
+    Args:
+        features: centred logs of N, D, learning rate, batch; shape (n, 4).
+        loss: shape (n,).
+        prior_mean: of theta, shape (19,); always one of the starts.
+        prior_sd: of theta, shape (19,); 0 pins a parameter.
+        starts: further starts, each (19,).
+        groups: as from `groupings`.
+        rounds: updates of the spreads.
+    """
+    groups = groupings(features) if groups is None else groups
+    problem = _Problem(features, loss, prior_mean, prior_sd, groups)
+    first = [problem.descend(problem.begin(start), rounds=3) for start in (prior_mean, *starts)]
+    return problem.finish(problem.descend(min(first, key=lambda state: state.objective), rounds))
+
+
+@dataclass
+class _State:
+    z: np.ndarray  # theta, then all shifts
+    spread2: np.ndarray  # variance of each grouping's shifts, (g,)
+    seed2: float
+    height2: float
+    objective: float = np.inf
+    converged: bool = False
+
+
+class _Problem:
+    def __init__(self, features, loss, prior_mean, prior_sd, groups) -> None:
+        self.features, self.loss = features, loss
+        self.level = float(np.min(loss))
+        self.mean, self.groups = prior_mean, groups
+        self.sd = np.maximum(prior_sd, 1e-9)
+        self.size = len(NAMES)
+        self.offsets = np.cumsum([self.size, *[g.groups for g in groups]])
+        self.first2 = np.array([self._first(g.kind) ** 2 for g in groups])
+
+    def _first(self, kind: str) -> float:
+        return FIRST_SPREAD[kind] * (self.level if kind == "loss" else 1.0)
+
+    def begin(self, start: np.ndarray) -> _State:
+        z = np.zeros(self.offsets[-1])
+        z[: self.size] = start
+        return _State(z, self.first2.copy(), (0.02 * self.level) ** 2, 0.3**2)
+
+    def shifts(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        total: dict[str, np.ndarray] = {}
+        for group, start, stop in zip(self.groups, self.offsets[:-1], self.offsets[1:], strict=True):
+            values = np.append(z[start:stop], 0.0)[group.group]  # -1 takes the appended zero
+            total[group.kind] = total.get(group.kind, 0.0) + values
+        return total
+
+    def design(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        value, height, slopes = value_and_slopes(z[: self.size], self.features, self.shifts(z))
+        full = np.zeros((len(value), len(z)))
+        full[:, : self.size] = slopes
+        for group, start in zip(self.groups, self.offsets[:-1], strict=True):
+            rows = np.flatnonzero(group.group >= 0)
+            column = np.ones(len(value))
+            if SHIFTS[group.kind]:
+                column = slopes[:, [NAMES.index(name) for name in SHIFTS[group.kind]]].sum(axis=1)
+            full[rows, start + group.group[rows]] = column[rows]
+        return value, height, full
+
+    def prior_precision(self, state: _State) -> np.ndarray:
+        parts = [1 / self.sd**2]
+        parts += [np.full(g.groups, 1 / s2) for g, s2 in zip(self.groups, state.spread2, strict=True)]
+        return np.concatenate(parts)
+
+    def penalty(self, z: np.ndarray, precision: np.ndarray) -> float:
+        centred = z.copy()
+        centred[: self.size] -= self.mean
+        return 0.5 * float(precision @ centred**2)
+
+    def descend(self, state: _State, rounds: int) -> _State:
+        for _ in range(rounds):
+            before = state.z[: self.size].copy()
+            state = self._update_noise(self._minimise(state))
+            if np.abs((state.z[: self.size] - before) / self.sd).max() < 2e-3:
+                state.converged = True
+                break
+        return state
+
+    def _minimise(self, state: _State, steps: int = 25) -> _State:
+        """Levenberg-Marquardt in theta and the shifts, all variances held."""
+        z, precision = state.z.copy(), self.prior_precision(state)
+        damping = 1e-3
+
+        value, height, design = self.design(z)
+        variance = state.seed2 + state.height2 * height**2
+
+        def cost(value: np.ndarray, z: np.ndarray) -> float:
+            r = np.abs(self.loss - value) / np.sqrt(variance)
+            return float(np.where(r <= HUBER, r**2 / 2, HUBER * (r - HUBER / 2)).sum()) + self.penalty(
+                z, precision
+            )
+
+        best = cost(value, z)
+        for _ in range(steps):
+            residual = self.loss - value
+            weight = np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
+            hessian = design.T @ (weight[:, None] * design)
+            hessian[np.diag_indices_from(hessian)] += precision
+            centred = z.copy()
+            centred[: self.size] -= self.mean
+            gradient = design.T @ (weight * residual) - precision * centred
+            for _ in range(8):
+                damped = hessian.copy()
+                damped[np.diag_indices_from(damped)] *= 1 + damping
+                step = np.linalg.solve(damped, gradient)
+                step *= min(1.0, 1.5 / max(np.abs(step[: self.size] / self.sd).max(), 1e-12))
+                candidate = z + step
+                value_there = value_and_slopes(candidate[: self.size], self.features, self.shifts(candidate))[0]
+                cost_there = cost(value_there, candidate)
+                if cost_there < best:
+                    break
+                damping *= 5
+            else:
+                break
+            gained, best, z = best - cost_there, cost_there, candidate
+            damping = max(damping / 5, 1e-9)
+            value, height, design = self.design(z)
+            if gained < 1e-3:
+                break
+        state.z = z
+        return state
+
+    def posterior(self, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Covariance of z, residuals and heights at the state."""
+        value, height, design = self.design(state.z)
+        residual = self.loss - value
+        variance = state.seed2 + state.height2 * height**2
+        weight = np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
+        hessian = design.T @ (weight[:, None] * design)
+        hessian[np.diag_indices_from(hessian)] += self.prior_precision(state)
+        return np.linalg.inv(hessian), residual, height
+
+    def _update_noise(self, state: _State) -> _State:
+        covariance, residual, height = self.posterior(state)
+        variances = np.diag(covariance)
+        for index, (group, start, stop) in enumerate(
+            zip(self.groups, self.offsets[:-1], self.offsets[1:], strict=True)
+        ):
+            total = float((state.z[start:stop] ** 2 + variances[start:stop]).sum())
+            state.spread2[index] = (total + PRIOR_GROUPS * self.first2[index]) / (group.groups + PRIOR_GROUPS)
+        # What the fit has absorbed of the noise: its effective number of parameters.
+        used = len(state.z) - float(self.prior_precision(state) @ variances)
+        inflation = len(residual) / max(len(residual) - used, 0.15 * len(residual))
+        state.seed2, state.height2 = _noise(residual, height, state, inflation, MIN_SEED_NOISE * self.level)
+        variance = state.seed2 + state.height2 * height**2
+        r = np.abs(residual) / np.sqrt(variance)
+        data = np.where(r <= HUBER, r**2 / 2, HUBER * (r - HUBER / 2)).sum() + 0.5 * np.log(variance).sum()
+        spreads = sum(
+            g.groups * 0.5 * np.log(s2) for g, s2 in zip(self.groups, state.spread2, strict=True)
+        )
+        state.objective = float(data + spreads) + self.penalty(state.z, self.prior_precision(state))
+        sign, log_volume = np.linalg.slogdet(covariance)
+        state.objective -= 0.5 * log_volume if sign > 0 else 0.0
+        return state
+
+    def finish(self, state: _State) -> MixedFit:
+        covariance, _, _ = self.posterior(state)
+        theta = state.z[: self.size]
+        return MixedFit(
+            theta=theta,
+            covariance=covariance[: self.size, : self.size],
+            spread={
+                (g.level, g.kind): float(np.sqrt(s2))
+                for g, s2 in zip(self.groups, state.spread2, strict=True)
+            },
+            seed_sd=float(np.sqrt(state.seed2)),
+            height_sd=float(np.sqrt(state.height2)),
+            objective=state.objective,
+            residual=self.loss - value_and_slopes(theta, self.features)[0],
+            converged=state.converged,
+        )
+
+
+def _noise(residual, height, state: _State, inflation: float, least_sd: float) -> tuple[float, float]:
+    """Variances of the two parts of a run's noise: maximum likelihood, residuals clipped as by Huber."""
+    bounds = [(2 * np.log(least_sd), 2 * np.log(max(np.ptp(residual), 2 * least_sd))), (np.log(1e-4), 0.0)]
+    logs = np.log([state.seed2, state.height2])
+    for _ in range(6):
+        clip = HUBER**2 * (np.exp(logs[0]) + np.exp(logs[1]) * height**2)
+        moment = np.minimum(residual**2, clip) * inflation / CLIPPED_SQUARE
+
+        def misfit(logs: np.ndarray, moment: np.ndarray = moment) -> tuple[float, np.ndarray]:
+            seed, rest = np.exp(logs[0]), np.exp(logs[1]) * height**2
+            variance = seed + rest
+            by_variance = (1 - moment / variance) / variance
+            gradient = np.array([(by_variance * seed).sum(), (by_variance * rest).sum()])
+            # A share of height of about 0.2, worth two runs: decides where no run lies off the floor.
+            off = logs[1] - np.log(0.04)
+            gradient[1] += 2 * off
+            return float((np.log(variance) + moment / variance).sum() + off**2), gradient
+
+        before, logs = logs, minimize(misfit, logs, jac=True, bounds=bounds, method="L-BFGS-B").x
+        if np.abs(logs - before).max() < 1e-2:
+            break
+    return float(np.exp(logs[0])), float(np.exp(logs[1]))
