@@ -225,7 +225,8 @@ def test_unknown_options_are_refused():
 
 def test_a_budget_that_pays_only_for_cheap_runs_still_begins_with_different_points():
     """A search of a few dozen runs: `startup_fraction` of its budget is less than the cheapest run costs."""
-    own = sampler(seed=0, budget_flops=60 * sampler().space.lowest_flops)
+    budget_flops = 60 * sampler().space.lowest_flops
+    own = CarbsSampler(DISTRIBUTIONS, flops, roles, project, budget_flops=budget_flops, seed=0)
     study = study_of(own)
     for _ in range(8):
         step(study)

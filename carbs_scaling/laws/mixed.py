@@ -22,6 +22,8 @@ MIN_GROUPS = 3
 # A first guess of each spread, worth `PRIOR_GROUPS` groups: neutral, so that few groups do not give zero.
 PRIOR_GROUPS = 1.0
 FIRST_SPREAD = {"loss": 0.003, "rate": 0.15, "batch": 0.2, "steepness": 0.2}  # loss: as a share of the loss
+BENDS = ("rate", "batch")  # the floor bends by gamma already
+FIRST_BEND = 0.05  # change of an exponent over a neper
 MIN_SEED_NOISE = 2e-4  # share of the loss
 MAX_EFFECT_COLUMNS = 600
 
@@ -31,16 +33,24 @@ class Grouping:
     """Runs that share a shift.
 
     Args:
-        level: `cell` or `size`.
+        level: `cell`, `size` or `bend`.
         kind: a name of `SHIFTS`.
-        group: index of each run's group, -1 for none; shape (n,).
-        groups: how many there are.
+        basis: how much of each shift each run has, shape (n, m): 0 or 1 for cells and sizes.
     """
 
     level: str
     kind: str
-    group: np.ndarray
-    groups: int
+    basis: np.ndarray
+
+    @property
+    def groups(self) -> int:
+        """How many shifts there are, m."""
+        return self.basis.shape[1]
+
+
+def bend_basis(n, d) -> np.ndarray:
+    """Second-order terms by which a location may depart from a power law: shape (..., 3)."""
+    return np.stack(np.broadcast_arrays(np.square(n) / 2, n * d, np.square(d) / 2), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,10 @@ def groupings(features: np.ndarray) -> list[Grouping]:
             continue
         if level == "size" and enough.sum() == len(np.unique(cells)):
             continue
-        renumbered = np.where(enough, np.cumsum(enough) - 1, -1)[label]
-        found += [Grouping(level, kind, renumbered, int(enough.sum())) for kind in kinds]
-    return found
+        basis = (label[:, None] == np.flatnonzero(enough)).astype(float)
+        found += [Grouping(level, kind, basis) for kind in kinds]
+    bend = bend_basis(features[:, 0], features[:, 1])
+    return found + [Grouping("bend", kind, bend) for kind in BENDS]
 
 
 def fit_mixed(
@@ -133,10 +144,12 @@ class _Problem:
         self.sd = np.maximum(prior_sd, 1e-9)
         self.size = len(NAMES)
         self.offsets = np.cumsum([self.size, *[g.groups for g in groups]])
-        self.first2 = np.array([self._first(g.kind) ** 2 for g in groups])
+        self.first2 = np.array([self._first(g) ** 2 for g in groups])
 
-    def _first(self, kind: str) -> float:
-        return FIRST_SPREAD[kind] * (self.level if kind == "loss" else 1.0)
+    def _first(self, group: Grouping) -> float:
+        if group.level == "bend":
+            return FIRST_BEND
+        return FIRST_SPREAD[group.kind] * (self.level if group.kind == "loss" else 1.0)
 
     def begin(self, start: np.ndarray) -> _State:
         z = np.zeros(self.offsets[-1])
@@ -146,20 +159,18 @@ class _Problem:
     def shifts(self, z: np.ndarray) -> dict[str, np.ndarray]:
         total: dict[str, np.ndarray] = {}
         for group, start, stop in zip(self.groups, self.offsets[:-1], self.offsets[1:], strict=True):
-            values = np.append(z[start:stop], 0.0)[group.group]  # -1 takes the appended zero
-            total[group.kind] = total.get(group.kind, 0.0) + values
+            total[group.kind] = total.get(group.kind, 0.0) + group.basis @ z[start:stop]
         return total
 
     def design(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         value, height, slopes = value_and_slopes(z[: self.size], self.features, self.shifts(z))
         full = np.zeros((len(value), len(z)))
         full[:, : self.size] = slopes
-        for group, start in zip(self.groups, self.offsets[:-1], strict=True):
-            rows = np.flatnonzero(group.group >= 0)
+        for group, start, stop in zip(self.groups, self.offsets[:-1], self.offsets[1:], strict=True):
             column = np.ones(len(value))
             if SHIFTS[group.kind]:
                 column = slopes[:, [NAMES.index(name) for name in SHIFTS[group.kind]]].sum(axis=1)
-            full[rows, start + group.group[rows]] = column[rows]
+            full[:, start:stop] = column[:, None] * group.basis
         return value, height, full
 
     def prior_precision(self, state: _State) -> np.ndarray:

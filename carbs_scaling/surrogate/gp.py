@@ -32,7 +32,7 @@ from carbs_scaling.laws.loss import (
     refine_law,
 )
 from carbs_scaling.surrogate.ensemble import sample_laws
-from carbs_scaling.surrogate.law_mean import LawMean
+from carbs_scaling.surrogate.law_mean import ExcessKernel, LawMean, widening
 from carbs_scaling.surrogate.residual import LEAST_NOISE, Residual, ResidualPrior, fit_residual
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,11 @@ logger = logging.getLogger(__name__)
 # Hyperparameters are fitted to at most this many runs; all runs are conditioned on.
 _MAX_FITTED = 200
 # A run far above the law's floor is known to this share of its excess: it says "bad", not how bad to a decimal.
-EXCESS_SHARE = 0.2
+EXCESS_SHARE = 0.05
+# The same in the first, independent fit, which has no process to put the misfit into.
+_ROBUST_SHARE = 0.2
+# Excess over the floor, in spreads, that doubles the deviation of what the law misses.
+REACH_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Surrogate:
 
     law: LossLaw
     mean: LawMean
-    kernel: ScaleKernel
+    kernel: ExcessKernel
     inputs: torch.Tensor
     target: torch.Tensor
     noise: torch.Tensor
@@ -179,9 +183,10 @@ class SurrogateFitter:
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread)
         rough, vague = self._robust_law(features, loss, spread, prior)
-        residual = self._residual(cube, features, loss / spread, vague, rough, prior, spread)
+        reach = REACH_SHARE * spread
+        residual = self._residual(cube, features, loss / spread, vague, rough, prior, spread, reach)
         inputs = torch.from_numpy(np.column_stack([cube, features]))
-        kernel = residual_kernel(residual)
+        kernel = ExcessKernel(residual_kernel(residual), rough.theta, self.has_role, reach)
         noise = torch.from_numpy(np.maximum(vague + residual.noise, LEAST_NOISE))
         with torch.no_grad():
             cholesky = stable_cholesky(kernel(inputs).to_dense() + torch.diag(noise))
@@ -220,20 +225,23 @@ class SurrogateFitter:
             excess = np.maximum(loss - law_floor(fit.theta, features, self.has_role), 0.0)
             off = np.abs(loss - law_value(fit.theta, features, self.has_role))
             typical = max(1.4826 * float(np.median(off)), 0.02 * spread)
-            residual_sd = np.sqrt(typical**2 + (EXCESS_SHARE * excess) ** 2)
+            residual_sd = typical + _ROBUST_SHARE * excess
             starts = (fit.theta,)
         return fit, (EXCESS_SHARE * excess / spread) ** 2
 
-    def _residual(self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread) -> Residual:
+    def _residual(
+        self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread, reach
+    ) -> Residual:
         """Hyperparameters with the law, linear around its most probable parameters, integrated out."""
         chosen = _subset(target, _MAX_FITTED)
         value, slopes = law_jacobian(fit.theta, features[chosen], self.has_role)
         centred = (value + slopes @ (prior.mean - fit.theta)) / spread
         basis = slopes * prior.sd / spread
+        wide = widening(fit.theta, features[chosen], self.has_role, reach)
         hyperprior = ResidualPrior(cube.shape[1])
         try:
             return fit_residual(
-                cube[chosen], target[chosen] - centred, basis @ basis.T, vague[chosen], hyperprior
+                cube[chosen], target[chosen] - centred, basis @ basis.T, vague[chosen], wide, hyperprior
             )
         except LinAlgError as error:
             self._fall_back("hyperparameters kept at their prior", error)

@@ -9,7 +9,7 @@ import gpytorch
 import numpy as np
 import torch
 
-from carbs_scaling.laws.loss import law_value
+from carbs_scaling.laws.loss import law_floor, law_value
 
 N_FEATURES = 4
 
@@ -32,3 +32,45 @@ class LawMean(gpytorch.means.Mean):
         rows = x[..., -N_FEATURES:].detach()
         rows = rows.reshape(-1, *rows.shape[-2:])[0].numpy()
         return torch.from_numpy(law_value(self.thetas, rows, self.has_role) / self.scale)
+
+
+class ExcessKernel(gpytorch.kernels.Kernel):
+    """A kernel that widens up the walls of the valley: k(x, x') a(x) a(x') with a = 1 + excess / reach.
+
+    What a law misses grows with what it says: near the valley's floor a curve is off by little, far up its walls
+    by a share of their height. Without this, bad runs make the process distrust the law everywhere.
+
+    Args:
+        base: of what the law misses near the floor.
+        theta: the law, shape (18,).
+        has_role: which of the law's roles there are.
+        reach: excess over the floor, in losses, that doubles the deviation.
+    """
+
+    has_lengthscale = False
+
+    def __init__(
+        self,
+        base: gpytorch.kernels.Kernel,
+        theta: np.ndarray,
+        has_role: tuple[bool, bool, bool, bool],
+        reach: float,
+    ) -> None:
+        super().__init__()
+        self.base, self.theta, self.has_role, self.reach = base, theta, has_role, reach
+
+    def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **params) -> torch.Tensor:
+        left, right = self._widening(x1), self._widening(x2)
+        if diag:
+            return self.base(x1, x2, diag=True) * left * right
+        return self.base(x1, x2).to_dense() * left[..., None] * right[..., None, :]
+
+    def _widening(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
+        return torch.from_numpy(widening(self.theta, rows, self.has_role, self.reach)).reshape(x.shape[:-1])
+
+
+def widening(theta: np.ndarray, features: np.ndarray, has_role, reach: float) -> np.ndarray:
+    """1 + excess over the valley's floor / `reach`, at most 10, shape (n,), at features (n, 4)."""
+    excess = law_value(theta, features, has_role) - law_floor(theta, features, has_role)
+    return np.minimum(1.0 + np.maximum(excess, 0.0) / reach, 10.0)

@@ -76,6 +76,7 @@ def fit_residual(
     surprise: np.ndarray,
     law_covariance: np.ndarray,
     vague: np.ndarray,
+    widening: np.ndarray,
     prior: ResidualPrior,
     iterations: int = 40,
 ) -> Residual:
@@ -86,6 +87,7 @@ def fit_residual(
         surprise: losses less the law's prior mean, shape (n,).
         law_covariance: covariance of the law's values under its parameters' prior, shape (n, n).
         vague: extra noise variance of each run, shape (n,).
+        widening: factor of each run's deviation, shape (n,).
         prior: of the hyperparameters.
         iterations: of L-BFGS-B.
 
@@ -93,6 +95,7 @@ def fit_residual(
         LinAlgError: the covariance is not positive definite even at the prior.
     """
     squares = (cube[:, None, :] - cube[None, :, :]) ** 2
+    products = np.outer(widening, widening)
     mean, sd = prior.mean, prior.sd
     n = len(surprise)
 
@@ -100,7 +103,7 @@ def fit_residual(
         at = prior.unpack(logs)
         scaled = squares / at.lengthscales**2
         distance = np.sqrt(scaled.sum(axis=-1))
-        decay = np.exp(-_SQRT5 * distance)
+        decay = np.exp(-_SQRT5 * distance) * products
         matern = (1 + _SQRT5 * distance + 5.0 / 3.0 * distance**2) * decay
         covariance = law_covariance + at.variance * matern
         covariance[np.diag_indices(n)] += vague + at.noise
