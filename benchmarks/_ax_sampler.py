@@ -1,4 +1,4 @@
-"""Ax (an extra, `pip install ax-platform`) behind the interface of an Optuna sampler, for the benchmarks alone."""
+"""Ax (an extra, `pip install ax-platform`) as an Optuna sampler, for the benchmarks alone."""
 
 import logging
 from typing import Any

@@ -2,8 +2,8 @@
 
     python benchmarks/replay.py --samplers ours,CARBS,TPE --seeds 10
 
-Regret: 1 - hypervolume / that of the whole table's front, in (log10 FLOPs, loss). Prints a table and writes JSON as
-it goes; runs that are in the JSON already are not made again.
+Regret: 1 - hypervolume / that of the whole table's front, in (log10 FLOPs, loss). Prints a table and writes
+JSON as it goes; runs that are in the JSON already are not made again.
 """
 
 import argparse

@@ -124,8 +124,8 @@ def expected_learning_gain(members, noise_variance, doubt: ValleyDoubt) -> np.nd
     """Front area that later runs are expected to gain by what a run teaches about the valley; shape (m,).
 
     A run at the mean of the laws' best rates loses curvature x variance to the best. A run's loss y cuts the
-    variance of the best rate r by cov(r, y)^2 / var(y), as for jointly normal variables (the knowledge gradient
-    of Frazier et al. 2009, with the later decision's value in closed form).
+    variance of the best rate r by cov(r, y)^2 / var(y), as for jointly normal variables (the knowledge
+    gradient of Frazier et al. 2009, with the later decision's value in closed form).
 
     Args:
         members: each law's prediction for m runs, shape (s, m).

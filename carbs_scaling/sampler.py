@@ -36,6 +36,7 @@ from carbs_scaling.laws.loss import (
     best_batch_feature,
     best_rate_feature,
     law_floor,
+    law_prior,
     valley_curvatures,
 )
 from carbs_scaling.surrogate.encoding import Encoding
@@ -61,8 +62,8 @@ class SamplerOptions:
         noise_sds: an improvement counts beyond this many standard deviations of seed noise.
         candidates: random points scored a proposal; twice as many more follow around the best.
         members: laws in the surrogate's ensemble; 1 leaves the doubt about the law out.
-        learning: share in which a run is also worth what it teaches about learning rate and batch of later ones.
-        law_mean: whether the prior mean is the loss law; else it is a constant.
+        learning: share in which a run is also worth what it teaches about learning rate and batch of later
+        ones. law_mean: whether the prior mean is the loss law; else it is a constant.
         acquisition: one of `ACQUISITIONS`.
         anytime: whether the front shall be good at every moment, rather than by the mean over all FLOPs.
         max_trial_flops: dearest run that may be proposed, or None.
@@ -71,7 +72,7 @@ class SamplerOptions:
     """
 
     startup_trials: int | None = None
-    startup_fraction: float = 0.001
+    startup_fraction: float = 0.0005
     noise_sds: float = 0.5
     candidates: int = 256
     members: int = 48
@@ -194,7 +195,7 @@ class CarbsSampler(BaseSampler):
     @property
     def _startup_trials(self) -> int:
         wanted = self.options.startup_trials
-        return min(self.space.encoding.knobs + 2, 10) if wanted is None else wanted
+        return min(self.space.encoding.knobs + 4, 10) if wanted is None else wanted
 
     @property
     def _overhead(self) -> float:
@@ -206,8 +207,8 @@ class CarbsSampler(BaseSampler):
     def _price(self, flops: np.ndarray, spent: float) -> np.ndarray:
         """What gains are divided by.
 
-        FLOPs, made dearer where they are many beside what is spent: if the search may end at any total, equally
-        likely in each decade, then of two orders of the same two runs the better one is that by
+        FLOPs, made dearer where they are many beside what is spent: if the search may end at any total,
+        equally likely in each decade, then of two orders of the same two runs the better one is that by
         gain / ((s + c) ln(1 + c / s)), which is gain / c for c far below the spent s.
         """
         cost = flops + self._overhead
@@ -257,6 +258,23 @@ class CarbsSampler(BaseSampler):
         rows = np.array([self.space.encoding.row(point) for point in others])
         gaps = np.linalg.norm(fresh.cube[:, None, :] - rows[None], axis=-1).min(axis=1)
         return fresh.points[int(np.argmax(gaps))]
+
+    def _around_published_optimum(self, knobs: np.ndarray, rng: np.random.Generator) -> None:
+        """Sets learning rate and batch of rows of `knobs` around what published laws say for their N and D."""
+        prior = law_prior(
+            1.0,
+            self.space.centre,
+            self.space.has_role,
+            self.space.role_range("learning_rate"),
+            self.space.role_range("batch_tokens"),
+        )
+        features = self.space.features([self.space.legal(self.space.encoding.point(row)) for row in knobs])
+        if self.space.has_role[3]:
+            features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, 0.8, len(knobs))
+            self.space.set_role(knobs, "batch_tokens", features[:, 3] + self.space.centre[3])
+        if self.space.has_role[2]:
+            rate = best_rate_feature(prior.mean, features) + rng.normal(0, 0.8, len(knobs))
+            self.space.set_role(knobs, "learning_rate", rate + self.space.centre[2])
 
     def _surrogate(self, history: History, rng: np.random.Generator) -> Surrogate | None:
         if len(history.points) < 2:
@@ -362,7 +380,7 @@ class CarbsSampler(BaseSampler):
     def _candidates(
         self, history: History, surrogate: Surrogate, rng: np.random.Generator, limit: float
     ) -> Candidates:
-        """Points spread over the space, points on the valley floor of drawn laws, and neighbours of the front."""
+        """Points spread over the space, on the valley floor of drawn laws, and around the front."""
         count = self.options.candidates
         spread_out = self._sobol(rng, count)
         guided = self._sobol(rng, count)[: count * 3 // 4]

@@ -232,17 +232,18 @@ class Space:
         return self._recipe(self._complete(point), seed)
 
     def flops(self, point: Point) -> float:
-        """Training FLOPs of a point, known before it is run; each dimension at its nearest allowed value."""
-        return self._flops(self._complete(self._allowed(point)))
+        """Training FLOPs of a point, known before it is run; its width may be any."""
+        return self._flops(self._with_heads(self._complete(point)))
 
     def roles(self, point: Point) -> dict[str, float]:
         """What the scaling law reads from a point: N, D, learning rate, batch in tokens."""
-        recipe = self._recipe(self._complete(self._allowed(point)))
+        values = self._with_heads(self._complete(point))
+        batch_tokens = int(values["batch_size"]) * self._model.sequence_length
         return {
-            "params": recipe.params,
-            "tokens": recipe.tokens,
-            "learning_rate": recipe.learning_rate,
-            "batch_tokens": recipe.batch_tokens,
+            "params": self._shape(values).params,
+            "tokens": self._steps(values) * batch_tokens,
+            "learning_rate": values["learning_rate"],
+            "batch_tokens": batch_tokens,
         }
 
     @property
@@ -250,9 +251,11 @@ class Space:
         """Smallest shape, fewest tokens, smallest batch; whole steps leave it within 5% of the cheapest."""
         return {name: dimension.low for name, dimension in self.searched.items()} | self.fixed
 
-    def _allowed(self, point: Point) -> Point:
-        """Allowed values, dimension by dimension: enough for a model to have a shape, not yet a legal run."""
-        return {name: self.searched[name].nearest(value) for name, value in point.items()}
+    def _with_heads(self, values: Point) -> Point:
+        """A width of whole heads: a point need not be legal to have a price."""
+        if values["width"] % self._model.head_size == 0:
+            return values
+        return {**values, "width": self.searched["width"].nearest(values["width"])}
 
     def _complete(self, point: Point) -> Point:
         return {**self.fixed, **point}

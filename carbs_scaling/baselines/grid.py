@@ -1,4 +1,4 @@
-"""The grid that a careful person would sweep at a budget: a ladder of sizes, a few rates and batches at each."""
+"""The grid that a careful person would sweep: a ladder of sizes, a few rates and batches at each."""
 
 from typing import Any
 
@@ -21,10 +21,11 @@ _RUNG_FACTOR = 2.0
 
 
 class CarefulGrid(BaseSampler):
-    """Sweeps learning rate and batch at compute-optimal shapes, from cheap to dear, as far as the budget goes.
+    """Sweeps learning rate and batch at compute-optimal shapes, from cheap to dear, as far as the budget
+    goes.
 
-    Each rung of the ladder costs twice the one before; all rungs together cost the budget. Past the last rung the
-    ladder is swept again with rates and batches in between.
+    Each rung of the ladder costs twice the one before; all rungs together cost the budget. Past the last
+    rung the ladder is swept again with rates and batches in between.
 
     Args:
         space: what may be run.

@@ -1,9 +1,9 @@
 """CARBS as published (Fetterman et al. 2023, arXiv 2306.08055; github imbue-ai/carbs), written afresh.
 
 Local search around the Pareto front with learnt costs: everything that follows is its own, also where this
-project does otherwise. It differs from the original in two ways: hyperparameters are taken at the optimum of the
-box that 1,000 steps of Adam at rate 1e-4 can reach (a tenth in each log) instead of by the steps themselves, which
-is the same to the eye and fifty times as quick; and costs come as FLOPs.
+project does otherwise. It differs from the original in two ways: hyperparameters are taken at the optimum of
+the box that 1,000 steps of Adam at rate 1e-4 can reach (a tenth in each log) instead of by the steps
+themselves, which is the same to the eye and fifty times as quick; and costs come as FLOPs.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,8 @@ _REACH = 0.1
 class ImbueCarbs(BaseSampler):
     """Cost-aware Pareto-region Bayesian search.
 
-    Coordinates: one a dimension, a decade wide on logarithmic ones and the distribution's range on linear ones.
+    Coordinates: one a dimension, a decade wide on logarithmic ones and the distribution's range on linear
+    ones.
 
     Args:
         space: what may be run.

@@ -1,4 +1,4 @@
-"""Any Optuna sampler behind the search's own contract: legal points, told what is really run, within the budget."""
+"""Any Optuna sampler under the search's own rules: legal points, told what is run, within the budget."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +24,8 @@ class ProjectedSampler(BaseSampler):
         roles: as for `CarbsSampler`.
         project: the nearest legal point, or None.
         budget_flops: what all trials together may cost, or None.
-        attempts: proposals looked at before one that was run already is taken, or, if none of them can be paid,
-            the search ends.
+        attempts: proposals looked at before one that was run already is taken, or, if none of them can be
+            paid, the search ends.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""BoTorch's noisy expected hypervolume improvement over (loss, log10 FLOPs), as its own tutorial sets it up."""
+"""BoTorch's noisy expected hypervolume improvement of (loss, log10 FLOPs), as in its tutorial."""
 
 from typing import Any
 

@@ -7,6 +7,7 @@ record of a run names the one it was charged in.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 Architecture = Literal["gpt2", "llama"]
@@ -63,7 +64,7 @@ class ModelShape:
             return 4 * self.width
         return 8 * -(-self.width // 3)
 
-    @property
+    @cached_property  # priced thousands of times a proposal
     def params(self) -> int:
         """Non-embedding parameters N: the weight matrices of the blocks, 12 L d^2 for GPT-2.
 

@@ -48,9 +48,31 @@ class Grouping:
         return self.basis.shape[1]
 
 
-def bend_basis(n, d) -> np.ndarray:
-    """Second-order terms by which a location may depart from a power law: shape (..., 3)."""
-    return np.stack(np.broadcast_arrays(np.square(n) / 2, n * d, np.square(d) / 2), axis=-1)
+def bend_basis(n, d, reach) -> np.ndarray:
+    """Second-order terms by which a location departs from a power law; beyond `reach` their tangents.
+
+    Args:
+        n: centred ln N, shape (...).
+        d: centred ln D, broadcastable to it.
+        reach: ((lowest, highest) n, (lowest, highest) d) of the runs.
+
+    Returns:
+        Shape (..., 3).
+    """
+    (n_low, n_high), (d_low, d_high) = reach
+    near_n, near_d = np.clip(n, n_low, n_high), np.clip(d, d_low, d_high)
+    terms = (
+        near_n * n - near_n**2 / 2,
+        near_n * d + near_d * n - near_n * near_d,
+        near_d * d - near_d**2 / 2,
+    )
+    return np.stack(np.broadcast_arrays(*terms), axis=-1)
+
+
+def reach_of(features: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The `reach` of `bend_basis` for runs (n, 4)."""
+    low, high = features.min(axis=0), features.max(axis=0)
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
 
 @dataclass(frozen=True)
@@ -96,7 +118,7 @@ def groupings(features: np.ndarray) -> list[Grouping]:
             continue
         basis = (label[:, None] == np.flatnonzero(enough)).astype(float)
         found += [Grouping(level, kind, basis) for kind in kinds]
-    bend = bend_basis(features[:, 0], features[:, 1])
+    bend = bend_basis(features[:, 0], features[:, 1], reach_of(features))
     return found + [Grouping("bend", kind, bend) for kind in BENDS]
 
 

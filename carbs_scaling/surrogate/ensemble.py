@@ -1,8 +1,9 @@
 """Laws drawn from their posterior: what is not known about the law, without pretending that it is linear.
 
 The normal (Laplace) approximation at the most probable law is the proposal of a preconditioned Crank-Nicolson
-chain (Cotter et al. 2013, arXiv 1202.0709), whose acceptance corrects it for the law's curvature. That matters: a
-valley can only add loss, and a linearised one predicts, far from its floor, losses below the floor.
+chain (Cotter et al. 2013, arXiv 1202.0709), whose acceptance corrects it for the law's curvature. That
+matters: a valley can only add loss, and a linearised one predicts, far from its floor, losses below the
+floor.
 """
 
 from collections.abc import Callable

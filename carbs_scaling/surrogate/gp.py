@@ -1,7 +1,7 @@
 """The surrogate: Gaussian processes over runs whose prior means are loss laws.
 
-Fitted in stages: the law by robust maximum a posteriori (`laws.loss`); scale, lengthscales and noise of what it
-misses through the marginal likelihood with the law integrated out (`residual`); the law again under those
+Fitted in stages: the law by robust maximum a posteriori (`laws.loss`); scale, lengthscales and noise of what
+it misses through the marginal likelihood with the law integrated out (`residual`); the law again under those
 correlated errors; and an ensemble of laws from its posterior (`ensemble`). Losses are divided by their robust
 spread and nothing else, so the same priors serve any unit.
 """
@@ -32,19 +32,20 @@ from carbs_scaling.laws.loss import (
     refine_law,
 )
 from carbs_scaling.surrogate.ensemble import sample_laws
-from carbs_scaling.surrogate.law_mean import ExcessKernel, LawMean, widening
+from carbs_scaling.surrogate.law_mean import ExcessKernel, LawMean, law_excess
 from carbs_scaling.surrogate.residual import LEAST_NOISE, Residual, ResidualPrior, fit_residual
 
 logger = logging.getLogger(__name__)
 
 # Hyperparameters are fitted to at most this many runs; all runs are conditioned on.
 _MAX_FITTED = 200
-# A run far above the law's floor is known to this share of its excess: it says "bad", not how bad to a decimal.
+# A run far above the law's floor is known to this share of its excess: it says "bad", not how bad to a
+# decimal.
 EXCESS_SHARE = 0.05
 # The same in the first, independent fit, which has no process to put the misfit into.
 _ROBUST_SHARE = 0.2
-# Excess over the floor, in spreads, that doubles the deviation of what the law misses.
-REACH_SHARE = 0.25
+# Deviation of what the law misses up the valley's walls, as a share of their height there.
+WALL_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Surrogate:
         return sqrt(self.repeat_noise) * self.scale
 
     def predict(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Noise-free losses at m rows of `inputs`: each member's means (s, m), and their common deviations (m,)."""
+        """Noise-free losses at m rows of `inputs`: members' means (s, m), their common deviations (m,)."""
         with torch.no_grad():
             cross = self.kernel(inputs, self.inputs).to_dense()
             half = torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False)
@@ -183,10 +184,9 @@ class SurrogateFitter:
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread)
         rough, vague = self._robust_law(features, loss, spread, prior)
-        reach = REACH_SHARE * spread
-        residual = self._residual(cube, features, loss / spread, vague, rough, prior, spread, reach)
+        residual = self._residual(cube, features, loss / spread, vague, rough, prior, spread)
         inputs = torch.from_numpy(np.column_stack([cube, features]))
-        kernel = ExcessKernel(residual_kernel(residual), rough.theta, self.has_role, reach)
+        kernel = ExcessKernel(residual_kernel(residual), rough.theta, self.has_role, WALL_SHARE, spread)
         noise = torch.from_numpy(np.maximum(vague + residual.noise, LEAST_NOISE))
         with torch.no_grad():
             cholesky = stable_cholesky(kernel(inputs).to_dense() + torch.diag(noise))
@@ -229,19 +229,17 @@ class SurrogateFitter:
             starts = (fit.theta,)
         return fit, (EXCESS_SHARE * excess / spread) ** 2
 
-    def _residual(
-        self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread, reach
-    ) -> Residual:
+    def _residual(self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread) -> Residual:
         """Hyperparameters with the law, linear around its most probable parameters, integrated out."""
         chosen = _subset(target, _MAX_FITTED)
         value, slopes = law_jacobian(fit.theta, features[chosen], self.has_role)
         centred = (value + slopes @ (prior.mean - fit.theta)) / spread
         basis = slopes * prior.sd / spread
-        wide = widening(fit.theta, features[chosen], self.has_role, reach)
+        walls = WALL_SHARE * law_excess(fit.theta, features[chosen], self.has_role) / spread
         hyperprior = ResidualPrior(cube.shape[1])
         try:
             return fit_residual(
-                cube[chosen], target[chosen] - centred, basis @ basis.T, vague[chosen], wide, hyperprior
+                cube[chosen], target[chosen] - centred, basis @ basis.T, vague[chosen], walls, hyperprior
             )
         except LinAlgError as error:
             self._fall_back("hyperparameters kept at their prior", error)

@@ -1,8 +1,8 @@
 """The loss law as a Gaussian process' prior mean, for one law or a whole ensemble of them.
 
-Inputs are rows of d unit-cube coordinates followed by the 4 centred log features of `laws.loss`. An ensemble of
-laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the doubt about the
-law's parameters is the spread between members, the doubt about what the law misses is each member's own.
+Inputs are rows of d unit-cube coordinates followed by the 4 centred log features of `laws.loss`. An ensemble
+of laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the doubt about
+the law's parameters is the spread between members, the doubt about what the law misses is each member's own.
 """
 
 import gpytorch
@@ -35,42 +35,45 @@ class LawMean(gpytorch.means.Mean):
 
 
 class ExcessKernel(gpytorch.kernels.Kernel):
-    """A kernel that widens up the walls of the valley: k(x, x') a(x) a(x') with a = 1 + excess / reach.
+    """A kernel that widens up the walls of the valley: (s^2 + share^2 e e') c(x, x') for a base s^2 c(x, x').
 
-    What a law misses grows with what it says: near the valley's floor a curve is off by little, far up its walls
-    by a share of their height. Without this, bad runs make the process distrust the law everywhere.
+    e is the law's excess over the valley's floor. What a law misses grows with what it says: near the floor a
+    curve is off by little, far up its walls by a share of their height. Without this, bad runs make the
+    process distrust the law everywhere; with it, a wall is still no place to hope for losses below the floor.
 
     Args:
-        base: of what the law misses near the floor.
+        base: of what the law misses at the floor.
         theta: the law, shape (18,).
         has_role: which of the law's roles there are.
-        reach: excess over the floor, in losses, that doubles the deviation.
+        share: deviation as a share of the excess.
+        scale: unit of the process in losses.
     """
 
     has_lengthscale = False
 
     def __init__(
         self,
-        base: gpytorch.kernels.Kernel,
+        base: gpytorch.kernels.ScaleKernel,
         theta: np.ndarray,
         has_role: tuple[bool, bool, bool, bool],
-        reach: float,
+        share: float,
+        scale: float,
     ) -> None:
         super().__init__()
-        self.base, self.theta, self.has_role, self.reach = base, theta, has_role, reach
+        self.base, self.theta, self.has_role, self.share, self.scale = base, theta, has_role, share, scale
 
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **params) -> torch.Tensor:
-        left, right = self._widening(x1), self._widening(x2)
+        left, right = self._spread(x1), self._spread(x2)
         if diag:
-            return self.base(x1, x2, diag=True) * left * right
-        return self.base(x1, x2).to_dense() * left[..., None] * right[..., None, :]
+            return self.base(x1, x2, diag=True) * (1 + left * right)
+        return self.base(x1, x2).to_dense() * (1 + left[..., None] * right[..., None, :])
 
-    def _widening(self, x: torch.Tensor) -> torch.Tensor:
+    def _spread(self, x: torch.Tensor) -> torch.Tensor:
         rows = x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
-        return torch.from_numpy(widening(self.theta, rows, self.has_role, self.reach)).reshape(x.shape[:-1])
+        excess = torch.from_numpy(law_excess(self.theta, rows, self.has_role)) / self.scale
+        return self.share * excess.reshape(x.shape[:-1]) / self.base.outputscale.detach().sqrt()
 
 
-def widening(theta: np.ndarray, features: np.ndarray, has_role, reach: float) -> np.ndarray:
-    """1 + excess over the valley's floor / `reach`, at most 10, shape (n,), at features (n, 4)."""
-    excess = law_value(theta, features, has_role) - law_floor(theta, features, has_role)
-    return np.minimum(1.0 + np.maximum(excess, 0.0) / reach, 10.0)
+def law_excess(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
+    """The law's excess over the valley's floor, in losses, shape (n,), at features (n, 4)."""
+    return law_value(theta, features, has_role) - law_floor(theta, features, has_role)

@@ -1,7 +1,8 @@
 """Scale, lengthscales and noise of what the law misses, by maximum a posteriori with the law integrated out.
 
-The same objective as `gpytorch.mlls.ExactMarginalLogLikelihood` with priors, written out with its gradient: at 50
-runs the generic closure takes 4 ms an evaluation and this one 0.3 ms, and a proposal needs some 20 to 40.
+The same objective as `gpytorch.mlls.ExactMarginalLogLikelihood` with priors, written out with its gradient:
+at 50 runs the generic closure takes 4 ms an evaluation and this one 0.3 ms, and a proposal needs some 20 to
+40.
 """
 
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ class Residual:
 class ResidualPrior:
     """Independent normal priors of the logs of `Residual`.
 
-    Lengthscales grow with the square root of the dimension (Hvarfner et al. 2024, arXiv 2402.02229). What the law
-    misses: published runs leave some 5% of their spread, tiny ones 25%. A repeat moves by 1-2% of the spread.
+    Lengthscales grow with the square root of the dimension (Hvarfner et al. 2024, arXiv 2402.02229). What
+    the law misses: published runs leave some 5% of their spread, tiny ones 25%. A repeat moves by 1-2% of
+    the spread.
 
     Args:
         dimensions: columns of the unit cube.
@@ -76,7 +78,7 @@ def fit_residual(
     surprise: np.ndarray,
     law_covariance: np.ndarray,
     vague: np.ndarray,
-    widening: np.ndarray,
+    spread: np.ndarray,
     prior: ResidualPrior,
     iterations: int = 40,
 ) -> Residual:
@@ -87,7 +89,7 @@ def fit_residual(
         surprise: losses less the law's prior mean, shape (n,).
         law_covariance: covariance of the law's values under its parameters' prior, shape (n, n).
         vague: extra noise variance of each run, shape (n,).
-        widening: factor of each run's deviation, shape (n,).
+        spread: standard deviation that each run's place up the valley's walls adds, shape (n,).
         prior: of the hyperparameters.
         iterations: of L-BFGS-B.
 
@@ -95,7 +97,7 @@ def fit_residual(
         LinAlgError: the covariance is not positive definite even at the prior.
     """
     squares = (cube[:, None, :] - cube[None, :, :]) ** 2
-    products = np.outer(widening, widening)
+    walls = np.outer(spread, spread)
     mean, sd = prior.mean, prior.sd
     n = len(surprise)
 
@@ -103,15 +105,16 @@ def fit_residual(
         at = prior.unpack(logs)
         scaled = squares / at.lengthscales**2
         distance = np.sqrt(scaled.sum(axis=-1))
-        decay = np.exp(-_SQRT5 * distance) * products
+        decay = np.exp(-_SQRT5 * distance)
+        variance = at.variance + walls
         matern = (1 + _SQRT5 * distance + 5.0 / 3.0 * distance**2) * decay
-        covariance = law_covariance + at.variance * matern
+        covariance = law_covariance + variance * matern
         covariance[np.diag_indices(n)] += vague + at.noise
         factor = cho_factor(covariance, lower=True)
         weights = cho_solve(factor, surprise)
         # Half the trace of (inverse - weights weights') dK is the gradient for every hyperparameter.
         sensitivity = cho_solve(factor, np.eye(n)) - np.outer(weights, weights)
-        steepness = sensitivity * (at.variance * 5.0 / 3.0 * (1 + _SQRT5 * distance) * decay)
+        steepness = sensitivity * (variance * 5.0 / 3.0 * (1 + _SQRT5 * distance) * decay)
         by_lengthscale = 0.5 * np.einsum("ij,ijk->k", steepness, scaled)
         by_variance = 0.5 * at.variance * float(np.sum(sensitivity * matern))
         by_noise = 0.5 * at.noise * float(np.trace(sensitivity))

@@ -138,7 +138,7 @@ class LegalSpace:
         self.moves_cost = np.array([self._matters(knobs, int(i)) for i in ends])
 
     def _role_knob(self, role: str) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """The one dimension that sets a role, with levels of it and the role's logs there; None if several do."""
+        """The one dimension that sets a role, its levels, and the role's logs there; None if several do."""
         i = ROLES.index(role)
         if not self.has_role[i]:
             return None
@@ -160,7 +160,7 @@ class LegalSpace:
         return found
 
     def set_role(self, knobs: np.ndarray, role: str, logs: np.ndarray) -> None:
-        """Moves rows of `knobs` (m, k), in place, to where a role has the wanted logs (m,), if one knob sets it."""
+        """Moves rows of `knobs` (m, k), in place, to where a role has the wanted logs, if one knob sets it."""
         if self._role_knobs[role] is not None:
             knob, levels, known = self._role_knobs[role]
             knobs[:, knob] = np.interp(logs, known, levels)
