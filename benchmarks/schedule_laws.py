@@ -1,0 +1,119 @@
+"""Predicts the loss curves of schedules from those of two others, by three laws.
+
+    nice python benchmarks/schedule_laws.py [--data ../shared/data/schedule_curves] [--output results.json]
+
+Each law is fitted to the constant and the cosine schedule of 24,000 steps of a model size, and predicts
+the other schedules of that size. The schedule that the Multi-Power Law likes best is then compared with
+cosine by that law.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from carbs_scaling.laws.schedule import SCHEDULE_LAWS, MultiPowerLaw, Schedule, law_to_dict
+from carbs_scaling.laws.schedule_fit import LossCurve, agreement, best_schedule, fit_schedule_law
+
+FITTED = ("constant_24000", "cosine_24000")
+
+
+def read_curve(file: Path) -> LossCurve:
+    """A curve file (step, lr, loss). Its first point ends the warmup, which is taken to have been linear."""
+    table = pd.read_csv(file)
+    steps, rates = table["step"].to_numpy(), table["lr"].to_numpy()
+    warmup = int(steps[0])
+    every = np.arange(warmup, int(steps[-1]) + 1)
+    schedule = Schedule(np.interp(every, steps, rates), warmup_area=float(rates[0]) * warmup / 2)
+    return LossCurve(schedule, steps - warmup + 1, table["loss"].to_numpy())
+
+
+def main() -> None:
+    """Prints a table a model size."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/schedule_curves"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/schedule_laws.json"))
+    options = parser.parse_args()
+    files = sorted(options.data.glob("*.csv"))
+    if not files:
+        raise SystemExit(
+            f"no curves in {options.data}: they are the loss curves of github.com/thu-yao-01-luo/"
+            "MultiPowerLaw (step, lr, loss), given by --data FOLDER"
+        )
+    results = {}
+    for size in sorted({file.stem.split("_")[0] for file in files}):
+        curves = {
+            f.stem.removeprefix(f"{size}_"): read_curve(f) for f in files if f.stem.startswith(f"{size}_")
+        }
+        results[size] = compare(size, curves)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(results, indent=2))
+
+
+def compare(size: str, curves: dict[str, LossCurve]) -> dict:
+    """Fits all laws and prints how they predict what they have not seen."""
+    held_out = [name for name in curves if name not in FITTED]
+    result: dict = {}
+    laws = {}
+    print(f"\n{size}: fitted on {', '.join(FITTED)}")
+    print(f"{'law':<16}{'schedule':<20}{'R^2':>9}{'mean |error|':>14}{'final error':>13}")
+    for kind in SCHEDULE_LAWS:
+        law = laws[kind] = fit_schedule_law(kind, [curves[name] for name in FITTED])
+        rows = {name: agreement(law, curves[name]) for name in held_out}
+        for name, row in rows.items():
+            print(
+                f"{kind.name:<16}{name:<20}{row.r_squared:>9.4f}{row.mean_absolute_error:>14.4f}"
+                f"{row.final_error:>13.4f}"
+            )
+        measured = np.array([curves[name].loss[-1] for name in held_out])
+        predicted = measured + np.array([rows[name].final_error for name in held_out])
+        finals = 1 - np.sum((predicted - measured) ** 2) / np.sum((measured - measured.mean()) ** 2)
+        rank = spearmanr(predicted, measured).statistic
+        pooled = pooled_r_squared(law, [curves[name] for name in held_out])
+        print(
+            f"{kind.name:<16}{'whole curves, all':<20}{pooled:>9.4f}   final losses: R^2 {finals:.4f}, "
+            f"rank correlation {rank:.3f}"
+        )
+        result[kind.name] = {
+            "law": law_to_dict(law),
+            "curves": {name: vars(row) for name, row in rows.items()},
+            "pooled_r_squared": pooled,
+            "final_r_squared": finals,
+            "rank_correlation": rank,
+        }
+    result["best_schedule"] = best_against_cosine(laws[MultiPowerLaw], curves["cosine_24000"])
+    return result
+
+
+def pooled_r_squared(law, curves: list[LossCurve]) -> float:
+    """Of all points of all curves together."""
+    loss = np.concatenate([curve.loss for curve in curves])
+    off = np.concatenate([law.loss(curve.schedule, curve.steps) for curve in curves]) - loss
+    return float(1 - np.sum(off**2) / np.sum((loss - loss.mean()) ** 2))
+
+
+def best_against_cosine(law, cosine: LossCurve) -> dict:
+    """The best schedule of as many steps and the same peak, by the law's own prediction."""
+    steps = len(cosine.schedule.learning_rates)
+    peak = float(cosine.schedule.learning_rates[0])
+    best = best_schedule(law, steps, peak, cosine.schedule.warmup_area)
+    last = np.array([steps])
+    losses = [float(law.loss(schedule, last)[0]) for schedule in (cosine.schedule, best)]
+    shape = [
+        float(best.learning_rates[int(share * (steps - 1))] / peak) for share in (0, 0.25, 0.5, 0.75, 0.9, 1)
+    ]
+    print(
+        f"best schedule by the Multi-Power Law: final loss {losses[1]:.4f}, cosine {losses[0]:.4f}; "
+        "learning rate / peak at 0, 25, 50, 75, 90, 100% of the steps: "
+        + ", ".join(f"{v:.2f}" for v in shape)
+    )
+    return {"cosine": losses[0], "best": losses[1], "shape": shape}
+
+
+if __name__ == "__main__":
+    main()
