@@ -1,5 +1,4 @@
-"""Synthetic scaling problems whose best front is known: some obey the law that the search assumes, some do
-not.
+"""Synthetic scaling problems with a known best front: some obey the assumed law, some do not.
 
 Every problem has N from width and depth, D from tokens, a learning rate and a batch. Its loss is a floor over
 (N, D) plus penalties that vanish at a known optimum, so the true front is that of the floor. A run sees the

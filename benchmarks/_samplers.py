@@ -17,16 +17,16 @@ from carbs_scaling.sampler import CarbsSampler, new_study
 
 ABLATIONS = {
     "ours": {},
-    "ours, constant mean": {"law_mean": False},
-    "ours, no law uncertainty": {"members": 1},
-    "ours, no division by cost": {"acquisition": "front_gain"},
-    "ours, no noise threshold": {"noise_sds": 0.0},
-    "ours, no projection": {"project_first": False},
-    "ours, nothing for learning": {"learning": 0.0},
-    "ours, not anytime": {"anytime": False},
-    "ours, EI along the front": {"acquisition": "ei_front"},
-    "ours, Gittins index": {"acquisition": "gittins"},
-    "ours, CARBS's local score": {"acquisition": "carbs_local"},
+    "ours: constant mean": {"law_mean": False},
+    "ours: no law uncertainty": {"members": 1},
+    "ours: no division by cost": {"acquisition": "front_gain"},
+    "ours: no noise threshold": {"noise_sds": 0.0},
+    "ours: no projection": {"project_first": False},
+    "ours: nothing for learning": {"learning": 0.0},
+    "ours: not anytime": {"anytime": False},
+    "ours: EI along the front": {"acquisition": "ei_front"},
+    "ours: Gittins index": {"acquisition": "gittins"},
+    "ours: CARBS's local score": {"acquisition": "carbs_local"},
     "EI per cost": {"acquisition": "ei_per_cost", "law_mean": False},
 }
 PEERS = ("random", "Sobol", "grid", "CARBS", "TPE", "NSGA-II", "Optuna GP", "qLogNEHVI", "Ax")
@@ -57,11 +57,13 @@ def build(name: str, task: Task, seed: int, **options):
         chosen = {**options, **ABLATIONS[name]}
         if not chosen.pop("project_first", True):
             own = CarbsSampler(*parts, None, budget_flops=task.budget, seed=seed, **chosen)
-            return ProjectedSampler(own, *parts, problem.project, task.budget)
+            # Asked again it would say the same, so its first answer stands.
+            return ProjectedSampler(own, *parts, problem.project, task.budget, attempts=1)
         return CarbsSampler(*parts, problem.project, budget_flops=task.budget, seed=seed, **chosen)
     space = ProjectedSampler(optuna.samplers.RandomSampler(), *parts, problem.project).space
     base = _peer(name, space, task, seed)
-    return ProjectedSampler(base, *parts, problem.project, task.budget)
+    attempts = 8 if name in ("Ax", "Optuna GP", "qLogNEHVI") else 50
+    return ProjectedSampler(base, *parts, problem.project, task.budget, attempts)
 
 
 def _peer(name: str, space, task: Task, seed: int):
@@ -72,7 +74,7 @@ def _peer(name: str, space, task: Task, seed: int):
     if name == "grid":
         return CarefulGrid(space, task.budget)
     if name == "CARBS":
-        return ImbueCarbs(space, seed, centre=task.start)
+        return ImbueCarbs(space, seed, centre=task.start, budget_flops=task.budget)
     if name == "TPE":
         return optuna.samplers.TPESampler(seed=seed, multivariate=True)
     if name == "NSGA-II":

@@ -85,7 +85,7 @@ def main() -> None:
     broken = command(folder, "broken", options.executor, options.budget_flops)
     kills, ended = 0, False
     while not ended and kills < options.kills:
-        # Up to the start-up time and a share of the work, so that some kills hit the start and some the middle.
+        # Up to the start-up time and a share of the work: some kills hit the start and some the middle.
         moment = rng.uniform(1.0, 8.0 + unbroken_seconds / options.kills)
         ended = run(broken, moment)
         kills += not ended

@@ -5,8 +5,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_EXPORTS = {"CarbsSampler": "carbs_scaling.sampler"}
-__all__ = ["CarbsSampler", "__version__"]
+_EXPORTS = {"CarbsSampler": "carbs_scaling.sampler", "fit_law": "carbs_scaling.laws.fit"}
+__all__ = ["CarbsSampler", "__version__", "fit_law"]
 
 
 def __getattr__(name: str) -> Any:

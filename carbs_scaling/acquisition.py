@@ -147,3 +147,53 @@ def expected_learning_gain(members, noise_variance, doubt: ValleyDoubt) -> np.nd
         explained = np.maximum(covariance**2 - chance, 0.0) / (predicted_variance + noise_variance)
         gain += (doubt.width * curvature) @ explained
     return gain
+
+
+@dataclass(frozen=True)
+class AlternativeInputs:
+    """What the alternative acquisitions look at.
+
+    Args:
+        mean: each of s laws' predictions, shape (s, m).
+        sd: their common deviation, shape (m,).
+        shares: weight of each law, shape (s,).
+        flops: cost of each run, shape (m,).
+        front: the front so far.
+        threshold: an improvement below this loss counts as none.
+        lowest_loss: of all runs.
+        budget_flops: of the whole search.
+        front_distance: distance to the nearest run on the front in the unit cube, shape (m,).
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    shares: np.ndarray
+    flops: np.ndarray
+    front: FrontLevels
+    threshold: float
+    lowest_loss: float
+    budget_flops: float
+    front_distance: np.ndarray
+
+
+def alternative_score(name: str, at: AlternativeInputs) -> np.ndarray:
+    """Log scores, shape (m,), of acquisitions kept for comparison; larger is better.
+
+    `front_gain`: the front's expected gain, whatever it costs. `ei_front`: improvement on the front at the
+    run's own cost. `ei_per_cost`: improvement on the lowest loss by cost (Snoek et al. 2012). `gittins`:
+    Pandora's box. `carbs_local`: CARBS's factor for staying near the front (arXiv 2306.08055).
+    """
+    log_cost = np.log10(at.flops)
+    level = at.front.at(log_cost)
+    if name == "gittins":
+        unit = (at.front.levels[0] - at.front.levels[-1]) / at.budget_flops
+        return -gittins_index(at.mean - level, at.sd, at.shares, unit * at.flops)
+    if name == "front_gain":
+        score = at.shares @ expected_front_gain(at.mean, at.sd, log_cost, at.front, at.threshold)
+    elif name == "ei_per_cost":
+        score = at.shares @ expected_improvement(at.mean, at.sd, at.lowest_loss) / at.flops
+    else:
+        score = at.shares @ expected_improvement(at.mean, at.sd, level - at.threshold)
+    if name == "carbs_local":
+        score = score * np.exp(-0.5 * (at.front_distance / 0.3) ** 2)
+    return np.log(np.maximum(score, 1e-300))

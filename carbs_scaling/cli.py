@@ -7,6 +7,7 @@ import difflib
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,10 @@ VERBS = {
         "spend a FLOP budget on training runs, or go on with a study", "carbs_scaling.verbs.search"
     ),
     "front": Verb("the front of a study as a table, a file and plots", "carbs_scaling.verbs.front"),
+    "fit": Verb("the scaling law of a study or of any table of runs", "carbs_scaling.verbs.fit"),
+    "recommend": Verb(
+        "a recipe with intervals for a model too large to search at", "carbs_scaling.verbs.recommend"
+    ),
 }
 
 USAGE = """usage: carbs-scaling VERB [overrides...]
@@ -46,6 +51,7 @@ examples:
   carbs-scaling search +experiment=smoke        half a minute, to see everything work
   carbs-scaling search study.name=mine budget.flops=1e14 model=llama data=files 'data.paths=[corpus/]'
   carbs-scaling front study.name=mine format=csv
+  carbs-scaling recommend study.name=mine target.params=7e9 target.tokens=1.4e12
 
 carbs-scaling VERB --help lists the groups and values of a verb; --cfg job prints its configuration."""
 
@@ -108,17 +114,31 @@ def _run_verb(name: str, overrides: list[str]) -> None:
 
     # `experiment=x` and `+experiment=x` both mean the preset; Hydra itself knows only the second.
     overrides = [f"+{text}" if text.startswith("experiment=") else text for text in overrides]
+    overrides = [part for text in overrides for part in _ladder(text)]
+    begun = False
 
     def job(composed: DictConfig) -> None:
-        with _said_in_one_line(
-            name
-        ):  # in here, for Hydra announces what it sees raised with lines of its own
+        nonlocal begun
+        begun = True
+        # In here, for Hydra announces what it sees raised with lines of its own.
+        with _said_in_one_line(name):
             importlib.import_module(VERBS[name].module).run(composed)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own printing
     sys.argv = [f"carbs-scaling {name}", *overrides]
-    with _said_in_one_line(name):
-        hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=name)(job)()
+    try:
+        with _said_in_one_line(name):
+            hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=name)(job)()
+    except ValueError as error:
+        if begun:
+            raise
+        fail(f"cannot compose the configuration: {error}", code=2)  # Hydra's word on space=null and the like
+
+
+def _ladder(override: str) -> list[str]:
+    """`space.width=[32,64]` as Hydra can do it: a list does not merge into a range, it takes its place."""
+    match = re.match(r"(space\.\w+)=(\[.*)", override, flags=re.DOTALL)
+    return [f"~{match[1]}", f"+{match[1]}={match[2]}"] if match else [override]
 
 
 @contextmanager

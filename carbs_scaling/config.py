@@ -4,11 +4,12 @@ Every default lives in `conf/`, where a user reads and overrides it; the datacla
 missing from a preset is an error and not a silent choice.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from carbs_scaling.compute.flops import ARCHITECTURES, FLOPS_CONVENTIONS
@@ -51,10 +52,12 @@ class StudyConfig:
             "(a path goes into study.directory)",
         )
 
+        _require(self.seed >= 0, f"study.seed={self.seed} must not be negative")
+
     @property
     def folder(self) -> Path:
         """The study's own folder: ledger, loss curves, log, figures."""
-        return Path(self.directory) / self.name
+        return Path(self.directory).expanduser() / self.name
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class BudgetConfig:
     convention: str = MISSING
 
     def __post_init__(self) -> None:
-        _require(self.flops > 0, f"budget.flops={self.flops} must be positive")
+        _require(0 < self.flops < math.inf, f"budget.flops={self.flops} must be a positive number")
         _require(
             0 < self.max_trial_fraction <= 1,
             f"budget.max_trial_fraction={self.max_trial_fraction} must lie in (0, 1]",
@@ -78,8 +81,8 @@ class BudgetConfig:
             f"budget.stop_below_fraction={self.stop_below_fraction} must lie in [0, 1)",
         )
         _require(
-            self.trial_overhead_flops >= 0,
-            f"budget.trial_overhead_flops={self.trial_overhead_flops} must not be negative",
+            0 <= self.trial_overhead_flops < math.inf,
+            f"budget.trial_overhead_flops={self.trial_overhead_flops} must be a number, and not negative",
         )
         _require_choice("budget.convention", self.convention, FLOPS_CONVENTIONS)
 
@@ -235,13 +238,87 @@ class FrontConfig:
 
     def __post_init__(self) -> None:
         _require_choice("format", self.format, FORMATS)
+        _require(self.output != "", "output= needs a file")
+        _require(
+            self.output is None or self.format != "table",
+            f"output={self.output} needs format=csv, json or parquet",
+        )
+
+
+LAW_FORMATS = ("table", "json")
+RECIPE_FORMATS = ("table", "json", "yaml", "training_arguments")
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """What is to be trained: N and D, or FLOPs with at most one of them; and how it will be run."""
+
+    params: float | None = MISSING
+    tokens: float | None = MISSING
+    flops: float | None = MISSING
+    sequence_length: int = MISSING
+    head_size: int = MISSING
+    devices: int = MISSING
+    sequences_per_device: int = MISSING
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "head_size", "devices", "sequences_per_device"):
+            _require(getattr(self, name) >= 1, f"target.{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """All of `conf/fit.yaml`."""
+
+    study: StudyConfig
+    runs: str | None
+    optimizer: str | None
+    format: str
+    plots: bool
+    output: str | None
+
+    def __post_init__(self) -> None:
+        _require_choice("format", self.format, LAW_FORMATS)
+
+
+@dataclass(frozen=True)
+class RecommendConfig:
+    """All of `conf/recommend.yaml`."""
+
+    study: StudyConfig
+    runs: str | None
+    law: str | None
+    optimizer: str | None
+    target: TargetConfig
+    level: float
+    format: str
+    output: str | None
+
+    def __post_init__(self) -> None:
+        _require_choice("format", self.format, RECIPE_FORMATS)
+        _require(0 < self.level < 1, f"level={self.level} must lie in (0, 1)")
+        _require(
+            self.law is None or self.runs is None, "set law (a fitted law's JSON) or runs (a table), not both"
+        )
+
+
+def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
+    """What people write and OmegaConf refuses: 1e6 for a whole number, one path for a list of them."""
+    plain = OmegaConf.to_container(values, resolve=True)
+    for field in fields(section_type):
+        value = plain.get(field.name)
+        if isinstance(value, float) and value.is_integer() and field.type in (int, int | None):
+            plain[field.name] = int(value)
+        if isinstance(value, str) and field.type == list[str]:
+            plain[field.name] = [value]
+    return plain
 
 
 def _load_section(name: str, section_type: type, values: DictConfig) -> Any:
     schema = OmegaConf.structured(section_type)
     OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes its node read-only, also for the merge
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, values))
+        return OmegaConf.to_object(OmegaConf.merge(schema, _plain(values, section_type)))
     except OmegaConfBaseException as error:
         key = f"{name}.{error.full_key}" if error.full_key else name
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
@@ -266,8 +343,12 @@ def load_config(config_type: type, composed: DictConfig) -> Any:
                 f"{field.name}={value} must be a group, such as {field.name}=NAME",
             )
             value = _load_section(field.name, field.type, value)
-        elif isinstance(value, DictConfig):
+        elif isinstance(value, DictConfig | ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
+        if not is_dataclass(field.type) and field.type in (str, bool, str | None, float):
+            kind = str | None if field.type == str | None else field.type
+            right = isinstance(value, kind) or (kind is float and isinstance(value, int | float))
+            _require(right, f"{field.name}={value!r} is not what {field.name} can be")
         values[field.name] = value
     return config_type(**values)
 

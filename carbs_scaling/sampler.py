@@ -19,15 +19,14 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import qmc
 
 from carbs_scaling.acquisition import (
+    AlternativeInputs,
     FrontLevels,
     ValleyDoubt,
+    alternative_score,
     expected_front_gain,
-    expected_improvement,
     expected_learning_gain,
-    gittins_index,
 )
 from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.frontier import pareto_front
@@ -36,13 +35,14 @@ from carbs_scaling.laws.loss import (
     best_batch_feature,
     best_rate_feature,
     law_floor,
-    law_prior,
     valley_curvatures,
 )
+from carbs_scaling.surrogate.candidates import affordable_pool, around, candidates, design_point, joined
 from carbs_scaling.surrogate.encoding import Encoding
+from carbs_scaling.surrogate.feasibility import Feasibility
 from carbs_scaling.surrogate.gp import EXCESS_SHARE, Surrogate, SurrogateFitter
 from carbs_scaling.surrogate.history import History, read_history
-from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
+from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +62,13 @@ class SamplerOptions:
         noise_sds: an improvement counts beyond this many standard deviations of seed noise.
         candidates: random points scored a proposal; twice as many more follow around the best.
         members: laws in the surrogate's ensemble; 1 leaves the doubt about the law out.
-        learning: share in which a run is also worth what it teaches about learning rate and batch of later
-        ones. law_mean: whether the prior mean is the loss law; else it is a constant.
+        learning: share in which a run is also worth what it teaches about the valley for later runs.
+        law_mean: whether the prior mean is the loss law; else it is a constant.
         acquisition: one of `ACQUISITIONS`.
         anytime: whether the front shall be good at every moment, rather than by the mean over all FLOPs.
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
-            gains are compared, never charged; None for a two-thousandth of the budget.
+            gains are compared, never charged; None for a 20,000th of the budget.
     """
 
     startup_trials: int | None = None
@@ -91,8 +91,7 @@ class CarbsSampler(BaseSampler):
         distributions: Optuna distributions by name: float, int, logarithmic or not, and categorical.
         flops: training FLOPs of a point (name to value), known before the run.
         roles: those of `params`, `tokens`, `learning_rate`, `batch_tokens` that a point has; the loss law
-        uses
-            what it is given.
+            uses what it is given.
         project: the nearest legal point, which is what the trial's parameters then hold; None: all are legal.
         budget_flops: training FLOPs that all trials together may cost; None: no limit.
         target: (params, tokens) that the search shall serve by extrapolation; None: the front itself.
@@ -171,6 +170,34 @@ class CarbsSampler(BaseSampler):
         surrogate = self._surrogate(history, np.random.default_rng(self.seed))
         return None if surrogate is None else surrogate.law
 
+    def best_recipe(self, study: Study, params: float, tokens: float) -> dict[str, float]:
+        """Learning rate and batch tokens for so many parameters and tokens, also beyond the search.
+
+        Each is the middle of the posterior's optimum, with the factor that one standard deviation is.
+
+        Raises:
+            ValueError: the study has too few completed trials, or its points lack the roles.
+        """
+        surrogate = self._surrogate(read_history(study, self.space), np.random.default_rng(self.seed))
+        if surrogate is None:
+            raise ValueError("a recipe needs at least two completed trials")
+        if not all(self.space.has_role[:2]):
+            raise ValueError("a recipe needs the roles params and tokens")
+        n, d = np.log(params) - self.space.centre[0], np.log(tokens) - self.space.centre[1]
+        thetas, shares = surrogate.mean.thetas, surrogate.shares
+        rows = np.tile([n, d, 0.0, 0.0], (len(thetas), 1))
+        rows[:, 3] = best_batch_feature(thetas, rows) if self.space.has_role[3] else 0.0
+        found = {}
+        for name, role, values in (
+            ("learning_rate", 2, best_rate_feature(thetas, rows)),
+            ("batch_tokens", 3, rows[:, 3]),
+        ):
+            if self.space.has_role[role]:
+                middle = shares @ values
+                found[name] = float(np.exp(middle + self.space.centre[role]))
+                found[f"{name}_factor"] = float(np.exp(np.sqrt(shares @ (values - middle) ** 2)))
+        return found
+
     def propose(self, history: History, number: int) -> Point:
         """The point for trial `number` given the other trials.
 
@@ -195,14 +222,14 @@ class CarbsSampler(BaseSampler):
     @property
     def _startup_trials(self) -> int:
         wanted = self.options.startup_trials
-        return min(self.space.encoding.knobs + 4, 10) if wanted is None else wanted
+        return min(self.space.encoding.knobs + 2, 8) if wanted is None else wanted
 
     @property
     def _overhead(self) -> float:
         """FLOPs that stand for what a trial costs beside its training."""
         if self.options.overhead_flops is not None:
             return self.options.overhead_flops
-        return 0.0 if self.budget_flops is None else self.budget_flops / 2000
+        return 0.0 if self.budget_flops is None else self.budget_flops / 20_000
 
     def _price(self, flops: np.ndarray, spent: float) -> np.ndarray:
         """What gains are divided by.
@@ -230,51 +257,13 @@ class CarbsSampler(BaseSampler):
         return self.space.lowest_flops <= flops
 
     def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
-        """A point of the cheap design: far from the others, in the cheap part of the space."""
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
         if self.budget_flops is not None:
             cap = min(cap, self.options.startup_fraction * self.budget_flops)
         # Never so tight that only the very cheapest run is left, which would be proposed again and again.
         cap = min(max(cap, 4 * self.space.lowest_flops), limit)
-        knobs = self._sobol(rng, 64)
-        # Away from the edges of what has no price, where runs are most often wasted; towards the cheapest
-        # point in what has one, until it can be paid.
-        knobs = np.where(self.space.moves_cost, knobs, 0.2 + 0.6 * knobs)
-        cheapest = self.space.encoding.position(self.space.cheapest)
-        found: list[Point] = []
-        for row in knobs:
-            for share in (1.0, 0.6, 0.35, 0.2, 0.1, 0.0):
-                near = np.where(self.space.moves_cost, cheapest + share * (row - cheapest), row)
-                point = self.space.legal(self.space.encoding.point(near))
-                if self.space.cost(point) <= cap:
-                    found.append(point)
-                    break
-        fresh = self._fresh(self.space.describe(found), history)
-        if not len(fresh):
-            return self._cheapest("no new point for the design")
-        others = history.points + history.pending + history.failed
-        if not others:
-            return fresh.points[0]
-        rows = np.array([self.space.encoding.row(point) for point in others])
-        gaps = np.linalg.norm(fresh.cube[:, None, :] - rows[None], axis=-1).min(axis=1)
-        return fresh.points[int(np.argmax(gaps))]
-
-    def _around_published_optimum(self, knobs: np.ndarray, rng: np.random.Generator) -> None:
-        """Sets learning rate and batch of rows of `knobs` around what published laws say for their N and D."""
-        prior = law_prior(
-            1.0,
-            self.space.centre,
-            self.space.has_role,
-            self.space.role_range("learning_rate"),
-            self.space.role_range("batch_tokens"),
-        )
-        features = self.space.features([self.space.legal(self.space.encoding.point(row)) for row in knobs])
-        if self.space.has_role[3]:
-            features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, 0.8, len(knobs))
-            self.space.set_role(knobs, "batch_tokens", features[:, 3] + self.space.centre[3])
-        if self.space.has_role[2]:
-            rate = best_rate_feature(prior.mean, features) + rng.normal(0, 0.8, len(knobs))
-            self.space.set_role(knobs, "learning_rate", rate + self.space.centre[2])
+        point = design_point(self.space, history, rng, cap)
+        return self._cheapest("no new point for the design") if point is None else point
 
     def _surrogate(self, history: History, rng: np.random.Generator) -> Surrogate | None:
         if len(history.points) < 2:
@@ -308,30 +297,35 @@ class CarbsSampler(BaseSampler):
         spent = max(history.spent_flops + history.committed_flops, self.space.lowest_flops)
         threshold = self.options.noise_sds * surrogate.noise_sd
 
-        pool = self._candidates(history, surrogate, rng, limit)
+        pool = candidates(self.space, history, surrogate, rng, limit, self.options.candidates)
         if not len(pool):
             return self._cheapest("no new affordable candidate")
-        doubt = (
-            self._valley_doubt(pool, surrogate, limit)
-            if self.options.learning and self.options.law_mean
-            else None
-        )
+        learns = self.options.law_mean and (self.options.learning > 0 or self.target is not None)
+        doubt = self._valley_doubt(pool, surrogate, limit) if learns else None
+        theta = np.asarray(surrogate.law.theta)
 
-        # What a run teaches is counted less and less: where the law is wrong, doubt about it never ends.
+        def rate_offset(features: np.ndarray) -> np.ndarray:
+            return features[:, 2] - best_rate_feature(theta, features)
+
+        ends = self._feasibility(history, rate_offset)
+
+        # What a run teaches counts less and less: where the law is wrong, doubt about it never ends.
         lesson = self.options.learning * np.exp(-len(history.points) / (4 * self.space.encoding.knobs))
 
         def score(batch: Candidates) -> np.ndarray:
             inputs = torch.from_numpy(np.column_stack([batch.cube, batch.features]))
             mean, sd = surrogate.predict(inputs)
             if self.options.acquisition != "front_gain_per_flop":
-                return self._other_score(batch, mean, sd, front, threshold, history, surrogate)
+                return self._other_score(batch, mean, sd, front, threshold, history, surrogate.shares)
             gain = expected_front_gain(mean, sd, np.log10(batch.flops), front, threshold)
             gain = surrogate.shares @ gain
             if doubt is not None:
-                floor = law_floor(np.asarray(surrogate.law.theta), batch.features, self.space.has_role)
+                floor = law_floor(theta, batch.features, self.space.has_role)
                 excess = np.maximum(surrogate.shares @ mean - floor, 0.0)
                 noise = sd**2 + surrogate.noise_sd**2 + (EXCESS_SHARE * excess) ** 2
                 gain += lesson * expected_learning_gain(mean, noise, doubt)
+            if ends is not None:
+                gain = gain * ends.probability(batch.cube, rate_offset(batch.features))
             price = self._price(batch.flops, spent)
             return np.log(np.maximum(gain, 1e-300)) - np.log(price)
 
@@ -339,35 +333,41 @@ class CarbsSampler(BaseSampler):
         for spread in (0.1, 0.04, 0.015):
             order = np.argsort(-scores, kind="stable")[:12]
             near = [self.space.encoding.position(pool.points[i]) for i in order]
-            more = self._pool(_around(near, spread, self.options.candidates // 4, rng), history, limit)
+            knobs = around(near, spread, self.options.candidates // 4, rng)
+            more = affordable_pool(self.space, knobs, history, limit)
             pool = pool.take(order)
             scores = scores[order]
             if len(more):
-                pool, scores = _joined(pool, more), np.concatenate([scores, score(more)])
+                pool, scores = joined(pool, more), np.concatenate([scores, score(more)])
         return pool.points[int(np.argmax(scores))]
 
-    def _other_score(
-        self, batch: Candidates, mean, sd, front: FrontLevels, threshold: float, history: History, surrogate
-    ) -> np.ndarray:
-        """Scores of the alternatives kept for comparison; larger is better."""
-        log_cost = np.log10(batch.flops)
-        name, shares = self.options.acquisition, surrogate.shares
-        if name == "front_gain":
-            score = shares @ expected_front_gain(mean, sd, log_cost, front, threshold)
-        elif name == "ei_front":
-            score = shares @ expected_improvement(mean, sd, front.at(log_cost) - threshold)
-        elif name == "ei_per_cost":
-            score = shares @ expected_improvement(mean, sd, min(history.loss)) / batch.flops
-        elif name == "gittins":
-            scale = (front.levels[0] - front.levels[-1]) / (self.budget_flops or batch.flops.max())
-            below_front = mean - front.at(log_cost)
-            return -gittins_index(below_front, sd, shares, scale * batch.flops)
-        else:
-            near = self.space.describe([history.points[i] for i in pareto_front(history.flops, history.loss)])
-            gaps = np.linalg.norm(batch.cube[:, None] - near.cube[None], axis=-1).min(axis=1)
-            level = front.at(log_cost) - threshold
-            score = shares @ expected_improvement(mean, sd, level) * np.exp(-0.5 * (gaps / 0.3) ** 2)
-        return np.log(np.maximum(score, 1e-300))
+    def _feasibility(
+        self, history: History, rate_offset: Callable[[np.ndarray], np.ndarray]
+    ) -> Feasibility | None:
+        if not history.failed:
+            return None
+        tried = self.space.describe(history.failed + history.points)
+        ended = np.arange(len(tried)) >= len(history.failed)
+        return Feasibility.fit(tried.cube, rate_offset(tried.features), ended)
+
+    def _other_score(self, batch: Candidates, mean, sd, front: FrontLevels, threshold, history, shares):
+        """Logs of the alternatives kept for comparison, shape (m,); larger is better."""
+        on_front = [history.points[i] for i in pareto_front(history.flops, history.loss)]
+        gaps = np.linalg.norm(batch.cube[:, None] - self.space.describe(on_front).cube[None], axis=-1)
+        return alternative_score(
+            self.options.acquisition,
+            AlternativeInputs(
+                mean=mean,
+                sd=sd,
+                shares=shares,
+                flops=batch.flops,
+                front=front,
+                threshold=threshold,
+                lowest_loss=min(history.loss),
+                budget_flops=self.budget_flops or float(batch.flops.max()),
+                front_distance=gaps.min(axis=1),
+            ),
+        )
 
     def _ceiling(self, flops: list[float], loss: list[float], surrogate: Surrogate) -> float:
         """Reference loss: a tenth of the front's range above what the cheapest run can reach."""
@@ -377,20 +377,6 @@ class CarbsSampler(BaseSampler):
         highest = max(floor, float(front[0]))
         return highest + 0.1 * max(highest - float(front[-1]), surrogate.scale)
 
-    def _candidates(
-        self, history: History, surrogate: Surrogate, rng: np.random.Generator, limit: float
-    ) -> Candidates:
-        """Points spread over the space, on the valley floor of drawn laws, and around the front."""
-        count = self.options.candidates
-        spread_out = self._sobol(rng, count)
-        guided = self._sobol(rng, count)[: count * 3 // 4]
-        if self.options.law_mean:
-            self._onto_valley_floor(guided, surrogate, rng)
-        front = pareto_front(history.flops, history.loss)
-        centres = [self.space.encoding.position(history.points[i]) for i in front]
-        near = _around(centres or [self.space.encoding.position(self.space.cheapest)], 0.1, count // 2, rng)
-        return self._pool(np.concatenate([spread_out[: count // 2], guided, near]), history, limit)
-
     def _valley_doubt(self, pool: Candidates, surrogate: Surrogate, limit: float) -> ValleyDoubt | None:
         """What is not known of the valley at the front's later runs: the best shape at each level of cost."""
         if not (self.space.has_role[2] or self.space.has_role[3]) or len(surrogate.mean.thetas) < 2:
@@ -398,15 +384,19 @@ class CarbsSampler(BaseSampler):
         theta = np.asarray(surrogate.law.theta)
         floor = law_floor(theta, pool.features, self.space.has_role)
         log_cost = np.log10(pool.flops)
-        edges = np.linspace(log_cost.min(), min(log_cost.max(), np.log10(limit / 2)) + 1e-9, _LEVELS + 1)
+        top = min(log_cost.max(), np.log10(min(limit / 2, 1e300)))
+        edges = np.linspace(log_cost.min(), top + 1e-9, _LEVELS + 1)
         best = [
             int(inside[np.argmin(floor[inside])])
             for low, high in itertools.pairwise(edges)
             if len(inside := np.flatnonzero((log_cost >= low) & (log_cost < high)))
         ]
-        if not best:
+        features = pool.features[best]
+        if self.target is not None:
+            # The run at the target counts as one more level of the front.
+            features = np.concatenate([features, self._target_features()])
+        if not len(features):
             return None
-        features = pool.features[best].copy()
         features[:, 3] = best_batch_feature(theta, features) if self.space.has_role[3] else 0.0
         thetas = surrogate.mean.thetas
         curvatures = valley_curvatures(theta, features, self.space.has_role)
@@ -415,60 +405,19 @@ class CarbsSampler(BaseSampler):
             batches=np.array([best_batch_feature(t, features) for t in thetas]),
             rate_curvature=curvatures[0],
             batch_curvature=curvatures[1],
-            width=np.full(len(best), edges[1] - edges[0]),
+            width=np.full(len(features), edges[1] - edges[0]),
             shares=surrogate.shares,
         )
 
-    def _onto_valley_floor(self, knobs: np.ndarray, surrogate: Surrogate, rng: np.random.Generator) -> None:
-        """Sets learning rate and batch of rows of `knobs` to the best by laws drawn from the ensemble."""
-        features = self.space.features([self.space.legal(self.space.encoding.point(row)) for row in knobs])
-        thetas = surrogate.mean.thetas[rng.integers(len(surrogate.mean.thetas), size=len(knobs))]
-        batch = best_batch_feature(thetas, features) + 0.2 * rng.normal(size=len(knobs))
-        if self.space.has_role[3]:
-            features[:, 3] = batch
-            self.space.set_role(knobs, "batch_tokens", batch + self.space.centre[3])
-        rate = best_rate_feature(thetas, features) + 0.2 * rng.normal(size=len(knobs))
-        if self.space.has_role[2]:
-            self.space.set_role(knobs, "learning_rate", rate + self.space.centre[2])
-
-    def _pool(self, knobs: np.ndarray, history: History, limit: float) -> Candidates:
-        batch = self.space.candidates(knobs)
-        return self._fresh(batch.take(np.flatnonzero(batch.flops <= limit)), history)
-
-    def _fresh(self, batch: Candidates, history: History) -> Candidates:
-        known = {point_key(p) for p in history.points + history.pending + history.failed}
-        return batch.take([i for i, point in enumerate(batch.points) if point_key(point) not in known])
+    def _target_features(self) -> np.ndarray:
+        return np.array(
+            [[np.log(v) - c for v, c in zip(self.target, self.space.centre, strict=False)] + [0, 0]]
+        )
 
     def _cheapest(self, reason: str) -> Point:
         self.fallbacks[reason] += 1
         logger.warning("%s: the cheapest legal point is proposed", reason)
         return dict(self.space.cheapest)
-
-    def _sobol(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        return qmc.Sobol(self.space.encoding.knobs, rng=rng).random(count)
-
-
-def _around(centres: list[np.ndarray], spread: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` points normal around randomly chosen centres, every second one in a single dimension only."""
-    chosen = np.asarray(centres)[rng.integers(len(centres), size=count)]
-    steps = rng.normal(0.0, spread, size=chosen.shape)
-    single = rng.integers(chosen.shape[1], size=count)
-    only = np.arange(chosen.shape[1])[None] == single[:, None]
-    keep = only | (np.arange(count)[:, None] % 2 == 0)
-    return np.clip(chosen + steps * keep, 0.0, 1.0)
-
-
-def _joined(first: Candidates, second: Candidates) -> Candidates:
-    if not len(first):
-        return second
-    if not len(second):
-        return first
-    return Candidates(
-        first.points + second.points,
-        np.concatenate([first.flops, second.flops]),
-        np.concatenate([first.cube, second.cube]),
-        np.concatenate([first.features, second.features]),
-    )
 
 
 def new_study(sampler: BaseSampler, **arguments: Any) -> Study:

@@ -3,11 +3,13 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from carbs_scaling.config import SearchConfig, to_dict
-from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.executors import Executor
 from carbs_scaling.record import TrialRecord
 from carbs_scaling.report.curves import last_point, read_curve
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 # So many trials in a row lost to the machine mean that the machine, not a trial, needs help.
 MACHINE_FAILURES_IN_A_ROW = 3
+# One shape that does not fit is a lesson; so many in a row are a device that something else fills.
+OUT_OF_MEMORY_IN_A_ROW = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +70,20 @@ def build_sampler(config: SearchConfig, space: Space) -> CarbsSampler:
     options = dict(config.sampler)
     name = options.pop("name", None)
     if name != "carbs":
-        raise CarbsScalingError(f"sampler.name={name} is not one of carbs")
-    return CarbsSampler(
-        space.distributions,
-        flops=space.flops,
-        roles=space.roles,
-        project=space.project,
-        budget_flops=config.budget.flops,
-        overhead_flops=config.budget.trial_overhead_flops,
-        seed=config.study.seed,
-        **options,
-    )
+        raise ConfigError(f"sampler.name={name} is not one of carbs")
+    try:
+        return CarbsSampler(
+            space.distributions,
+            flops=space.flops,
+            roles=space.roles,
+            project=space.project,
+            budget_flops=config.budget.flops,
+            overhead_flops=config.budget.trial_overhead_flops,
+            seed=config.study.seed,
+            **options,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"sampler: {error}") from error
 
 
 def build_executor(config: SearchConfig) -> Executor:
@@ -118,7 +125,8 @@ class Search:
         self._config = config
         self._display = display
         self._proposing, self._recording, self._showing = Stopwatch(), Stopwatch(), Stopwatch()
-        self._machine_failures = 0
+        self._last_status: Status | None = None
+        self._in_a_row = 0
 
     def run(self) -> Study:
         """Searches; gives the study with all its trials."""
@@ -129,7 +137,7 @@ class Search:
         self._text = text
         self._space = build_space(self._config, text.vocabulary_size)
         self._sampler = build_sampler(self._config, self._space)
-        with sole_coordinator(self._config.study):
+        with sole_coordinator(self._config.study), logged_to(self._config.study.folder / "search.log"):
             self._curves = self._config.study.folder / "curves"
             self._curves.mkdir(exist_ok=True)
             self._study = Study.begin(
@@ -144,13 +152,13 @@ class Search:
                     self._loop()
             finally:
                 self._executor.close()
-        self.timings = Timings(
-            time.perf_counter() - begun,
-            self._proposing.seconds,
-            self._recording.seconds,
-            self._showing.seconds,
-        )
-        logger.info("timings: %s", self.timings)
+            self.timings = Timings(
+                time.perf_counter() - begun,
+                self._proposing.seconds,
+                self._recording.seconds,
+                self._showing.seconds,
+            )
+            logger.info("timings: %s", self.timings)
         return self._study
 
     def _loop(self) -> None:
@@ -160,16 +168,19 @@ class Search:
             self._display.note(f"text: {self._text.description}")
             self._display.start([record for record in records if not record.running])
         seed, provenance = self._config.study.seed, self._provenance()
-        left_open = self._study.unfinished(self._space, seed, provenance)
+        with self._proposing:
+            left_open = self._affordable(self._study.unfinished(self._space, seed, provenance))
+        may_propose = True  # what can be paid changes only when a trial ends
         while True:
             while self._executor.free:
                 if left_open:
                     record = left_open.pop(0)
-                elif self._may_propose():
-                    with self._proposing:
-                        record = self._study.ask(self._space, seed, provenance)
                 else:
-                    break
+                    with self._proposing:
+                        may_propose = may_propose and self._may_propose()
+                        if not may_propose:
+                            break
+                        record = self._study.ask(self._space, seed, provenance)
                 self._executor.submit(record.number, self._job(record))
                 running[record.number] = record
                 with self._showing:
@@ -179,8 +190,24 @@ class Search:
             for number, outcome in self._executor.wait(POLL_SECONDS):
                 del running[number]
                 self._tell(number, outcome)
+                may_propose = True
             with self._showing:
                 self._show_progress(running)
+
+    def _affordable(self, left_open: list[TrialRecord]) -> list[TrialRecord]:
+        """Those that the budget still pays for: it may have been lowered since. The others are closed."""
+        remaining = self._config.budget.flops - spent_flops(self._study.records())
+        affordable = []
+        for record in left_open:
+            if record.flops <= remaining:
+                remaining -= record.flops
+                affordable.append(record)
+            else:
+                message = "the lowered budget no longer pays for it"
+                self._study.tell(
+                    record.number, TrialOutcome(Status.MACHINE, 0, 0, 0.0, "unknown", message=message)
+                )
+        return affordable
 
     def _may_propose(self) -> bool:
         remaining = self._sampler.remaining_flops(self._study.optuna_study)
@@ -197,11 +224,17 @@ class Search:
             record = self._study.tell(number, outcome)
         with self._showing:
             self._display.trial_ended(record)
-        self._machine_failures = self._machine_failures + 1 if outcome.status is Status.MACHINE else 0
-        if self._machine_failures >= MACHINE_FAILURES_IN_A_ROW:
+        self._in_a_row = self._in_a_row + 1 if outcome.status is self._last_status else 1
+        self._last_status = outcome.status
+        if outcome.status is Status.MACHINE and self._in_a_row >= MACHINE_FAILURES_IN_A_ROW:
             raise CarbsScalingError(
-                f"{self._machine_failures} trials in a row were lost to the machine ({outcome.message}): "
+                f"{self._in_a_row} trials in a row were lost to the machine ({outcome.message}): "
                 "mend it, or use fewer executor.workers, and run the same command again; nothing is lost"
+            )
+        if outcome.status is Status.OUT_OF_MEMORY and self._in_a_row >= OUT_OF_MEMORY_IN_A_ROW:
+            raise CarbsScalingError(
+                f"{self._in_a_row} trials in a row ran out of memory: free the device, set "
+                "executor.micro_batch_tokens, or lower space.width, depth or batch_size; nothing is lost"
             )
 
     def _charged_by_curve(self, number: int, outcome: TrialOutcome) -> TrialOutcome:
@@ -248,7 +281,20 @@ class Search:
         )
 
 
-def finished_note(study: Study, records: list[TrialRecord]) -> str:
-    """How much was spent on what, in one line."""
-    ended = [record for record in records if not record.running]
-    return f"{len(ended)} trials, {spent_flops(ended):.3g} of {study.budget_flops:.3g} FLOPs spent"
+@contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """What the package logs meanwhile goes to `file`, and not into the display."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package = logging.getLogger("carbs_scaling")
+    before = package.level, package.propagate
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before[0])
+        package.propagate = before[1]
+        handler.close()

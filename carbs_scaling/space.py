@@ -25,6 +25,7 @@ DIMENSIONS = (
 )
 # Fewer steps than this leave no room for warmup and decay; such a run tells nothing about longer ones.
 MINIMUM_STEPS = 10
+LARGEST_INTEGER = 1_000_000  # of a width, depth or batch; a range's whole numbers are listed
 
 Point = dict[str, float]
 
@@ -98,12 +99,16 @@ def _parse(name: str, spec: Any, legal: Callable[[float], bool], rule: str) -> D
                 f"space.{name} must be {{low: ..., high: ..., log: true|false}}, not {dict(spec)}"
             )
         low, high = (_number(f"{name}", spec[key]) for key in ("low", "high"))
-        log = bool(spec.get("log", False))
+        log = spec.get("log", False)
+        if not isinstance(log, bool):
+            raise ConfigError(f"space.{name}: log must be true or false, not {log!r}")
         if low > high:
             raise ConfigError(f"space.{name}: low {low} is above high {high}")
         if log and low <= 0:
             raise ConfigError(f"space.{name}: a range on a log scale must start above 0, not at {low}")
         values = None
+        if name in INTEGER_DIMENSIONS and high > LARGEST_INTEGER:
+            raise ConfigError(f"space.{name}: high {high:g} is above {LARGEST_INTEGER:,}")
         if name in INTEGER_DIMENSIONS:
             values = [v for v in range(int(low), int(high) + 1) if legal(v)]
             if not values:

@@ -41,6 +41,11 @@ def storage_errors(where: str) -> Iterator[None]:
     """
     try:
         yield
+    except ImportError as error:
+        raise StudyError(
+            f"the ledger {where} cannot be used ({str(error).splitlines()[0]}): install the database's "
+            "Python driver, such as psycopg2-binary or pymysql"
+        ) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         reason = str(getattr(cause, "orig", None) or cause or error).splitlines()[0]
@@ -115,13 +120,11 @@ class Study:
             raise StudyError(
                 f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
             )
-        with storage_errors(config.storage or str(file)):
+        with storage_errors(_shown(config)):
             try:
                 study = optuna.load_study(study_name=config.name, storage=_storage(config))
             except KeyError:
-                raise StudyError(
-                    f"the ledger {config.storage or file} holds no study {config.name!r}"
-                ) from None
+                raise StudyError(f"the ledger {_shown(config)} holds no study {config.name!r}") from None
             attributes = study.user_attrs
         _check_format(config, attributes)
         return Study(
@@ -146,7 +149,7 @@ class Study:
             StudyError: it was begun with another identity, or the ledger cannot be used.
         """
         identity = json.loads(json.dumps(identity))
-        where = config.storage or str(config.folder / "study.db")
+        where = _shown(config)
         with storage_errors(where):
             study = optuna.create_study(
                 study_name=config.name,
@@ -163,7 +166,8 @@ class Study:
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names(["loss", "flops"])
                 study.set_user_attr("ledger_format", LEDGER_FORMAT)
-                study.set_user_attr("identity", identity)
+                study.set_user_attr("budget_flops", budget_flops)
+                study.set_user_attr("identity", identity)  # last: it says that the others are there
             else:
                 _check_format(config, attributes)
                 changed = differences(attributes["identity"], identity)
@@ -321,6 +325,16 @@ def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(
         url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}}
     )
+
+
+def _shown(config: StudyConfig) -> str:
+    """Where the ledger is, for messages: without a password."""
+    if config.storage is None:
+        return str(config.folder / "study.db")
+    try:
+        return sqlalchemy.make_url(config.storage).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "at study.storage"
 
 
 def _check_format(config: StudyConfig, attributes: Mapping[str, Any]) -> None:

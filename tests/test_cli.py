@@ -1,9 +1,16 @@
 """The command line as a person uses it: exit codes, and exactly one line for each thing that can be wrong."""
 
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from carbs_scaling import cli
+from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.search import build_space
 
 
 def carbs_scaling(*arguments, cwd):
@@ -74,3 +81,52 @@ def test_a_corrupt_ledger_is_one_line_and_stays_as_it_is(tmp_path):
         assert result.stderr.count("\n") == 1
         assert "study.db" in result.stderr
     assert ledger.read_bytes() == b"garbage" * 1000
+
+
+def readme_commands():
+    """Every `carbs-scaling VERB ...` of the README, as a list of words."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    lines = [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+        for line in block.splitlines()
+    ]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("carbs-scaling ")]
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_every_command_of_the_readme_composes_and_passes_the_schema(composed, words):
+    _, verb, *overrides = words
+    if "-m" in overrides:
+        overrides = [re.sub(r"=([^,\[{]*),.*", r"=\1", text) for text in overrides if text != "-m"]
+    config = composed(*(part for text in overrides for part in cli._ladder(text)), verb=verb)
+    if verb == "search":
+        build_space(load_config(SearchConfig, config), vocabulary_size=256)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["space=null"], "cannot compose"),
+        (["budget.flops=inf"], "budget.flops"),
+        (["study.seed=-1"], "study.seed"),
+        (["+sampler.magic=1"], "magic"),
+        (["space.batch_size.high=3e8"], "space.batch_size"),
+        (["data=files", "data.paths=[nothing.jsonl]"], "nothing.jsonl"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_odd_values_are_one_line_and_leave_no_study_behind(tmp_path, overrides, said):
+    (tmp_path / "nothing.jsonl").write_text("")
+    result = carbs_scaling("search", *overrides, cwd=tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert said in result.stderr
+    assert not (tmp_path / "studies").exists()
+
+
+def test_an_unknown_ledger_does_not_print_its_password(tmp_path):
+    result = carbs_scaling("search", "study.storage=postgresql+nodriver://me:secret@host/db", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "secret" not in result.stderr

@@ -1,11 +1,14 @@
 """The sampler: legal, affordable, reproducible, and better than chance where the law is known."""
 
+import logging
 import random
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -188,9 +191,9 @@ def test_it_beats_random_search_on_a_known_law_by_a_wide_margin():
         finished = [t for t in study.trials if t.state is TrialState.COMPLETE]
         return hypervolume([t.values[1] for t in finished], [t.values[0] for t in finished], corner)
 
-    own = sampler(seed=1)
+    own = sampler(seed=1, overhead_flops=BUDGET / 300)
     ours = study_of(own)
-    while own.affordable(ours) and len(ours.trials) < 50:
+    while own.affordable(ours) and len(ours.trials) < 36:
         step(ours)
     rng = np.random.default_rng(0)
     areas = []
@@ -232,3 +235,116 @@ def test_a_budget_that_pays_only_for_cheap_runs_still_begins_with_different_poin
         step(study)
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 8
     assert not own.fallbacks
+
+
+@st.composite
+def histories(draw):
+    """Trials of any kind: duplicates, failures, running ones, losses of any size or not a number."""
+    count = draw(st.integers(0, 14))
+    pool = draw(st.integers(1, 10))
+    scale = draw(st.sampled_from([1e-12, 1.0, 1e6, 1e30]))
+    kinds = st.sampled_from(
+        ["complete", "complete", "complete", "nan", "diverged", "out_of_memory", "machine", "running"]
+    )
+    return [
+        (draw(st.integers(0, pool)), draw(kinds), scale * draw(st.floats(-1, 100, allow_nan=False)))
+        for _ in range(count)
+    ]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(history=histories(), seed=st.integers(0, 3), budget=st.sampled_from([2e13, BUDGET, None]))
+def test_any_history_gives_a_legal_affordable_point_or_says_that_the_budget_is_spent(history, seed, budget):
+    logging.disable(logging.WARNING)
+    own = CarbsSampler(DISTRIBUTIONS, flops, roles, project, budget_flops=budget, seed=seed)
+    study = study_of(own)
+    rng = np.random.default_rng(0)
+    points = [project(own.space.encoding.point(rng.random(len(DISTRIBUTIONS)))) for _ in range(12)]
+    for index, kind, value in history:
+        study.enqueue_trial(points[index])
+        trial = study.ask(DISTRIBUTIONS)
+        if kind == "complete":
+            study.tell(trial, [value, flops(trial.params)])
+        elif kind == "nan":
+            study.tell(trial, [float("nan"), flops(trial.params)], skip_if_finished=True)
+        elif kind != "running":
+            trial.set_user_attr("outcome", kind)
+            study.tell(trial, state=TrialState.FAIL)
+    remaining = own.remaining_flops(study)
+    if own.affordable(study):
+        trial = study.ask(DISTRIBUTIONS)
+        assert trial.params == own.space.legal(project(trial.params))
+        assert flops(trial.params) <= remaining
+    else:
+        with pytest.raises(BudgetSpent):
+            study.ask(DISTRIBUTIONS)
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("roles_given", [(), ("params",), ("learning_rate", "tokens"), ("batch_tokens",)])
+def test_it_uses_the_roles_that_there_are(roles_given):
+    own = CarbsSampler(
+        DISTRIBUTIONS,
+        flops,
+        lambda point: {name: value for name, value in roles(point).items() if name in roles_given},
+        project,
+        budget_flops=BUDGET,
+        seed=0,
+        startup_trials=4,
+    )
+    study = study_of(own)
+    finish(study, 8)
+    assert own.affordable(study)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"acquisition": name} for name in ("front_gain", "ei_front", "ei_per_cost", "gittins", "carbs_local")]
+    + [{"law_mean": False}, {"members": 1}, {"anytime": False}, {"learning": 0.0}, {"noise_sds": 0.0}],
+)
+def test_every_ablation_proposes_legal_points(options):
+    own = sampler(startup_trials=4, **options)
+    study = study_of(own)
+    finish(study, 7)
+    for trial in study.trials:
+        assert trial.params == project(trial.params)
+
+
+def test_it_keeps_away_from_where_runs_diverge():
+    own = sampler(seed=4)
+    study = study_of(own)
+    diverged = []
+    for _ in range(30):
+        trial = study.ask(DISTRIBUTIONS)
+        best = 3e-3 * (params(trial.params) / 1e7) ** -0.4
+        if trial.params["learning_rate"] > 1.2 * best:
+            trial.set_user_attr("outcome", "diverged")
+            study.tell(trial, state=TrialState.FAIL)
+            diverged.append(trial.number)
+        else:
+            study.tell(trial, [loss(trial.params), flops(trial.params)])
+    assert sum(number >= 15 for number in diverged) <= 5
+
+
+def test_the_recipe_for_a_target_beyond_the_search_is_near_the_truth():
+    own = sampler(seed=0, target=(1e8, 2e9))
+    study = study_of(own)
+    finish(study, 30)
+    recipe = own.best_recipe(study, 1e8, 2e9)
+    batch = 1e4 * (2e9 / 1e8) ** 0.5
+    rate = 3e-3 * 10**-0.4 * (recipe["batch_tokens"] / 1e4) ** 0.4
+    assert abs(np.log(recipe["learning_rate"] / rate)) < 0.5
+    assert abs(np.log(recipe["batch_tokens"] / batch)) < 0.8
+
+
+def test_when_every_point_is_known_it_says_so_counts_it_and_proposes_the_cheapest(caplog):
+    sizes = {"width": IntDistribution(1, 4), "kind": CategoricalDistribution(["a", "b"])}
+    own = CarbsSampler(sizes, lambda p: 1e3 * p["width"], lambda p: {"params": p["width"]}, seed=0)
+    study = study_of(own)
+    for _ in range(12):
+        trial = study.ask(sizes)
+        study.tell(trial, [5 - trial.params["width"], 1e3 * trial.params["width"]])
+    assert len({tuple(trial.params.items()) for trial in study.trials[:8]}) == 8
+    assert {trial.params["width"] for trial in study.trials[8:]} == {1}
+    assert sum(own.fallbacks.values()) == 4
+    assert "cheapest legal point" in caplog.text

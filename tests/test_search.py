@@ -79,7 +79,7 @@ def test_the_budget_is_spent_and_never_exceeded(tiny):
 
 def test_a_broken_search_ends_as_the_unbroken_one(tiny, monkeypatch):
     whole = ledger(run(tiny("whole")))
-    moments = iter([1, 2, 3, 4])
+    moments = iter([1, 1, 2, 2])
     closed = Study.tell
 
     def tell(self, number, outcome):
@@ -142,3 +142,42 @@ def test_a_text_too_short_is_refused_before_anything_is_trained(tiny):
 def test_a_budget_below_the_cheapest_run_is_refused(tiny):
     with pytest.raises(ConfigError, match=r"budget\.flops"):
         run(tiny("poor", "budget.flops=1e6"))
+
+
+def test_a_device_without_memory_stops_the_search_in_one_line(tiny, monkeypatch):
+    from carbs_scaling.executors import in_process
+
+    full = TrialOutcome(Status.OUT_OF_MEMORY, 1, 32, 0.0, "cpu", message="out of memory")
+    monkeypatch.setattr(in_process, "train", lambda job: full)
+    with pytest.raises(CarbsScalingError, match="micro_batch_tokens"):
+        run(tiny("full"))
+
+
+def test_a_fault_of_pytorch_is_the_machines_and_not_the_recipes(tiny, monkeypatch):
+    from carbs_scaling.executors import in_process
+
+    def train(job):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED\nsecond line")
+
+    monkeypatch.setattr(in_process, "train", train)
+    with pytest.raises(CarbsScalingError, match="CUBLAS_STATUS_EXECUTION_FAILED") as error:
+        run(tiny("fault"))
+    assert "\n" not in str(error.value)
+
+
+def test_open_trials_that_a_lowered_budget_cannot_pay_are_closed(tiny, monkeypatch):
+    from carbs_scaling.executors import in_process
+
+    def interrupted(job):
+        raise Interrupted
+
+    monkeypatch.setattr(in_process, "train", interrupted)
+    with pytest.raises(Interrupted):
+        run(tiny("lowered"))
+    monkeypatch.undo()
+    config = tiny("lowered")
+    cost = Study.load(config.study).records()[0].flops
+    cheapest = 2e7
+    study = run(tiny("lowered", f"budget.flops={max(0.9 * cost, cheapest)}", "budget.max_trial_fraction=1"))
+    assert study.records()[0].outcome.status is Status.MACHINE
+    assert spent_flops(study.records()) <= study.budget_flops

@@ -6,6 +6,7 @@ the box that 1,000 steps of Adam at rate 1e-4 can reach (a tenth in each log) in
 themselves, which is the same to the eye and fifty times as quick; and costs come as FLOPs.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +44,16 @@ class ImbueCarbs(BaseSampler):
         space: what may be run.
         seed: of the proposals.
         centre: the point that the search starts around; None for the middle of the distributions.
+        budget_flops: candidates that are predicted to cost more than what is left of it are dropped.
     """
 
-    def __init__(self, space: LegalSpace, seed: int, centre: dict | None = None) -> None:
+    def __init__(
+        self, space: LegalSpace, seed: int, centre: dict | None = None, budget_flops: float | None = None
+    ) -> None:
         self.space, self.seed = space, seed
+        self.budget_flops = budget_flops
+        # Asked again for the same trial, it answers with other candidates.
+        self.asked: Counter = Counter()
         self.centre = centre
         self.units = np.array(
             [
@@ -60,7 +67,8 @@ class ImbueCarbs(BaseSampler):
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
         history = read_history(study, self.space, but=trial.number)
-        rng = np.random.default_rng([self.seed, trial.number])
+        rng = np.random.default_rng([self.seed, trial.number, self.asked[trial.number]])
+        self.asked[trial.number] += 1
         if len(history.points) < _STARTUP_TRIALS:
             middle = np.full(self.space.encoding.knobs, 0.5)
             start = middle if self.centre is None else self.space.encoding.position(self.centre)
@@ -86,7 +94,7 @@ class ImbueCarbs(BaseSampler):
         cost = 2 * (log_cost - low) / (high - low) - 1
         output = _to_normal(np.asarray(history.loss))
         pareto = _pareto_groups(history)
-        if number % _RESAMPLE_EVERY == 0:
+        if number % _RESAMPLE_EVERY == 0 and self.asked[number] == 1:
             return history.points[int(rng.choice(pareto))]
         output_process = _Process.fit(inputs, output, "linear+matern")
         if history.pending:
@@ -110,6 +118,10 @@ class ImbueCarbs(BaseSampler):
         improvement = expected_improvement(mean, sd * _EXPLORATION_BIAS, reference)
         gaps = np.linalg.norm(candidates[:, None] - inputs[pareto][None], axis=-1).min(axis=1)
         score = improvement * norm.pdf(gaps / _SEARCH_RADIUS)
+        if self.budget_flops is not None:
+            left = max(self.budget_flops - history.spent_flops - history.committed_flops, 1.0)
+            cap = 2 * (np.log(left) - low) / (high - low) - 1
+            score = np.where(predicted_cost < cap, score, 0.0)
         if history.failed:
             labels = np.concatenate([np.ones(len(inputs)), -np.ones(len(history.failed))])
             tried = np.concatenate([inputs, self._coordinates(history.failed)])

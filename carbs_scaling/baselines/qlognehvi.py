@@ -1,5 +1,6 @@
 """BoTorch's noisy expected hypervolume improvement of (loss, log10 FLOPs), as in its tutorial."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class QLogNEHVI(BaseSampler):
 
     def __init__(self, space: LegalSpace, seed: int, startup_trials: int | None = None) -> None:
         self.space, self.seed = space, seed
+        self.asked: Counter = Counter()
         knobs = space.encoding.knobs
         self.startup_trials = 2 * (knobs + 1) if startup_trials is None else startup_trials
 
@@ -40,9 +42,12 @@ class QLogNEHVI(BaseSampler):
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
         history = read_history(study, self.space, but=trial.number)
-        if trial.number < self.startup_trials or len(history.points) < 3:
+        again = self.asked[trial.number]
+        self.asked[trial.number] += 1
+        # Where its own choice is known or cannot be paid, it is asked again and falls back on Sobol points.
+        if trial.number < self.startup_trials or len(history.points) < 3 or again:
             points = qmc.Sobol(self.space.encoding.knobs, rng=self.seed).random(4096)
-            return self.space.encoding.point(points[trial.number % 4096])
+            return self.space.encoding.point(points[(trial.number + 97 * again) % 4096])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed * 100_003 + trial.number)
             return self.space.encoding.point(self._best(history).numpy())

@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from carbs_scaling.executors import or_machine_failure
 from carbs_scaling.training.loop import TrainingJob, train
 from carbs_scaling.training.outcome import TrialOutcome
 
@@ -26,7 +27,7 @@ class InProcessExecutor:
         if not self._submitted:
             return []
         number, job = self._submitted.popleft()
-        return [(number, train(job))]
+        return [(number, or_machine_failure(train, job))]
 
     def close(self) -> None:
         """Forgets what was not begun."""

@@ -9,11 +9,11 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
+from carbs_scaling.executors import machine_failure, or_machine_failure
 from carbs_scaling.training.outcome import Status, TrialOutcome
 
 # On a busy machine the coordinator should get its fraction of a second at once: workers yield to it.
@@ -39,13 +39,10 @@ def _train(job: object) -> TrialOutcome:
 
     from carbs_scaling.training.loop import train
 
-    if os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    try:
-        return train(job)
-    except torch.AcceleratorError:  # the GPU's context is lost; only a fresh process gets another
-        traceback.print_exc()
-        os._exit(1)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit():
+        torch.set_num_threads(int(threads))
+    return or_machine_failure(train, job)
 
 
 @dataclass
@@ -125,19 +122,15 @@ class ProcessExecutor:
         try:
             outcome = slot.future.result()
         except BrokenProcessPool:
+            outcome = machine_failure(
+                f"its worker process died {slot.attempts} times (killed, or out of host memory?)"
+            )
+        if outcome.status is Status.MACHINE:  # a fresh process has a fresh GPU context
             slot.pool.shutdown(wait=False)
             slot.pool = None
             if slot.attempts <= self._retries:
                 self._begin(slot)
                 return None
-            outcome = TrialOutcome(
-                status=Status.MACHINE,
-                steps=0,
-                tokens=0,
-                seconds=0.0,
-                device="unknown",
-                message=f"its worker process died {slot.attempts} times (killed, or out of host memory?)",
-            )
         slot.future = None
         return outcome
 

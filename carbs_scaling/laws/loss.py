@@ -204,8 +204,8 @@ def law_prior(
 ) -> LawPrior:
     """Priors of the law for losses of about `loss_level`, from published laws and general reasoning.
 
-    Amplitudes are shares of the loss, so nothing depends on its unit. Exponents of the loss: about a third
-    (Hoffmann; Besiroglu, arXiv 2404.10102). Learning rate against N: between -1/8 (DeepSeek) and -0.7 (Step
+    Amplitudes are shares of the loss, so nothing depends on its unit. E and the exponents of the loss:
+    between 0, .076, .095 (Kaplan, arXiv 2001.08361) and .7, .35, .37 (Besiroglu, arXiv 2404.10102). Learning rate against N: between -1/8 (DeepSeek) and -0.7 (Step
     Law), -1/2 for muP's 1/width; against D at fixed batch: -0.32 (Bjorck, arXiv 2409.19913) to 0; against B:
     1/2 (the Adam square-root rule, arXiv 2205.10287), less beyond the critical batch. Batch against D: 0.33
     to 0.57. A mistuned rate acts like fewer tokens, so the valley flattens like the D term.
@@ -226,11 +226,11 @@ def law_prior(
         rate += 0.4 * (ln_b - batch)
     rate = _inside(rate, rate_range)
     mean_sd = {
-        "E": (0.6 * loss_level, 0.25 * loss_level),
+        "E": (0.45 * loss_level, 0.3 * loss_level),
         "ln_A": (log(0.2 * loss_level), 1.0),
-        "ln_alpha": (log(0.34), 0.4),
+        "ln_alpha": (log(0.25), 0.6),
         "ln_C": (log(0.15 * loss_level), 1.0),
-        "ln_beta": (log(0.33), 0.4),
+        "ln_beta": (log(0.25), 0.6),
         "ln_k_e": (log(0.015 * loss_level), 1.2),
         "r_e": (0.5, 0.4),
         "a0": (rate - ln_e, 0.8),

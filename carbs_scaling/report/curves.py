@@ -40,11 +40,3 @@ def last_point(path: str | Path) -> dict | None:
         if point is not None:
             return point
     return None
-
-
-def training_progress(path: str | Path, steps: int) -> tuple[float, float | None]:
-    """The share of `steps` that a running trial has done, in [0, 1], and its latest training loss."""
-    point = last_point(path)
-    if point is None:
-        return 0.0, None
-    return min(1.0, point.get("step", 0) / steps), point.get("train_loss")

@@ -160,7 +160,7 @@ class LegalSpace:
         return found
 
     def set_role(self, knobs: np.ndarray, role: str, logs: np.ndarray) -> None:
-        """Moves rows of `knobs` (m, k), in place, to where a role has the wanted logs, if one knob sets it."""
+        """Moves rows of `knobs` (m, k) in place to where a role has the wanted logs, if one knob sets it."""
         if self._role_knobs[role] is not None:
             knob, levels, known = self._role_knobs[role]
             knobs[:, knob] = np.interp(logs, known, levels)

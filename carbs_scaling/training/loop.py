@@ -105,6 +105,7 @@ def train(job: TrainingJob) -> TrialOutcome:
             str(error).splitlines()[0][:300] or "out of memory",
             Status.OUT_OF_MEMORY,
         )
+        tally.steps = max(tally.steps, 1)  # the step that did not fit was paid for too
         tally.seconds = tally.seconds_so_far()
     peak = None
     if device.type == "cuda":

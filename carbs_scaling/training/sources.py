@@ -171,6 +171,8 @@ def _read_text(file: Path) -> Iterator[str]:
 
 
 def _table_documents(file: Path, kind: str, text_column: str, scratch: Path) -> Iterator[str]:
+    if kind == "json" and file.stat().st_size == 0:  # the reader takes an empty file for a fault of its own
+        return
     with _quiet_datasets(scratch):
         import pyarrow
         from datasets import load_dataset

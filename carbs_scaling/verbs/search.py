@@ -1,10 +1,11 @@
 """`carbs-scaling search`."""
 
 import dataclasses
-import logging
+import sys
 import warnings
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -25,33 +26,26 @@ def run(composed: DictConfig) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    config.study.folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(config.study.folder / "search.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    package = logging.getLogger("carbs_scaling")
-    package.setLevel(logging.INFO)
-    package.propagate = False
-    package.addHandler(handler)
     console = Console()
-    try:
-        display = SearchDisplay(
-            config.study.name, config.budget.flops, METRIC_UNITS[config.objective.metric], console=console
-        )
-        study = Search(config, display).run()
-        show_front(study, config.study.folder, console=console)
-    finally:
-        package.removeHandler(handler)
-        handler.close()
+    display = SearchDisplay(
+        config.study.name, config.budget.flops, METRIC_UNITS[config.objective.metric], console=console
+    )
+    study = Search(config, display).run()
+    show_front(study, config.study.folder, console=console)
 
 
 def _named_by_sweep(config: SearchConfig) -> SearchConfig:
-    """In a multirun every job is a study of its own, named after what it overrides."""
+    """In a multirun every job is a study of its own, named after the values that are swept."""
     hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN or not hydra.job.override_dirname:
+    if hydra.mode != RunMode.MULTIRUN:
         return config
-    if any(override.startswith("study.name=") for override in hydra.overrides.task):
+    given = OverridesParser.create().parse_overrides([text for text in sys.argv[1:] if "=" in text])
+    swept = {override.input_line.split("=")[0] for override in given if override.is_sweep_override()}
+    if "study.name" in swept:
         return config
-    swept = [part for part in hydra.overrides.task if not part.startswith("+experiment=")]
-    suffix = "".join(c if c.isalnum() or c in "=.,-_+" else "-" for c in ",".join(swept))
+    parts = [text.lstrip("+") for text in hydra.overrides.task if text.split("=")[0] in swept]
+    suffix = "".join(c if c.isalnum() or c in "=.,-_" else "-" for c in ",".join(parts))
+    if not suffix:
+        return config
     study = dataclasses.replace(config.study, name=f"{config.study.name}-{suffix}")
     return dataclasses.replace(config, study=study)

@@ -1,6 +1,6 @@
 import json
 
-from carbs_scaling.report.curves import TAIL_BYTES, last_point, read_curve, training_progress
+from carbs_scaling.report.curves import TAIL_BYTES, last_point, read_curve
 
 
 def write_points(path, count, ending=""):
@@ -32,11 +32,3 @@ def test_no_file_and_an_empty_one_have_no_points(tmp_path):
     assert read_curve(tmp_path / "none") == []
     (tmp_path / "empty").touch()
     assert last_point(tmp_path / "empty") is None
-
-
-def test_progress_is_a_share_of_the_steps(tmp_path):
-    path = tmp_path / "curve.jsonl"
-    assert training_progress(path, 40) == (0.0, None)
-    write_points(path, 10)
-    assert training_progress(path, 40) == (0.25, 0.5)
-    assert training_progress(path, 5)[0] == 1.0

@@ -1,0 +1,142 @@
+"""The law of loss in model size and tokens alone, and its compute-optimal split.
+
+    L = E + A N^-alpha + B D^-beta
+
+Approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556), fitted as Besiroglu et al. 2024 (arXiv 2404.10102) do:
+Huber's loss of the residuals of log L, summed over the points, by L-BFGS from a grid of starts.
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import product
+
+import numpy as np
+
+from carbs_scaling.laws.runs import LawError
+
+HUBER = (
+    1e-3  # of log loss, as published; far below the residuals' spread, so close to least absolute deviations
+)
+# Hoffmann et al., appendix D.3, thinned: logs of A, B, E and the exponents.
+STARTS = tuple(product((0.0, 10.0, 20.0), (0.0, 10.0, 20.0), (-0.5, 0.5), (0.2, 0.8), (0.2, 0.8)))
+NAMES = ("E", "A", "alpha", "B", "beta")
+MIN_POINTS = 8
+
+
+@dataclass(frozen=True)
+class FloorLaw:
+    """L = E + A N^-alpha + B D^-beta.
+
+    Args:
+        E: irreducible loss.
+        A: coefficient of the parameters, for N in parameters.
+        alpha: exponent of the parameters.
+        B: coefficient of the tokens, for D in tokens.
+        beta: exponent of the tokens.
+        standard_errors: of the five in this order; empty where they were not asked for.
+        objective: summed Huber loss of the log residuals.
+    """
+
+    E: float
+    A: float
+    alpha: float
+    B: float
+    beta: float
+    standard_errors: tuple[float, ...] = ()
+    objective: float = float("nan")
+
+    def loss(self, params, tokens) -> np.ndarray:
+        """Losses, in the broadcast shape of N and D."""
+        return (
+            self.E
+            + self.A * np.asarray(params, float) ** -self.alpha
+            + self.B * np.asarray(tokens, float) ** -self.beta
+        )
+
+    def compute_optimal(self, flops) -> tuple[np.ndarray, np.ndarray]:
+        """N and D of least loss under C = 6 N D, in closed form (Hoffmann et al., equation 4)."""
+        total = self.alpha + self.beta
+        balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
+        product_nd = np.asarray(flops, float) / 6
+        return balance * product_nd ** (self.beta / total), product_nd ** (self.alpha / total) / balance
+
+    def formula(self) -> str:
+        """The law on one line."""
+        return f"L = {self.E:.4f} + {self.A:.2f} N^-{self.alpha:.4f} + {self.B:.2f} D^-{self.beta:.4f}"
+
+    def to_dict(self) -> dict:
+        """As plain JSON types."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict) -> "FloorLaw":
+        """The inverse of `to_dict`."""
+        return FloorLaw(**{**values, "standard_errors": tuple(values["standard_errors"])})
+
+
+def fit_floor(params, tokens, loss, huber: float = HUBER, bootstrap: int = 0, seed: int = 0) -> FloorLaw:
+    """The law of runs that were each tuned well.
+
+    Args:
+        params: N, shape (n,).
+        tokens: D, shape (n,).
+        loss: final losses, shape (n,).
+        huber: of log residuals, where Huber's loss turns linear.
+        bootstrap: resamples of the points for standard errors; 0 for none.
+        seed: of the resampling.
+
+    Raises:
+        LawError: too few points, a size or token count that does not vary, or numbers that are not positive.
+    """
+    columns = [np.asarray(values, dtype=float).reshape(-1) for values in (params, tokens, loss)]
+    if len(columns[0]) < MIN_POINTS or len({len(c) for c in columns}) > 1:
+        raise LawError(
+            f"a law of loss in N and D needs at least {MIN_POINTS} points, each with N, D and a loss"
+        )
+    if any(not np.all(np.isfinite(c) & (c > 0)) for c in columns):
+        raise LawError("params, tokens and loss must be positive and finite")
+    logs = [np.log(c) for c in columns]
+    for name, values in zip(("params", "tokens"), logs, strict=False):
+        if np.ptp(values) < 0.05:
+            raise LawError(f"{name} is the same in all points: its exponent cannot be fitted")
+    scale = float(np.median(logs[2]))
+    starts = [np.array([a, b, e + scale - 0.7, alpha, beta]) for a, b, e, alpha, beta in STARTS]
+    coarse = sorted((_descend(start, *logs, huber, 60) for start in starts), key=lambda found: found[1])
+    point, objective = min(
+        (_descend(found[0], *logs, huber, 5000) for found in coarse[:4]), key=lambda f: f[1]
+    )
+    errors: tuple[float, ...] = ()
+    if bootstrap:
+        rng = np.random.default_rng(seed)
+        resampled = []
+        for _ in range(bootstrap):
+            rows = rng.integers(0, len(logs[0]), len(logs[0]))
+            resampled.append(_natural(_descend(point, *(values[rows] for values in logs), huber, 3000)[0]))
+        errors = tuple(np.std(resampled, axis=0, ddof=1).tolist())
+    return FloorLaw(*_natural(point), standard_errors=errors, objective=objective)
+
+
+def _natural(point: np.ndarray) -> tuple[float, ...]:
+    ln_a, ln_b, ln_e, alpha, beta = point.tolist()
+    return float(np.exp(ln_e)), float(np.exp(ln_a)), alpha, float(np.exp(ln_b)), beta
+
+
+def _descend(start, ln_n, ln_d, ln_loss, huber: float, iterations: int) -> tuple[np.ndarray, float]:
+    """L-BFGS on (ln A, ln B, ln E, alpha, beta) with the exact gradient."""
+    from scipy.optimize import minimize
+
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        ln_a, ln_b, ln_e, alpha, beta = point
+        terms = np.stack([ln_a - alpha * ln_n, ln_b - beta * ln_d, np.full_like(ln_n, ln_e)])
+        predicted = np.logaddexp.reduce(terms)
+        share = np.exp(terms - predicted)
+        residual = predicted - ln_loss
+        size = np.abs(residual)
+        cost = np.where(size <= huber, residual**2 / 2, huber * (size - huber / 2)).sum()
+        slope = np.clip(residual, -huber, huber) * share
+        gradient = [slope[0].sum(), slope[1].sum(), slope[2].sum(), -(slope[0] @ ln_n), -(slope[1] @ ln_d)]
+        # Of order one for the solver's tolerances: residuals are of the order of `huber`.
+        return float(cost) / huber**2, np.array(gradient) / huber**2
+
+    options = {"maxiter": iterations, "maxfun": 4 * iterations, "ftol": 1e-15, "gtol": 1e-7}
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    return found.x, float(found.fun) * huber**2

@@ -1,0 +1,159 @@
+"""What a law says about a target: a recipe with intervals, compute-optimal N and D, shape, and what is
+missing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbs_scaling.laws.fit import Recommendation, ScalingLaw
+from carbs_scaling.laws.published import LAWS, PublishedLaw, PublishedRecipe
+from carbs_scaling.laws.runs import LawError
+
+NAMES = ("learning_rate", "batch_tokens", "loss")
+GRID = 400  # sizes between which the compute-optimal one is sought
+SEARCH_DECADES = (1e-3, 1e3)  # about sqrt(C / 120), where D = 20 N
+
+
+@dataclass(frozen=True)
+class ComputeOptimal:
+    """N and D of least loss for a budget under C = 6 N D.
+
+    Args:
+        flops: C.
+        params: N.
+        tokens: D.
+        params_interval: 90% bounds of N.
+        tokens_interval: 90% bounds of D.
+        at_bound: whether the law falls to the very end of what was tried, so that it chooses nothing.
+    """
+
+    flops: float
+    params: float
+    tokens: float
+    params_interval: tuple[float, float]
+    tokens_interval: tuple[float, float]
+    at_bound: bool
+
+
+@dataclass(frozen=True)
+class Advice:
+    """All that is said about one target.
+
+    Args:
+        recipe: learning rate, batch, expected loss.
+        level: of the intervals.
+        intervals: by name, (low, high).
+        optimal: how N and D were chosen; None where they were given.
+        depth: blocks, with `width`; None where the runs tell no shape.
+        width: residual width.
+        published: what each published law says here.
+        halving_flops: FLOPs of further search that would about halve the learning rate's interval; None where
+            scatter between cells, which no search takes away, is most of it.
+    """
+
+    recipe: Recommendation
+    level: float
+    intervals: dict[str, tuple[float, float]]
+    optimal: ComputeOptimal | None
+    depth: int | None
+    width: int | None
+    published: tuple[tuple[PublishedLaw, PublishedRecipe], ...]
+    halving_flops: float | None
+
+
+def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: int = 400) -> ComputeOptimal:
+    """The best split of C = 6 N D by the law.
+
+    With gamma the law has no closed form: dL/dlnN = dL/dlnD is solved on a fine grid of ln N. (For gamma = 1
+    it is that of Hoffmann et al., which a test checks.) The interval repeats it for draws of the law's
+    parameters.
+
+    Raises:
+        LawError: `flops` is not positive.
+    """
+    if not (np.isfinite(flops) and flops > 0):
+        raise LawError(f"flops={flops} must be a positive number")
+    middle = np.sqrt(flops / 120)
+    params = middle * np.geomspace(*SEARCH_DECADES, GRID)
+    best = int(np.argmin(law.loss(params, flops / (6 * params))))
+    theta = law.parameter_draws(draws)
+    losses = law.floor_of(theta[:, None, :], params, flops / (6 * params))
+    drawn = params[np.argmin(losses, axis=1)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return ComputeOptimal(
+        flops=float(flops),
+        params=float(params[best]),
+        tokens=float(flops / (6 * params[best])),
+        params_interval=(float(low), float(high)),
+        tokens_interval=(float(flops / (6 * high)), float(flops / (6 * low))),
+        at_bound=best in (0, GRID - 1),
+    )
+
+
+def shape_for(law: ScalingLaw, params: float, head_size: int = 64) -> tuple[int, int] | None:
+    """(depth, width) of N = 12 depth width^2 or so, by the runs' aspect; None where they tell none."""
+    if law.support.shape is None:
+        return None
+    intercept, slope, _ = law.support.shape
+    aspect = float(np.exp(intercept + slope * np.log(params)))  # width / depth
+    depth = (params / (12 * aspect**2)) ** (1 / 3)
+    width = max(head_size, head_size * round(aspect * depth / head_size))
+    return max(1, round(params / (12 * width**2))), int(width)
+
+
+def advise(
+    law: ScalingLaw,
+    params: float | None = None,
+    tokens: float | None = None,
+    flops: float | None = None,
+    level: float = 0.9,
+    head_size: int = 64,
+) -> Advice:
+    """All that the law says about a target given as N and D, as C, or as C and one of them.
+
+    Raises:
+        LawError: the target is not given, or given twice.
+    """
+    given = {"params": params, "tokens": tokens, "flops": flops}
+    for name, value in given.items():
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise LawError(f"target.{name}={value} must be a positive number")
+    optimal = None
+    if flops is not None and params is not None and tokens is not None:
+        raise LawError("set target.params and target.tokens, or target.flops, not all three")
+    if flops is None and (params is None or tokens is None):
+        raise LawError("set target.params and target.tokens, or target.flops to have N and D chosen")
+    if flops is not None and params is None and tokens is None:
+        optimal = compute_optimal(law, flops, level)
+        params, tokens = optimal.params, optimal.tokens
+    elif flops is not None and tokens is None:
+        tokens = flops / (6 * params)
+    elif flops is not None:
+        params = flops / (6 * tokens)
+    recipe = law.recommend(params, tokens)
+    depth, width = shape_for(law, params, head_size) or (None, None)
+    return Advice(
+        recipe=recipe,
+        level=level,
+        intervals={name: recipe.interval(name, level) for name in NAMES},
+        optimal=optimal,
+        depth=depth,
+        width=width,
+        published=tuple((published, published.recipe(params, tokens)) for published in LAWS),
+        halving_flops=halving_flops(law, params, tokens),
+    )
+
+
+def halving_flops(law: ScalingLaw, params: float, tokens: float) -> float | None:
+    """FLOPs of further runs like those already made that would halve the learning rate's interval.
+
+    The variance of ln lr at the target is p / n + s: p / n from what n runs leave open, falling as 1 / n with
+    more of the same kind, and s from the scatter of cells, which stays. Half the width wants a quarter of the
+    variance. Runs placed nearer the target would do with less. None where s alone is more than that quarter.
+    """
+    parameters = float(law.draws(params, tokens, noise=False)[:, 0].var())
+    scatter = law.spread[1] ** 2
+    left = (parameters + scatter) / 4 - scatter
+    if left <= 0:
+        return None
+    return law.support.total_flops * (parameters / left - 1)

@@ -1,0 +1,247 @@
+"""Tables of training runs: from a DataFrame, a file or a study's records to checked arrays.
+
+What cannot give a law is refused in one line that says what is wrong and what to do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carbs_scaling.errors import CarbsScalingError
+
+REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
+OPTIONAL = ("depth", "width", "seed", "optimizer", "diverged")
+MIN_RUNS = 8  # below, even with every prior, a law would be the priors' alone
+MIN_VARIATION = 0.05  # nepers of spread below which a quantity counts as not varied
+# Units: a table in millions of parameters, billions of tokens or sequences a batch falls out of these.
+MIN_PARAMS, MIN_TOKENS, MAX_RATE, MAX_STEPS, MAX_LOSS = 500.0, 2_000.0, 100.0, 5e6, 50.0
+READERS = {".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json", ".parquet": "read_parquet"}
+
+
+class LawError(CarbsScalingError):
+    """These runs give no law, or this law cannot answer; the message says why."""
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Completed runs of one optimizer, checked.
+
+    Args:
+        params: non-embedding parameters N, shape (n,).
+        tokens: training tokens D, shape (n,).
+        learning_rate: peak learning rates, shape (n,).
+        batch_tokens: tokens a step, shape (n,).
+        loss: final losses, shape (n,).
+        depth: blocks, shape (n,); None where the table has none.
+        width: residual width, shape (n,); None where the table has none.
+        optimizer: its name; empty where the table names none.
+        diverged: how many runs were left out because they diverged or have no finite loss.
+        source: where the runs come from, for reports.
+    """
+
+    params: np.ndarray
+    tokens: np.ndarray
+    learning_rate: np.ndarray
+    batch_tokens: np.ndarray
+    loss: np.ndarray
+    depth: np.ndarray | None = None
+    width: np.ndarray | None = None
+    optimizer: str = ""
+    diverged: int = 0
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    @property
+    def flops(self) -> np.ndarray:
+        """6 N D of each run, shape (n,)."""
+        return 6.0 * self.params * self.tokens
+
+    @property
+    def logs(self) -> np.ndarray:
+        """ln N, ln D, ln learning rate, ln batch; shape (n, 4)."""
+        return np.log(np.stack([getattr(self, name) for name in REQUIRED[:4]], axis=-1))
+
+    def take(self, keep: np.ndarray) -> "RunTable":
+        """The runs at indices or where a mask is true."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return RunTable(**{k: v[keep] if isinstance(v, np.ndarray) else v for k, v in values.items()})
+
+
+def read_runs(runs: Any) -> dict[str, RunTable]:
+    """Checked tables by optimizer ("" where none is named).
+
+    Args:
+        runs: a DataFrame, a mapping of columns, a path to CSV, JSONL or Parquet, a `Study`, `TrialRecord`s of
+            a study, or a `RunTable`.
+
+    Raises:
+        LawError: unreadable, columns missing, units that cannot be, or no variation.
+    """
+    if isinstance(runs, RunTable):
+        return {runs.optimizer: runs}
+    frame, source = _as_frame(runs)
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    if missing:
+        raise LawError(
+            f"{source} has no column {', '.join(missing)}: needed are {', '.join(REQUIRED)} (params: "
+            "non-embedding parameters; tokens and batch_tokens in tokens), it has "
+            f"{', '.join(map(str, frame.columns)) or 'none'}"
+        )
+    if not len(frame):
+        raise LawError(f"{source} has no rows: a law needs at least {MIN_RUNS} runs")
+    names = _optimizers(frame)
+    return {
+        str(name): _checked(frame[names == name], str(name), source)
+        for name in sorted(names.unique(), key=str)
+    }
+
+
+def _optimizers(frame):
+    if "optimizer" not in frame.columns:
+        return frame["params"].map(lambda _: "")
+    return frame["optimizer"].fillna("").astype(str)
+
+
+def _as_frame(runs: Any):
+    import pandas as pd
+
+    if isinstance(runs, pd.DataFrame):
+        return runs, "the table"
+    if isinstance(runs, str | Path):
+        return _read_file(Path(runs)), str(runs)
+    if hasattr(runs, "records"):
+        frame = records_frame(runs.records())
+        optimizer = runs.optuna_study.user_attrs["identity"]["optimizer"]["name"]
+        return frame.assign(optimizer=optimizer), f"study {runs.name}"
+    if isinstance(runs, dict):
+        try:
+            return pd.DataFrame(runs), "the table"
+        except ValueError as error:
+            raise LawError(f"the columns make no table: {error}") from error
+    if isinstance(runs, Sequence) and all(hasattr(run, "recipe") for run in runs):
+        return records_frame(runs), "the study"
+    raise LawError(
+        f"{type(runs).__name__} is not a table of runs: give a DataFrame or a CSV, JSONL or Parquet file"
+    )
+
+
+def _read_file(path: Path):
+    import pandas as pd
+
+    if not path.is_file():
+        raise LawError(
+            f"{path} is not a file: give a CSV, JSONL or Parquet table with columns {', '.join(REQUIRED)}"
+        )
+    if path.suffix.lower() not in READERS:
+        raise LawError(f"{path} ends in none of {', '.join(READERS)}")
+    reader = getattr(pd, READERS[path.suffix.lower()])
+    options = {"lines": True} if reader is pd.read_json else {}
+    try:
+        return reader(path, **options)
+    except (
+        ValueError,
+        OSError,
+        pd.errors.ParserError,
+    ) as error:  # UnicodeDecodeError, ArrowInvalid: ValueErrors
+        raise LawError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+
+
+def records_frame(records: Sequence):
+    """Completed and diverged `TrialRecord`s as a DataFrame of the columns above."""
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        if record.outcome is None or str(record.outcome.status) not in ("completed", "diverged"):
+            continue
+        recipe = record.recipe
+        row = {
+            "params": recipe.params,
+            "tokens": record.outcome.tokens if record.completed else recipe.tokens,
+            "learning_rate": recipe.learning_rate,
+            "batch_tokens": recipe.batch_tokens,
+            "loss": record.loss,
+            "diverged": not record.completed,
+            "depth": recipe.shape.depth,
+            "width": recipe.shape.width,
+            "seed": recipe.seed,
+        }
+        rows.append(row)
+    if not rows:
+        raise LawError("the study has no run that ended yet: search first")
+    return pd.DataFrame(rows)
+
+
+def _checked(frame, optimizer: str, source: str) -> RunTable:
+    import pandas as pd
+
+    what = f"{source} ({optimizer})" if optimizer else source
+    columns = {}
+    for name in REQUIRED:
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        spoiled = numbers.isna() & frame[name].notna()
+        if spoiled.any():
+            raise LawError(f"{what}: {name} holds {frame[name][spoiled].iloc[0]!r}, which is no number")
+        columns[name] = numbers.to_numpy(dtype=float)
+    ended = np.isfinite(columns["loss"])
+    if "diverged" in frame.columns:
+        text = frame["diverged"].fillna(False).astype(str).str.strip().str.lower()
+        ended &= ~text.isin(("true", "1", "1.0", "yes")).to_numpy()
+    if not ended.any():
+        raise LawError(f"{what}: all {len(frame)} runs diverged or have no loss, so there is nothing to fit")
+    values = {name: column[ended] for name, column in columns.items()}
+    for name in REQUIRED:
+        bad = ~(np.isfinite(values[name]) & (values[name] > 0))
+        if bad.any():
+            raise LawError(
+                f"{what}: {name} is {values[name][bad][0]:g} in a run, but must be positive and finite"
+            )
+    _check_units(values, what)
+    if ended.sum() < MIN_RUNS:
+        raise LawError(f"{what} has {ended.sum()} completed runs: a law needs at least {MIN_RUNS}")
+    _check_variation(values, what)
+    shape = {}
+    for name in ("depth", "width"):
+        if name in frame.columns:
+            column = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)[ended]
+            shape[name] = column if np.all(np.isfinite(column) & (column > 0)) else None
+    return RunTable(**values, **shape, optimizer=optimizer, diverged=int((~ended).sum()), source=source)
+
+
+def _check_units(values: dict[str, np.ndarray], what: str) -> None:
+    def refuse(name: str, value: float, unit: str) -> None:
+        raise LawError(f"{what}: {name} of {value:g} cannot be: the unit is {unit}")
+
+    if values["params"].min() < MIN_PARAMS:
+        refuse("params", values["params"].min(), "single non-embedding parameters, not millions")
+    if values["tokens"].min() < MIN_TOKENS:
+        refuse("tokens", values["tokens"].min(), "single tokens, not billions")
+    if values["learning_rate"].max() > MAX_RATE:
+        refuse("learning_rate", values["learning_rate"].max(), "the peak rate itself, not its logarithm")
+    if values["loss"].max() > MAX_LOSS:
+        refuse("loss", values["loss"].max(), "nats or bits a token or byte, not perplexity")
+    steps = values["tokens"] / values["batch_tokens"]
+    if steps.min() < 1:
+        refuse(
+            "batch_tokens", values["batch_tokens"][steps.argmin()], "tokens a step, not more than all tokens"
+        )
+    if np.median(steps) > MAX_STEPS:
+        refuse(
+            "batch_tokens", np.median(values["batch_tokens"]), "tokens a step, not sequences (steps > 5e6)"
+        )
+
+
+def _check_variation(values: dict[str, np.ndarray], what: str) -> None:
+    for name in REQUIRED[:4]:
+        if np.ptp(np.log(values[name])) < MIN_VARIATION:
+            kind = "one model size" if name == "params" else f"one {name}"
+            raise LawError(
+                f"{what} has {kind} ({values[name][0]:g}) in all runs: no law can say how things move with it"
+            )
+    if np.ptp(np.log(values["loss"])) < 1e-4:
+        raise LawError(f"{what}: every run has the loss {values['loss'][0]:g}, so there is nothing to fit")

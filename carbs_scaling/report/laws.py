@@ -1,0 +1,208 @@
+"""A fitted law and a recommendation as tables for the terminal, and as files that other programs read."""
+
+import re
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from carbs_scaling.config import TargetConfig
+from carbs_scaling.laws.fit import CONVENTION, EXPONENTS, ScalingLaw
+from carbs_scaling.laws.recommend import Advice
+from carbs_scaling.report.numbers import scientific
+
+LABELS = {"learning_rate": "learning rate (peak)", "batch_tokens": "batch (tokens a step)", "loss": "loss"}
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.4f}" if name == "loss" else scientific(value, 3)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    return table
+
+
+def law_report(law: ScalingLaw) -> Group:
+    """The law: formula, exponents with standard errors, goodness of fit, warnings."""
+    import numpy as np
+
+    support = law.support
+    title = Text(
+        f"scaling law of {support.source}" + (f" ({law.optimizer})" if law.optimizer else ""), style="bold"
+    )
+    parts: list[Any] = [title, Text(_runs_line(law)), Text()]
+    parts += [*(Text(line) for line in law.formulas()), Text(CONVENTION, style="dim")]
+    table = _table("exponent", "value", "standard error")
+    for name, what in EXPONENTS.items():
+        value, error = law.parameter(name), law.standard_error(name)
+        if name.startswith("ln_"):
+            value, error = float(np.exp(value)), float(np.exp(value)) * error
+        table.add_row(what, f"{value:.3f}", f"{error:.3f}")
+    parts += [table, Text(_held_out_line(law))]
+    scatter = f"; one (N, D) adds {law.spread[0]:.4f} to the loss" if law.spread[0] > 0 else ""
+    parts.append(Text(f"noise of a run {law.seed_sd:.4f}{scatter}", style="dim"))
+    parts += [Text(f"warning: {said}", style="yellow") for said in law.warnings]
+    return Group(*parts)
+
+
+def _runs_line(law: ScalingLaw) -> str:
+    s = law.support
+    left_out = f" ({s.diverged} diverged and left out)" if s.diverged else ""
+    return (
+        f"{s.runs} runs{left_out}, N {scientific(s.low[0])} to {scientific(s.high[0])}, "
+        f"D {scientific(s.low[1])} to {scientific(s.high[1])}, {scientific(s.total_flops)} FLOPs (6 N D)"
+    )
+
+
+def _held_out_line(law: ScalingLaw) -> str:
+    h = law.held_out
+    if h is None:
+        return "not checked on held-out sizes: there are fewer than three sizes to fit"
+    regret = "" if h.regret is None else f", recommendations cost {h.regret:.4f} over the best run"
+    return (
+        f"fitted without N >= {scientific(min(h.sizes))} ({h.runs} runs): their losses are off by "
+        f"{h.loss_error:.4f} (median), {h.bias:+.4f} near the best{regret}"
+    )
+
+
+def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Group:
+    """The recommendation beside published laws, with how far it extrapolates and what it rests on."""
+    recipe = advice.recipe
+    optimizer = f" with {recipe.optimizer}" if recipe.optimizer else ""
+    title = Text(
+        f"N = {scientific(recipe.params, 3)}, D = {scientific(recipe.tokens, 3)}, "
+        f"{scientific(recipe.flops, 3)} FLOPs{optimizer}",
+        style="bold",
+    )
+    table = _table("", "recommended", f"{advice.level:.0%} interval")
+    if advice.optimal is not None:
+        for label, value, (low, high) in (
+            ("parameters N (compute-optimal)", advice.optimal.params, advice.optimal.params_interval),
+            ("tokens D", advice.optimal.tokens, advice.optimal.tokens_interval),
+        ):
+            table.add_row(label, scientific(value, 3), f"{scientific(low, 3)} - {scientific(high, 3)}")
+    for name, label in LABELS.items():
+        low, high = advice.intervals[name]
+        bounds = f"{_number(name, low)} - {_number(name, high)}"
+        table.add_row(label, _number(name, getattr(recipe, name)), bounds)
+    table.add_row("batch (sequences)", str(sequences(advice, target)), "")
+    if advice.depth is not None:
+        table.add_row("shape (width x depth)", f"{advice.width} x {advice.depth}", "")
+    published = _table("published law", "learning rate", "batch", "loss", "source")
+    for law_beside, said in advice.published:
+        cells = [
+            "" if value is None else _number(name, value)
+            for name, value in zip(LABELS, (said.learning_rate, said.batch_tokens, said.loss), strict=True)
+        ]
+        source = re.split("[;,(]", law_beside.source)[0].strip()
+        published.add_row(law_beside.name, *cells, source)
+    beyond_n, beyond_d = recipe.extrapolation
+    notes = [
+        f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs",
+        f"rests on {_runs_line(law)}",
+    ]
+    notes.append(_held_out_line(law))
+    if advice.halving_flops is not None:
+        notes.append(
+            f"about {scientific(advice.halving_flops)} FLOPs more of such runs would halve the interval of "
+            "the learning rate (less, nearer the target)"
+        )
+    else:
+        notes.append(
+            "more runs alone would not halve the learning rate's interval: single (N, D) scatter so much"
+        )
+    warnings = list(recipe.notes)
+    if advice.optimal is not None and advice.optimal.at_bound:
+        warnings.append("the law has no compute-optimal N within three decades: do not trust this choice")
+    yellow = [Text(f"warning: {said}", style="yellow") for said in warnings]
+    return Group(title, table, published, *(Text(note) for note in notes), *yellow)
+
+
+def sequences(advice: Advice, target: TargetConfig) -> int:
+    """Sequences a step, at least one."""
+    return max(1, round(advice.recipe.batch_tokens / target.sequence_length))
+
+
+def steps(advice: Advice, target: TargetConfig) -> int:
+    """Optimizer steps for the target's tokens."""
+    return max(1, round(advice.recipe.tokens / (sequences(advice, target) * target.sequence_length)))
+
+
+def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[str, Any]:
+    """The recommendation as plain JSON types, with units in the names."""
+    recipe, optimal = advice.recipe, advice.optimal
+    return {
+        "params": recipe.params,
+        "tokens": recipe.tokens,
+        "flops_6nd": recipe.flops,
+        "optimizer": recipe.optimizer,
+        **{name: getattr(recipe, name) for name in LABELS},
+        "batch_sequences": sequences(advice, target),
+        "steps": steps(advice, target),
+        "width": advice.width,
+        "depth": advice.depth,
+        "level": advice.level,
+        "intervals": {name: list(bounds) for name, bounds in advice.intervals.items()},
+        "compute_optimal": None
+        if optimal is None
+        else {
+            "params_interval": list(optimal.params_interval),
+            "tokens_interval": list(optimal.tokens_interval),
+        },
+        "extrapolation": {"params": recipe.extrapolation[0], "tokens": recipe.extrapolation[1]},
+        "published": {
+            published.name: {
+                "learning_rate": said.learning_rate,
+                "batch_tokens": said.batch_tokens,
+                "loss": said.loss,
+                "source": published.source,
+            }
+            for published, said in advice.published
+        },
+        "halving_flops": advice.halving_flops,
+        "rests_on": {
+            "source": law.support.source,
+            "runs": law.support.runs,
+            "flops_6nd": law.support.total_flops,
+        },
+        "formula": law.formula(),
+        "warnings": list(recipe.notes),
+    }
+
+
+def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
+    """The recommendation as a preset for `carbs-scaling search`: a space with every dimension fixed."""
+    space: dict[str, Any] = {
+        "learning_rate": float(f"{advice.recipe.learning_rate:.4g}"),
+        "batch_size": sequences(advice, target),
+        "tokens_per_parameter": float(f"{advice.recipe.tokens / advice.recipe.params:.4g}"),
+    }
+    if advice.width is not None:
+        space |= {"width": advice.width, "depth": advice.depth}
+    return {
+        "model": {"head_size": target.head_size, "sequence_length": target.sequence_length},
+        "space": space,
+    }
+
+
+def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
+    """Fields of `transformers.TrainingArguments` for the recipe."""
+    total = sequences(advice, target)
+    per_device = max(1, min(target.sequences_per_device, total // target.devices))
+    arguments = {
+        "learning_rate": float(f"{advice.recipe.learning_rate:.4g}"),
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": max(1, round(total / (per_device * target.devices))),
+        "max_steps": steps(advice, target),
+        "lr_scheduler_type": "cosine",
+    }
+    if advice.recipe.optimizer in ("", "adamw"):
+        arguments["optim"] = "adamw_torch"
+    elif advice.recipe.optimizer == "sgd":
+        arguments["optim"] = "sgd"
+    return arguments

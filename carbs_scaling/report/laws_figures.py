@@ -1,0 +1,208 @@
+"""Pictures of a law: best rate, batch and loss against N, valleys, held-out sizes predicted against real."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from carbs_scaling.laws.fit import ScalingLaw, cells_of
+from carbs_scaling.laws.runs import RunTable
+from carbs_scaling.report.figures import DOTS_PER_INCH, FAINT, GREY, INK, LAW_COLOUR, _installed_fonts
+from carbs_scaling.report.files import write_atomically
+from carbs_scaling.report.numbers import compact
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BEYOND = 10.0  # how far past the largest N the law is drawn
+MOST_TOKENS = 5  # token counts drawn in one picture
+MIN_CELL = 8  # runs of a cell whose best run is drawn as a point
+
+
+def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
+    """Best learning rate, best batch and loss against N at several D, with 90% bands.
+
+    The law is drawn a decade past the largest N, dashed and on a shaded ground.
+
+    Args:
+        law: fitted to `table`.
+        table: its runs; the best run of each well-swept cell is a point.
+        path: the PNG file.
+        title: stands above the picture.
+    """
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots(1, 3)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12.5)
+        tokens = _spread(np.unique(np.round(table.tokens, -3)), MOST_TOKENS)
+        params = np.geomspace(law.support.low[0], law.support.high[0] * BEYOND, 40)
+        colours = _colours(len(tokens))
+        panels = (
+            ("best learning rate", 0, law.learning_rate, np.exp, table.learning_rate),
+            ("best batch (tokens a step)", 1, law.batch_tokens, np.exp, table.batch_tokens),
+            ("loss at the best of both", 2, law.loss, lambda x: x, table.loss),
+        )
+        for panel, (label, column, curve, back, values) in zip(axes, panels, strict=True):
+            for d, colour in zip(tokens, colours, strict=True):
+                draws = np.array([np.quantile(law.draws(n, d, 800)[:, column], (0.05, 0.95)) for n in params])
+                panel.fill_between(params, *back(draws).T, color=colour, alpha=0.13, linewidth=0)
+                inside = params <= law.support.high[0]
+                panel.plot(params[inside], curve(params[inside], d), color=colour, linewidth=1.7)
+                panel.plot(params[~inside], curve(params[~inside], d), "--", color=colour, linewidth=1.5)
+                points = _best_runs(table, d)
+                panel.plot(
+                    table.params[points], values[points], "o", ms=5, mec="white", mew=0.6, color=colour,
+                    label=f"D = {compact(d)}",
+                )  # fmt: skip
+            panel.axvspan(law.support.high[0], params[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
+            panel.set_xlim(params[0] / 1.15, params[-1])
+            panel.set_yscale("log" if column < 2 else "linear")
+            _finish(panel, "non-embedding parameters N", label)
+        axes[0].text(
+            law.support.high[0] * 1.1, 0.02, "beyond the runs", transform=axes[0].get_xaxis_transform(),
+            color=GREY, fontsize=8.5,
+        )  # fmt: skip
+        axes[2].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper right")
+
+    return _write(draw, path, (13.0, 4.4))
+
+
+def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
+    """Valleys in the learning rate: for each size its most-swept D, the runs at about that cell's best batch.
+
+    Drawn as the loss above the law's floor of the cell, so that valleys of different depth share an axis.
+    """
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=12.5)
+        cells, shown = _widest_cells(table), []
+        for cell, colour in zip(cells, _colours(len(cells)), strict=True):
+            n, d = table.params[cell[0]], table.tokens[cell[0]]
+            floor = float(law.loss(n, d))
+            batch = table.batch_tokens[cell[np.argmin(table.loss[cell])]]
+            near = cell[np.abs(np.log(table.batch_tokens[cell] / batch)) < 0.1]
+            rates = np.geomspace(
+                table.learning_rate[near].min() / 1.2, table.learning_rate[near].max() * 1.2, 80
+            )
+            axes.plot(
+                table.learning_rate[near], table.loss[near] - floor, "o", color=colour, ms=5, mec="white",
+                mew=0.6, label=f"N = {compact(n)}, D = {compact(d)}",
+            )  # fmt: skip
+            axes.plot(rates, law.run_loss(n, d, rates, batch) - floor, color=colour, linewidth=1.5)
+            axes.plot(law.learning_rate(n, d), 0.0, "v", color=colour, ms=9, mec=INK, mew=0.8, zorder=5)
+            shown += (table.loss[near] - floor).tolist()
+        # A run far up a cliff would flatten all valleys.
+        axes.set_ylim(min(shown) - 0.02, max(2.5 * float(np.quantile(shown, 0.8)), 0.05))
+        _finish(axes, "peak learning rate", "loss above the law's floor")
+        axes.legend(
+            frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0),
+            title="runs at the cell's best batch;\nline: law; triangle: its best rate", title_fontsize=8.5,
+            alignment="left",
+        )  # fmt: skip
+
+    return _write(draw, path, (9.2, 4.8))
+
+
+def draw_held_out_png(law: ScalingLaw, held: RunTable, path: str | Path, title: str) -> Path:
+    """Predicted against real loss of runs that the law was not fitted to."""
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=12.5)
+        predicted = law.run_loss(held.params, held.tokens, held.learning_rate, held.batch_tokens)
+        cells = cells_of(held)
+        for cell, colour in zip(cells, _colours(len(cells)), strict=True):
+            label = f"D = {compact(held.tokens[cell[0]])}"
+            axes.plot(
+                held.loss[cell], predicted[cell], "o", ms=4.5, mec="white", mew=0.5, color=colour, label=label
+            )
+        ends = [held.loss.min(), held.loss.max()]
+        margin = 0.03 * (ends[1] - ends[0])
+        line = [ends[0] - margin, ends[1] + margin]
+        axes.plot(line, line, color=INK, linewidth=1, zorder=1)
+        axes.set_xlim(*line)
+        axes.set_ylim(*line)
+        axes.set_aspect("equal")
+        _finish(axes, "real loss", "predicted loss", log_x=False)
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
+
+    return _write(draw, path, (5.6, 5.4))
+
+
+def _finish(axes: "Axes", x_label: str, y_label: str, log_x: bool = True) -> None:
+    if log_x:
+        axes.set_xscale("log")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(which="major", color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _colours(count: int) -> list:
+    import matplotlib
+
+    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0.0, 0.88, max(count, 1))][:count]
+
+
+def _spread(values: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of sorted values, evenly apart in logs."""
+    if len(values) <= most:
+        return values
+    aims = np.linspace(np.log(values[0]), np.log(values[-1]), most)
+    return values[np.unique([np.argmin(np.abs(np.log(values) - aim)) for aim in aims])]
+
+
+def _best_runs(table: RunTable, tokens: float) -> np.ndarray:
+    """Indices of the best runs of the well-swept cells at about these tokens."""
+    found = [
+        cell[np.argmin(table.loss[cell])]
+        for cell in swept_cells(table)
+        if abs(np.log(table.tokens[cell[0]] / tokens)) < 0.02
+    ]
+    return np.array(found, dtype=int)
+
+
+def swept_cells(table: RunTable) -> list[np.ndarray]:
+    """Indices of the runs of each (N, D) that has at least `MIN_CELL` of them."""
+    return [cell for cell in cells_of(table) if len(cell) >= MIN_CELL]
+
+
+def _widest_cells(table: RunTable) -> list[np.ndarray]:
+    """For each size, the cell with most runs; at most six sizes."""
+    by_size: dict[float, np.ndarray] = {}
+    for cell in swept_cells(table):
+        size = round(float(np.log(table.params[cell[0]])), 2)
+        if len(cell) > len(by_size.get(size, ())):
+            by_size[size] = cell
+    sizes = _spread(np.exp(np.array(sorted(by_size))), 6)
+    return [by_size[round(float(np.log(size)), 2)] for size in sizes]
+
+
+def _write(draw: Callable[["Figure"], None], path: str | Path, size: tuple[float, float]) -> Path:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.family": _installed_fonts(),
+        "font.size": 10,
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": INK,
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "lines.color": LAW_COLOUR,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
+    return write_atomically(path, image.getvalue())

@@ -1,0 +1,131 @@
+"""Points to look at: the cheap design that a search begins with, and the candidates of a proposal."""
+
+import numpy as np
+from scipy.stats import qmc
+
+from carbs_scaling.frontier import pareto_front
+from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature, law_prior
+from carbs_scaling.surrogate.gp import Surrogate
+from carbs_scaling.surrogate.history import History
+from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
+
+# Nepers around the published learning rate and batch in which the design looks.
+_DESIGN_SPREAD = 0.8
+# The same around the optimum of a law drawn from the posterior.
+_FLOOR_SPREAD = 0.2
+
+
+def design_point(space: LegalSpace, history: History, rng: np.random.Generator, cap: float) -> Point | None:
+    """A point of the cheap design: far from the others, at a cost of at most `cap`; None if none is new."""
+    knobs = _sobol(space, rng, 64)
+    # Away from the edges of what has no price, where runs are most often wasted; towards the cheapest
+    # point in what has one, until it can be paid.
+    knobs = np.where(space.moves_cost, knobs, 0.2 + 0.6 * knobs)
+    _around_published_optimum(space, knobs, rng)
+    cheapest = space.encoding.position(space.cheapest)
+    found: list[Point] = []
+    for row in knobs:
+        for share in (1.0, 0.6, 0.35, 0.2, 0.1, 0.0):
+            near = np.where(space.moves_cost, cheapest + share * (row - cheapest), row)
+            point = space.legal(space.encoding.point(near))
+            if space.cost(point) <= cap:
+                found.append(point)
+                break
+    new = fresh(space.describe(found), history)
+    if not len(new):
+        return None
+    others = history.points + history.pending + history.failed
+    if not others:
+        return new.points[0]
+    rows = np.array([space.encoding.row(point) for point in others])
+    gaps = np.linalg.norm(new.cube[:, None, :] - rows[None], axis=-1).min(axis=1)
+    return new.points[int(np.argmax(gaps))]
+
+
+def _around_published_optimum(space: LegalSpace, knobs: np.ndarray, rng: np.random.Generator) -> None:
+    """Sets learning rate and batch of rows of `knobs` to about what published laws say for their N, D."""
+    prior = law_prior(
+        1.0,
+        space.centre,
+        space.has_role,
+        space.role_range("learning_rate"),
+        space.role_range("batch_tokens"),
+    )
+    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    if space.has_role[3]:
+        features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, _DESIGN_SPREAD, len(knobs))
+        space.set_role(knobs, "batch_tokens", features[:, 3] + space.centre[3])
+    if space.has_role[2]:
+        rate = best_rate_feature(prior.mean, features) + rng.normal(0, _DESIGN_SPREAD, len(knobs))
+        space.set_role(knobs, "learning_rate", rate + space.centre[2])
+
+
+def candidates(
+    space: LegalSpace,
+    history: History,
+    surrogate: Surrogate,
+    rng: np.random.Generator,
+    limit: float,
+    count: int,
+) -> Candidates:
+    """Points spread over the space, on the valley floor of drawn laws, and around the front."""
+    spread_out = _sobol(space, rng, count)
+    guided = _sobol(space, rng, count)[: count * 3 // 4]
+    if any(surrogate.law.has_role[2:]):
+        _onto_valley_floor(space, guided, surrogate, rng)
+    front = pareto_front(history.flops, history.loss)
+    centres = [space.encoding.position(history.points[i]) for i in front]
+    near = around(centres or [space.encoding.position(space.cheapest)], 0.1, count // 2, rng)
+    return affordable_pool(space, np.concatenate([spread_out[: count // 2], guided, near]), history, limit)
+
+
+def _onto_valley_floor(
+    space: LegalSpace, knobs: np.ndarray, surrogate: Surrogate, rng: np.random.Generator
+) -> None:
+    """Sets learning rate and batch of rows of `knobs` to the best by laws drawn from the ensemble."""
+    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    thetas = surrogate.mean.thetas[rng.integers(len(surrogate.mean.thetas), size=len(knobs))]
+    batch = best_batch_feature(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
+    if space.has_role[3]:
+        features[:, 3] = batch
+        space.set_role(knobs, "batch_tokens", batch + space.centre[3])
+    rate = best_rate_feature(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
+    if space.has_role[2]:
+        space.set_role(knobs, "learning_rate", rate + space.centre[2])
+
+
+def affordable_pool(space: LegalSpace, knobs: np.ndarray, history: History, limit: float) -> Candidates:
+    batch = space.candidates(knobs)
+    return fresh(batch.take(np.flatnonzero(batch.flops <= limit)), history)
+
+
+def fresh(batch: Candidates, history: History) -> Candidates:
+    known = {point_key(p) for p in history.points + history.pending + history.failed}
+    return batch.take([i for i, point in enumerate(batch.points) if point_key(point) not in known])
+
+
+def _sobol(space: LegalSpace, rng: np.random.Generator, count: int) -> np.ndarray:
+    return qmc.Sobol(space.encoding.knobs, rng=rng).random(count)
+
+
+def around(centres: list[np.ndarray], spread: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` points normal around randomly chosen centres, every second one in a single dimension only."""
+    chosen = np.asarray(centres)[rng.integers(len(centres), size=count)]
+    steps = rng.normal(0.0, spread, size=chosen.shape)
+    single = rng.integers(chosen.shape[1], size=count)
+    only = np.arange(chosen.shape[1])[None] == single[:, None]
+    keep = only | (np.arange(count)[:, None] % 2 == 0)
+    return np.clip(chosen + steps * keep, 0.0, 1.0)
+
+
+def joined(first: Candidates, second: Candidates) -> Candidates:
+    if not len(first):
+        return second
+    if not len(second):
+        return first
+    return Candidates(
+        first.points + second.points,
+        np.concatenate([first.flops, second.flops]),
+        np.concatenate([first.cube, second.cube]),
+        np.concatenate([first.features, second.features]),
+    )

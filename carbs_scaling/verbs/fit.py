@@ -1,0 +1,73 @@
+"""`carbs-scaling fit`: the scaling law of a study or of a table of runs."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from carbs_scaling.config import FitConfig, StudyConfig, load_config
+from carbs_scaling.laws.fit import ScalingLaw, fit_law
+from carbs_scaling.laws.runs import LawError, RunTable, read_runs
+
+
+def run(composed: DictConfig) -> None:
+    """Fits, shows and writes the law."""
+    config = load_config(FitConfig, composed)
+
+    from rich.console import Console
+
+    from carbs_scaling.report.laws import law_report
+    from carbs_scaling.verbs.front import print_paths
+
+    tables = tables_of(config.runs, config.study)
+    laws = laws_of(tables, config.optimizer)
+    paths = []
+    for law in laws:
+        output = config.output
+        if output is None and config.runs is None:
+            output = str(config.study.folder / "law.json")
+        if output is not None:
+            path = Path(output)
+            name = path.name if len(laws) == 1 else f"{path.stem}-{law.optimizer}{path.suffix}"
+            paths.append(law.save(path.with_name(name)))
+            if config.plots:
+                paths += draw_law(law, tables[law.optimizer], paths[-1])
+    if config.format == "json":
+        values = [law.to_dict() for law in laws]
+        print(json.dumps(values[0] if len(values) == 1 else values, indent=1))
+        return
+    console = Console()
+    for law in laws:
+        console.print(law_report(law))
+    print_paths(paths, console)
+
+
+def tables_of(runs: str | None, study: StudyConfig) -> dict[str, RunTable]:
+    """The runs of each optimizer in a table, or in a study where no table is given."""
+    if runs is not None:
+        return read_runs(runs)
+    import optuna
+
+    from carbs_scaling.study import Study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return read_runs(Study.load(study))
+
+
+def laws_of(tables: dict[str, RunTable], optimizer: str | None) -> list[ScalingLaw]:
+    """The law of each optimizer, or of the one that is asked for."""
+    if optimizer is not None and optimizer not in tables:
+        named = ", ".join(filter(None, tables)) or "no names"
+        raise LawError(f"there are no runs of {optimizer!r}: there are {named}")
+    return [fit_law(tables[name]) for name in tables if optimizer in (None, name)]
+
+
+def draw_law(law: ScalingLaw, table: RunTable, beside: Path) -> list[Path]:
+    """The pictures of a law, named after its file; valleys only where some cell was swept."""
+    from carbs_scaling.report.laws_figures import draw_law_png, draw_valleys_png, swept_cells
+
+    paths = [draw_law_png(law, table, beside.with_suffix(".png"), f"Scaling law of {table.source}")]
+    if swept_cells(table):
+        file = beside.with_name(f"{beside.stem}_valleys.png")
+        paths.append(draw_valleys_png(law, table, file, f"Learning-rate valleys of {table.source}"))
+    return paths

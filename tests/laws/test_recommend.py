@@ -1,0 +1,72 @@
+"""Advice: compute-optimal split against brute force, targets, shape, formats that other programs read."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from carbs_scaling import fit_law
+from carbs_scaling.config import TargetConfig
+from carbs_scaling.laws.recommend import advise, compute_optimal, shape_for
+from carbs_scaling.laws.runs import LawError
+from carbs_scaling.report.laws import advice_dict, space_overrides, training_arguments
+
+TARGET = TargetConfig(None, None, None, sequence_length=1024, head_size=64, devices=2, sequences_per_device=4)
+
+
+def test_the_split_is_near_the_true_one(law, truth):
+    flops = 6 * 2e8 * 4e9
+    n = np.geomspace(1e7, 1e10, 20001)
+    real = n[np.argmin(truth.loss(n, flops / (6 * n)))]
+    best = compute_optimal(law, flops)
+    assert best.params_interval[0] < best.params < best.params_interval[1]
+    assert abs(np.log(best.params / real)) < 0.7
+    assert 6 * best.params * best.tokens == pytest.approx(flops)
+    assert not best.at_bound
+    # What counts is the loss that the choice costs.
+    assert truth.loss(best.params, best.tokens) - truth.loss(real, flops / (6 * real)) < 0.01
+
+
+def test_a_target_is_two_of_three(law):
+    given = advise(law, params=1e9, tokens=2e10).recipe
+    for advice in (advise(law, params=1e9, flops=1.2e20), advise(law, tokens=2e10, flops=1.2e20)):
+        assert advice.recipe.learning_rate == pytest.approx(given.learning_rate)
+    assert advise(law, flops=1.2e20).optimal is not None
+    for wrong in ({}, {"params": 1e9}, {"params": 1e9, "tokens": 1e10, "flops": 1e20}, {"flops": -1.0}):
+        with pytest.raises(LawError, match=r"target\."):
+            advise(law, **wrong)
+
+
+def test_the_shape_follows_the_runs(runs):
+    depth = np.select([runs.params < 3e7, runs.params < 1e8, runs.params < 3e8], [6, 8, 12], 18)
+    width = np.sqrt(runs.params / 12 / depth)
+    law = fit_law(runs.assign(depth=depth, width=width), check=False)
+    depth, width = shape_for(law, 2e9)
+    assert width % 64 == 0
+    assert 0.8 < 12 * depth * width**2 / 2e9 < 1.25
+    assert 40 < width / depth < 200
+    assert shape_for(fit_law(runs, check=False), 2e9) is None
+
+
+def test_what_other_programs_read(law):
+    advice = advise(law, params=1e9, tokens=2e10)
+    as_json = json.loads(json.dumps(advice_dict(law, advice, TARGET)))
+    low, high = as_json["intervals"]["learning_rate"]
+    assert low < as_json["learning_rate"] < high
+    assert "Step Law" in as_json["published"]
+    preset = yaml.safe_load(yaml.safe_dump(space_overrides(advice, TARGET)))
+    assert preset["space"]["batch_size"] * 1024 == pytest.approx(advice.recipe.batch_tokens, rel=0.01)
+    arguments = training_arguments(advice, TARGET)
+    total = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * 2
+    assert total == pytest.approx(preset["space"]["batch_size"], rel=0.05)
+    assert arguments["max_steps"] * preset["space"]["batch_size"] * 1024 == pytest.approx(2e10, rel=0.01)
+    from transformers import TrainingArguments
+
+    known = set(TrainingArguments.__dataclass_fields__)
+    assert set(arguments) <= known
+
+
+def test_more_runs_narrow_the_interval(law):
+    need = advise(law, params=1e9, tokens=2e10).halving_flops
+    assert need is None or need > 0

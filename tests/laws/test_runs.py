@@ -1,0 +1,89 @@
+"""Tables that can give no law are refused in one line; good ones are read from every source."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carbs_scaling import fit_law
+from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.laws.runs import LawError, read_runs
+
+
+def changed(frame, **columns):
+    return frame.assign(**columns)
+
+
+CASES = {
+    "one size": (lambda f: f[f.params == f.params.min()], "one model size"),
+    "one token count": (lambda f: f[f.tokens == f.tokens.min()], "one tokens"),
+    "one rate": (lambda f: changed(f, learning_rate=1e-3), "one learning_rate"),
+    "one batch": (lambda f: changed(f, batch_tokens=65536.0), "one batch_tokens"),
+    "one loss": (lambda f: changed(f, loss=3.0), "nothing to fit"),
+    "all diverged": (lambda f: changed(f, diverged=True), "diverged"),
+    "no loss": (lambda f: changed(f, loss=np.nan), "diverged or have no loss"),
+    "three rows": (lambda f: f.iloc[[0, 50, 200]], "3 completed runs"),
+    "no rows": (lambda f: f.iloc[:0], "no rows"),
+    "params in millions": (lambda f: changed(f, params=f.params / 1e6), "not millions"),
+    "tokens in billions": (lambda f: changed(f, tokens=f.tokens / 1e9), "not billions"),
+    "batch in sequences": (lambda f: changed(f, batch_tokens=f.batch_tokens / 4096), "not sequences"),
+    "batch above tokens": (lambda f: changed(f, batch_tokens=f.tokens * 2), "more than all tokens"),
+    "log rates": (lambda f: changed(f, learning_rate=np.log(f.learning_rate)), "positive"),
+    "perplexity": (lambda f: changed(f, loss=np.exp(f.loss) * 20), "perplexity"),
+    "words": (lambda f: changed(f, loss="low"), "no number"),
+    "a missing column": (lambda f: f.drop(columns="batch_tokens"), "batch_tokens"),
+    "no table": (lambda f: 7, "not a table"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_degenerate_tables_get_one_line_and_no_number(runs, name):
+    spoil, said = CASES[name]
+    with pytest.raises(CarbsScalingError, match=said) as error:
+        fit_law(spoil(runs))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_every_file_type_gives_the_same_table(runs, tmp_path, suffix):
+    file = tmp_path / f"runs.{suffix}"
+    if suffix == "csv":
+        runs.to_csv(file, index=False)
+    elif suffix == "jsonl":
+        runs.to_json(file, orient="records", lines=True, double_precision=15)
+    else:
+        runs.to_parquet(file)
+    table = read_runs(file)[""]
+    np.testing.assert_allclose(table.loss, runs.loss)
+    np.testing.assert_allclose(table.learning_rate, runs.learning_rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("none.csv", None, "not a file"),
+        ("runs.txt", b"params\n1\n", "ends in none of"),
+        ("runs.parquet", b"garbage", "cannot be read"),
+        ("runs.csv", b"\xff\xfe\x00garbage\x81", "cannot be read|no column"),
+        ("empty.csv", b"", "cannot be read"),
+        ("runs.jsonl", b"{not json", "cannot be read"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(LawError, match=said) as error:
+        fit_law(tmp_path / name)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_diverged_runs_are_left_out_and_counted(runs):
+    flagged = runs.assign(diverged=[i % 10 == 0 for i in range(len(runs))])
+    table = read_runs(flagged)[""]
+    assert table.diverged == sum(flagged.diverged)
+    assert len(table) == len(runs) - table.diverged
+
+
+def test_optimizers_are_kept_apart(runs):
+    both = pd.concat([runs.assign(optimizer="adamw"), runs.assign(optimizer="sgd")])
+    assert set(read_runs(both)) == {"adamw", "sgd"}

@@ -1,0 +1,73 @@
+"""`fit` and `recommend` as a person uses them."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.verbs import fit, recommend
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A small sweep with exact power laws."""
+    rng = np.random.default_rng(0)
+    n, d = 10 ** rng.uniform(6, 8, 120), 10 ** rng.uniform(8, 9.5, 120)
+    u, v = rng.normal(size=(2, 120)) * 0.7
+    frame = pd.DataFrame(
+        {
+            "params": n,
+            "tokens": d,
+            "learning_rate": 2e-3 * (n / 1e7) ** -0.4 * np.exp(u),
+            "batch_tokens": 6e4 * (d / 1e9) ** 0.5 * np.exp(v),
+            "loss": 2 + (n / 1e7) ** -0.3 + 0.5 * (d / 1e9) ** -0.3 + 0.05 * u**2 + 0.02 * v**2,
+        }
+    )
+    path = tmp_path / "runs.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_fit_writes_a_law_that_recommend_reads(composed, table, tmp_path, capsys):
+    law = tmp_path / "law.json"
+    fit.run(composed(f"runs={table}", f"output={law}", verb="fit"))
+    said = capsys.readouterr().out
+    assert "lr = " in said
+    assert "non-embedding" in said
+    target = ("target.params=1e9", "target.tokens=2e10")
+    recommend.run(composed(f"law={law}", *target, verb="recommend"))
+    said = capsys.readouterr().out
+    for word in ("Step Law", "90% interval", "120 runs", "beyond the runs"):
+        assert word in said
+    recommend.run(composed(f"law={law}", *target, "format=json", verb="recommend"))
+    values = json.loads(capsys.readouterr().out)
+    assert values["learning_rate"] == pytest.approx(2e-3 * 100**-0.4, rel=0.3)
+
+
+@pytest.mark.parametrize("format", ["yaml", "training_arguments", "table"])
+def test_every_format_goes_to_a_file(composed, table, tmp_path, format):
+    out = tmp_path / "out"
+    recommend.run(
+        composed(f"runs={table}", "target.flops=1e18", f"format={format}", f"output={out}", verb="recommend")
+    )
+    assert out.read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["runs=nowhere.csv", "target.flops=1e18"], r"nowhere\.csv"),
+        (["study.name=none", "target.flops=1e18"], "no study"),
+        (["runs=nowhere.csv"], r"target\.params"),
+        (["law=nowhere.json", "target.flops=1e18"], r"nowhere\.json"),
+        (["runs=a.csv", "law=b.json", "target.flops=1e18"], "not both"),
+        (["runs=a.csv", "target.flops=1e18", "level=90"], "level"),
+        (["runs=a.csv", "target.flops=1e18", "format=xml"], "training_arguments"),
+    ],
+)
+def test_each_mistake_is_one_line(composed, overrides, said):
+    with pytest.raises(CarbsScalingError, match=said) as error:
+        recommend.run(composed(*overrides, verb="recommend"))
+    assert "\n" not in str(error.value)
