@@ -89,11 +89,10 @@ def main() -> None:
         moment = rng.uniform(1.0, 8.0 + unbroken_seconds / options.kills)
         ended = run(broken, moment)
         kills += not ended
-        trials = ledger(folder, "broken") if (folder / "broken" / "study.db").exists() else []
-        states = [trial["state"] for trial in trials]
-        print(
-            f"killed after {moment:5.1f} s: {states.count('COMPLETE')} complete, {states.count('RUNNING')} open"
-        )
+        has_ledger = (folder / "broken" / "study.db").exists()
+        states = [trial["state"] for trial in ledger(folder, "broken")] if has_ledger else []
+        complete, still_open = states.count("COMPLETE"), states.count("RUNNING")
+        print(f"killed after {moment:5.1f} s: {complete} complete, {still_open} open", flush=True)
     if not ended:
         run(broken, None)
 
