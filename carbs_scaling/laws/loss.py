@@ -204,9 +204,9 @@ def law_prior(
 ) -> LawPrior:
     """Priors of the law for losses of about `loss_level`, from published laws and general reasoning.
 
-    Amplitudes are shares of the loss, so nothing depends on its unit. E and the exponents of the loss: between
-    0, .076, .095 (Kaplan, arXiv 2001.08361) and .7, .35, .37 (Besiroglu, arXiv 2404.10102). Learning rate
-    against N: -1/8 (DeepSeek) to -0.7 (Step Law), -1/2 for muP's 1/width; against D at fixed batch:
+    Amplitudes are shares of the loss, so nothing depends on its unit. E and the exponents of the loss lie
+    between 0, .076, .095 (Kaplan, arXiv 2001.08361) and .7, .35, .37 (Besiroglu, arXiv 2404.10102). Learning
+    rate against N: -1/8 (DeepSeek) to -0.7 (Step Law), -1/2 for muP's 1/width; against D at fixed batch:
     -0.32 (Bjorck, arXiv 2409.19913) to 0; against B: 1/2 (the Adam square-root rule, arXiv 2205.10287), less
     beyond the critical batch. Batch against D: 0.33 to 0.57. A mistuned rate acts like fewer tokens, so the
     valley flattens like the D term.
