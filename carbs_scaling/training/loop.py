@@ -105,7 +105,8 @@ def train(job: TrainingJob) -> TrialOutcome:
             str(error).splitlines()[0][:300] or "out of memory",
             Status.OUT_OF_MEMORY,
         )
-        tally.steps = max(tally.steps, 1)  # the step that did not fit was paid for too
+        if tally.started is not None:
+            tally.steps = max(tally.steps, 1)  # the first step, which did not fit, was paid for too
         tally.seconds = tally.seconds_so_far()
     peak = None
     if device.type == "cuda":
