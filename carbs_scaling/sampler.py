@@ -94,8 +94,8 @@ class CarbsSampler(BaseSampler):
             uses what it is given.
         project: the nearest legal point, which is what the trial's parameters then hold; None: all are legal.
         budget_flops: training FLOPs that all trials together may cost; None: no limit.
-        target: (params, tokens) that the search shall serve by extrapolation; None: the front itself. Measured to
-            do worse than None even at the target (docs/benchmarks.md): leave it unset until that is mended.
+        target: (params, tokens) that the search shall serve by extrapolation; None: the front itself. It was
+            measured to do worse than None even there (docs/benchmarks.md): leave it unset until mended.
         seed: of the proposals; None draws one.
         options: fields of `SamplerOptions`.
     """
