@@ -1,7 +1,7 @@
 """What the best recipe for a model beyond the search costs, on published language-model runs.
 
 Searches cells up to 4.3e8 parameters under a budget, with the target given to the sampler, then reads the
-learning rate and batch of two cells of 1.07e9 parameters, of which nothing was seen, off the posterior.
+learning rate and batch of two cells of 1.07e9 parameters, of which nothing was seen, off `best_recipe`.
 Prints how much they lose to the best run of those cells.
 """
 

@@ -253,10 +253,17 @@ def histories(draw):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(history=histories(), seed=st.integers(0, 3), budget=st.sampled_from([2e13, BUDGET, None]))
-def test_any_history_gives_a_legal_affordable_point_or_says_that_the_budget_is_spent(history, seed, budget):
+@given(
+    history=histories(),
+    seed=st.integers(0, 3),
+    budget=st.sampled_from([2e13, BUDGET, None]),
+    target=st.sampled_from([None, None, (1e9, 2e10)]),
+)
+def test_any_history_gives_a_legal_affordable_point_or_says_that_the_budget_is_spent(
+    history, seed, budget, target
+):
     logging.disable(logging.WARNING)
-    own = CarbsSampler(DISTRIBUTIONS, flops, roles, project, budget_flops=budget, seed=seed)
+    own = CarbsSampler(DISTRIBUTIONS, flops, roles, project, budget, target, seed)
     study = study_of(own)
     rng = np.random.default_rng(0)
     points = [project(own.space.encoding.point(rng.random(len(DISTRIBUTIONS)))) for _ in range(12)]
@@ -300,7 +307,7 @@ def test_it_uses_the_roles_that_there_are(roles_given):
 @pytest.mark.parametrize(
     "options",
     [{"acquisition": name} for name in ("front_gain", "ei_front", "ei_per_cost", "gittins", "carbs_local")]
-    + [{"law_mean": False}, {"members": 1}, {"anytime": False}, {"learning": 0.0}, {"noise_sds": 0.0}],
+    + [{"law_mean": False}, {"members": 1}, {"anytime": True}, {"learning": 0.0}, {"noise_sds": 0.0}],
 )
 def test_every_ablation_proposes_legal_points(options):
     own = sampler(startup_trials=4, **options)

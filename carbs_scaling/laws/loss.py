@@ -1,18 +1,20 @@
 """The loss law of language-model training, with its valley in learning rate and batch size.
 
-    L = E + A N^-alpha + C D^-beta + k_e(N, D) v(ln e - ln e*; r_e) + k_B(N, D) v(ln B - ln B*; r_B)
+    L = E + [(A N^-alpha)^(1/gamma) + (C D^-beta)^(1/gamma)]^gamma
+          + k_e(N, D) v(ln e - ln e*; r_e) + k_B(N, D) v(ln B - ln B*; r_B)
     ln e* = a0 + a1 ln N + a2 ln D + a3 ln B        ln B* = b0 + b1 ln D + b2 ln N
     v(u; r) = 2 (exp(r u) - r u - 1) / r^2          k(N, D) = k D^-kappa_D N^-kappa_N
 
-N: non-embedding parameters, D: training tokens, e: peak learning rate, B: tokens a step. The first three
-terms are Hoffmann et al. 2022 (arXiv 2203.15556, approach 3). v is the LINEX loss (Varian 1975): u^2 near
-its floor, exponential on one side and linear on the other, since too high a learning rate hurts more than
-too low a one and too large a batch leaves too few steps. Inside, everything is taken relative to a centre
-(ln N0, ln D0, ln e0, ln B0), where the parameters are least correlated.
+N: non-embedding parameters, D: training tokens, e: peak learning rate, B: tokens a step. With gamma = 1 the
+first line is Hoffmann et al. 2022 (arXiv 2203.15556, approach 3); smaller gamma lets the larger of the two
+lacks rule, up to Kaplan et al. 2020 (arXiv 2001.08361, equation 1.5) with E = 0 and gamma = beta. v is the
+LINEX loss (Varian 1975): u^2 near its floor, exponential on one side and linear on the other, since too high
+a learning rate hurts more than too low a one and too large a batch leaves too few steps. Inside, everything
+is taken relative to a centre (ln N0, ln D0, ln e0, ln B0), where the parameters are least correlated.
 """
 
 from dataclasses import asdict, dataclass
-from math import exp, isfinite, log
+from math import exp, hypot, isfinite, log
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -38,6 +40,7 @@ PARAMETERS = (
     "b2",
     "kappa_D",
     "kappa_N",
+    "ln_gamma",
 )
 _INDEX = {name: i for i, name in enumerate(PARAMETERS)}
 
@@ -133,14 +136,23 @@ class LossLaw:
         features = np.stack([c.reshape(-1) for c in columns], axis=-1)
         return law_value(np.asarray(self.theta), features, self.has_role).reshape(columns[0].shape)
 
+    @property
+    def gamma(self) -> float:
+        """How lack of parameters and lack of tokens combine: 1 adds them."""
+        return exp(self.parameter("ln_gamma")) if self.has_role[0] and self.has_role[1] else 1.0
+
     def formula(self) -> str:
         """The law on one line, with the valley left out."""
-        terms = [f"{self.irreducible_loss:.3g}"]
+        terms = []
         if self.has_role[0]:
             terms.append(f"{self.params_coefficient:.3g} N^-{self.alpha:.3f}")
         if self.has_role[1]:
             terms.append(f"{self.tokens_coefficient:.3g} D^-{self.beta:.3f}")
-        return "L = " + " + ".join(terms)
+        if len(terms) == 2:
+            terms = [
+                f"[({terms[0]})^{1 / self.gamma:.2f} + ({terms[1]})^{1 / self.gamma:.2f}]^{self.gamma:.2f}"
+            ]
+        return " + ".join([f"L = {self.irreducible_loss:.3g}", *terms])
 
     def to_dict(self) -> dict:
         """As plain JSON types."""
@@ -169,8 +181,8 @@ class LawPrior:
     """Independent normal priors of `PARAMETERS`; a standard deviation of 0 pins a parameter.
 
     Args:
-        mean: shape (18,).
-        sd: shape (18,).
+        mean: shape (19,).
+        sd: shape (19,).
         centre: (ln N0, ln D0, ln e0, ln B0).
         has_role: which of `ROLES` there are.
     """
@@ -186,13 +198,29 @@ def published_learning_rate(params: float, tokens: float) -> tuple[float, float]
 
     Step Law (arXiv 2503.04715) and DeepSeek (arXiv 2401.02954, with C = 6 N D).
     """
+    rates, batches = _published_recipes(params, tokens)
+    return sum(rates) / 2, sum(batches) / 2
+
+
+def _published_recipes(params: float, tokens: float) -> tuple[tuple[float, float], tuple[float, float]]:
     compute = log(6.0) + log(params) + log(tokens)
-    step_rate, step_batch = (
-        log(1.79) - 0.713 * log(params) + 0.307 * log(tokens),
-        log(0.58) + 0.571 * log(tokens),
-    )
-    deepseek_rate, deepseek_batch = log(0.3118) - 0.125 * compute, log(0.2920) + 0.3271 * compute
-    return (step_rate + deepseek_rate) / 2, (step_batch + deepseek_batch) / 2
+    rates = (log(1.79) - 0.713 * log(params) + 0.307 * log(tokens), log(0.3118) - 0.125 * compute)
+    batches = (log(0.58) + 0.571 * log(tokens), log(0.2920) + 0.3271 * compute)
+    return rates, batches
+
+
+def published_disagreement(
+    centre: tuple[float, float, float, float], has_role: tuple[bool, bool, bool, bool]
+) -> tuple[float, float]:
+    """Nepers that the two laws of `published_learning_rate` lie from their mean: in rate, and in batch.
+
+    They agree where they were fitted and part ways with every decade away from there, which is how much less
+    they are to be believed. Without both N and D, a neper is said.
+    """
+    if not (has_role[0] and has_role[1]):
+        return 1.0, 1.0
+    rates, batches = _published_recipes(exp(centre[0]), exp(centre[1]))
+    return abs(rates[0] - rates[1]) / 2, abs(batches[0] - batches[1]) / 2
 
 
 def law_prior(
@@ -226,6 +254,7 @@ def law_prior(
     if has_role[3]:
         rate += 0.4 * (ln_b - batch)
     rate = _inside(rate, rate_range)
+    doubt_rate, doubt_batch = published_disagreement(centre, has_role)
     mean_sd = {
         "E": (0.45 * loss_level, 0.3 * loss_level),
         "ln_A": (log(0.2 * loss_level), 1.0),
@@ -234,17 +263,18 @@ def law_prior(
         "ln_beta": (log(0.25), 0.6),
         "ln_k_e": (log(0.015 * loss_level), 1.2),
         "r_e": (0.5, 0.4),
-        "a0": (rate - ln_e, 0.8),
+        "a0": (rate - ln_e, hypot(0.6, doubt_rate)),
         "a1": (-0.5, 0.25),
         "a2": (-0.1, 0.2),
         "a3": (0.4, 0.2),
         "ln_k_B": (log(0.01 * loss_level), 1.2),
         "r_B": (0.7, 0.4),
-        "b0": (batch - ln_b, 0.8),
+        "b0": (batch - ln_b, hypot(0.6, doubt_batch)),
         "b1": (0.5, 0.15),
         "b2": (0.1, 0.15),
         "kappa_D": (0.3, 0.2),
         "kappa_N": (0.0, 0.2),
+        "ln_gamma": (log(0.5), 0.6),
     }
     mean = np.array([mean_sd[name][0] for name in PARAMETERS])
     sd = np.array([mean_sd[name][1] for name in PARAMETERS])
@@ -273,6 +303,8 @@ def _absent(has_role: tuple[bool, bool, bool, bool]) -> list[str]:
         names += ["ln_k_B", "r_B", "b0", "b1", "b2", "a3"]
     if not has_e and not has_b:
         names += ["kappa_D", "kappa_N"]
+    if not (has_n and has_d):
+        names += ["ln_gamma"]
     return names
 
 
@@ -280,7 +312,7 @@ def law_value(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
     """Losses at centred log features (n, 4) in the order of `ROLES`.
 
     Args:
-        theta: `PARAMETERS`, shape `batch_shape x 18`.
+        theta: `PARAMETERS`, shape `batch_shape x 19`.
         features: shape (n, 4).
         has_role: which of `ROLES` there are.
 
@@ -301,14 +333,25 @@ def law_value(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
 
 
 def law_floor(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
-    """Losses at the floor of the valleys, E + A N^-alpha + C D^-beta; shapes as in `law_value`."""
+    """Losses at the floor of the valleys, the first line of the law; shapes as in `law_value`."""
     p = dict(zip(PARAMETERS, np.moveaxis(np.asarray(theta), -1, 0)[..., None], strict=True))
-    value = p["E"] + np.zeros(len(features))
-    if has_role[0]:
-        value = value + np.exp(_bounded(p["ln_A"] - np.exp(_bounded(p["ln_alpha"])) * features[:, 0]))
-    if has_role[1]:
-        value = value + np.exp(_bounded(p["ln_C"] - np.exp(_bounded(p["ln_beta"])) * features[:, 1]))
-    return value
+    by_params, by_tokens = _log_lacks(p, features[:, 0], features[:, 1])
+    if has_role[0] and has_role[1]:
+        gamma = np.exp(_bounded(p["ln_gamma"]))
+        lack = np.exp(_bounded(gamma * np.logaddexp(by_params / gamma, by_tokens / gamma)))
+    elif has_role[0] or has_role[1]:
+        lack = np.exp(by_params if has_role[0] else by_tokens)
+    else:
+        lack = np.zeros(len(features))
+    return p["E"] + lack
+
+
+def _log_lacks(p: dict, n: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ln A N^-alpha and ln C D^-beta."""
+    return (
+        _bounded(p["ln_A"] - np.exp(_bounded(p["ln_alpha"])) * n),
+        _bounded(p["ln_C"] - np.exp(_bounded(p["ln_beta"])) * d),
+    )
 
 
 def _bounded(exponent):
@@ -316,7 +359,7 @@ def _bounded(exponent):
 
 
 def best_batch_feature(theta: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """ln B* less its centre, shape (n,), of one theta (18,) or one each (n, 18), at features (n, 4)."""
+    """ln B* less its centre, shape (n,), of one theta (19,) or one each (n, 19), at features (n, 4)."""
     p = dict(zip(PARAMETERS, np.moveaxis(np.asarray(theta), -1, 0), strict=True))
     return p["b0"] + p["b1"] * features[:, 1] + p["b2"] * features[:, 0]
 
@@ -337,19 +380,13 @@ def valley_curvatures(theta: np.ndarray, features: np.ndarray, has_role) -> tupl
 
 
 def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.ndarray, np.ndarray]:
-    """Losses (n,) of one `theta` (18,) and their derivatives by `PARAMETERS` (n, 18)."""
+    """Losses (n,) of one `theta` (19,) and their derivatives by `PARAMETERS` (n, 19)."""
     p = dict(zip(PARAMETERS, theta, strict=True))
     n, d, e, b = features.T
     slopes = np.zeros((len(features), len(PARAMETERS)))
-    value = np.full(len(features), p["E"], dtype=float)
+    value = law_floor(theta, features, has_role)
     slopes[:, _INDEX["E"]] = 1.0
-    powers = ((has_role[0], n, "ln_A", "ln_alpha"), (has_role[1], d, "ln_C", "ln_beta"))
-    for _, x, amplitude, exponent in (power for power in powers if power[0]):
-        rate = np.exp(_bounded(p[exponent]))
-        term = np.exp(_bounded(p[amplitude] - rate * x))
-        value += term
-        slopes[:, _INDEX[amplitude]] = term
-        slopes[:, _INDEX[exponent]] = -rate * x * term
+    _lack_slopes(p, n, d, value - p["E"], slopes, has_role)
     flattening = -p["kappa_D"] * d - p["kappa_N"] * n
     rate_offset = e - p["a0"] - p["a1"] * n - p["a2"] * d - p["a3"] * b
     batch_offset = b - p["b0"] - p["b1"] * d - p["b2"] * n
@@ -370,6 +407,26 @@ def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.
         for name, factor in moves:
             slopes[:, _INDEX[name]] = -curvature * by_offset * factor
     return value, slopes
+
+
+def _lack_slopes(p: dict, n, d, lack: np.ndarray, slopes: np.ndarray, has_role) -> None:
+    """Derivatives of what lacks in parameters and tokens, into the columns of `slopes`."""
+    logs = _log_lacks(p, n, d)
+    both = has_role[0] and has_role[1]
+    gamma = np.exp(_bounded(p["ln_gamma"])) if both else 1.0
+    # Share of each term under the outer power.
+    by_params = 1 / (1 + np.exp(_bounded((logs[1] - logs[0]) / gamma))) if both else np.ones(len(n))
+    terms = (
+        (has_role[0], n, logs[0], by_params, "ln_A", "ln_alpha"),
+        (has_role[1], d, logs[1], 1 - by_params if both else by_params, "ln_C", "ln_beta"),
+    )
+    by_gamma = np.log(np.maximum(lack, 1e-300))
+    for _, x, log_term, share, amplitude, exponent in (term for term in terms if term[0]):
+        slopes[:, _INDEX[amplitude]] = lack * share
+        slopes[:, _INDEX[exponent]] = -lack * share * np.exp(_bounded(p[exponent])) * x
+        by_gamma = by_gamma - share * log_term
+    if both:
+        slopes[:, _INDEX["ln_gamma"]] = lack * by_gamma
 
 
 def valley_depth(offset, skew) -> np.ndarray:
@@ -407,8 +464,8 @@ class LawFit:
     """The most probable law for some runs.
 
     Args:
-        theta: shape (18,).
-        covariance: Laplace (Gauss-Newton) posterior covariance, shape (18, 18); 0 for pinned parameters.
+        theta: shape (19,).
+        covariance: Laplace (Gauss-Newton) posterior covariance, shape (19, 19); 0 for pinned parameters.
         objective: half the weighted squares plus half the prior's squares, Huber's where that is larger.
         converged: whether the last step was small.
     """
@@ -435,7 +492,7 @@ def fit_law_map(
         loss: shape (n,).
         noise_sd: standard deviation of each run around the law, shape (n,).
         prior: of the parameters; its mean is always one of the starts.
-        starts: further starts, each of shape (18,).
+        starts: further starts, each of shape (19,).
         iterations: Levenberg-Marquardt steps a start.
         huber: residuals beyond this many standard deviations count linearly.
     """
@@ -506,7 +563,7 @@ def refine_law(
         loss: shape (n,).
         cholesky: lower factor of the errors' covariance, shape (n, n).
         prior: of the parameters.
-        start: shape (18,).
+        start: shape (19,).
     """
 
     def whiten(values: np.ndarray) -> np.ndarray:

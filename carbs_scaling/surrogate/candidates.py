@@ -4,15 +4,18 @@ import numpy as np
 from scipy.stats import qmc
 
 from carbs_scaling.frontier import pareto_front
-from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature, law_prior
+from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature, law_prior, published_disagreement
 from carbs_scaling.surrogate.gp import Surrogate
 from carbs_scaling.surrogate.history import History
 from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
 
-# Nepers around the published learning rate and batch in which the design looks.
-_DESIGN_SPREAD = 0.8
+# Nepers around the published learning rate and batch in which the design looks, beside what published laws
+# disagree about there.
+_DESIGN_SPREAD = 0.3
 # The same around the optimum of a law drawn from the posterior.
 _FLOOR_SPREAD = 0.2
+# Farthest from a law's floor that a run for a target is looked for.
+_TARGET_REACH = 1.0
 
 
 def design_point(space: LegalSpace, history: History, rng: np.random.Generator, cap: float) -> Point | None:
@@ -28,7 +31,7 @@ def design_point(space: LegalSpace, history: History, rng: np.random.Generator, 
         for share in (1.0, 0.6, 0.35, 0.2, 0.1, 0.0):
             near = np.where(space.moves_cost, cheapest + share * (row - cheapest), row)
             point = space.legal(space.encoding.point(near))
-            if space.cost(point) <= cap:
+            if space.cost(point) <= cap and space.permits(point):
                 found.append(point)
                 break
     new = fresh(space.describe(found), history)
@@ -52,11 +55,14 @@ def _around_published_optimum(space: LegalSpace, knobs: np.ndarray, rng: np.rand
         space.role_range("batch_tokens"),
     )
     features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    doubt_rate, doubt_batch = published_disagreement(space.centre, space.has_role)
     if space.has_role[3]:
-        features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, _DESIGN_SPREAD, len(knobs))
+        spread = np.hypot(_DESIGN_SPREAD, doubt_batch)
+        features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, spread, len(knobs))
         space.set_role(knobs, "batch_tokens", features[:, 3] + space.centre[3])
     if space.has_role[2]:
-        rate = best_rate_feature(prior.mean, features) + rng.normal(0, _DESIGN_SPREAD, len(knobs))
+        spread = np.hypot(_DESIGN_SPREAD, doubt_rate)
+        rate = best_rate_feature(prior.mean, features) + rng.normal(0, spread, len(knobs))
         space.set_role(knobs, "learning_rate", rate + space.centre[2])
 
 
@@ -92,6 +98,37 @@ def _onto_valley_floor(
     rate = best_rate_feature(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
     if space.has_role[2]:
         space.set_role(knobs, "learning_rate", rate + space.centre[2])
+
+
+def target_candidates(
+    space: LegalSpace,
+    history: History,
+    theta: np.ndarray,
+    rng: np.random.Generator,
+    limit: float,
+    count: int,
+) -> Candidates:
+    """Points of any size within a neper or so of one law's valley floor, for what they teach about it.
+
+    Farther up the walls a law says least of what it was fitted for. What neither the law nor the cost knows
+    stays near the front's own values, so that it adds no noise.
+    """
+    knobs = _sobol(space, rng, count)
+    front = [space.encoding.position(history.points[i]) for i in pareto_front(history.flops, history.loss)]
+    others = ~space.moves_cost
+    others[[knob for knob in space.role_knobs.values() if knob is not None]] = False
+    if front and others.any():
+        near = np.asarray(front)[rng.integers(len(front), size=count)] + 0.05 * rng.normal(size=knobs.shape)
+        knobs[:, others] = np.clip(near, 0.0, 1.0)[:, others]
+    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    batch = best_batch_feature(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
+    if space.has_role[3]:
+        features[:, 3] = batch
+        space.set_role(knobs, "batch_tokens", batch + space.centre[3])
+    rate = best_rate_feature(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
+    if space.has_role[2]:
+        space.set_role(knobs, "learning_rate", rate + space.centre[2])
+    return affordable_pool(space, knobs, history, limit)
 
 
 def affordable_pool(space: LegalSpace, knobs: np.ndarray, history: History, limit: float) -> Candidates:

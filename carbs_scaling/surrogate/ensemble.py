@@ -23,11 +23,11 @@ def sample_laws(
     count: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Parameters of `count` laws, shape (count, 18).
+    """Parameters of `count` laws, shape (count, 19).
 
     Args:
         fit: the most probable law and its Laplace covariance; parameters of no variance stay as they are.
-        log_density: unnormalised log posterior of laws (m, 18), shape (m,).
+        log_density: unnormalised log posterior of laws (m, 19), shape (m,).
         count: number of parallel chains; the end of each is one draw.
         rng: of the draws.
     """

@@ -6,11 +6,16 @@ coordinate is special: how far the learning rate lies above the law's best, sinc
 that side (so it is counted in nepers, from the law, and carries over to sizes where nothing has broken yet).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr
+
+from carbs_scaling.laws.loss import best_rate_feature
+from carbs_scaling.surrogate.history import History
+from carbs_scaling.surrogate.space import Candidates, LegalSpace
 
 # Prior label where nothing is known: ends with probability 0.93 after the squashing below.
 _PRIOR = 1.5
@@ -76,3 +81,24 @@ def _kernel(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     near = ((left[:, None, :] - right[None]) ** 2).sum(axis=-1)
     rate = (left[:, None, -1] - right[None, :, -1]) ** 2
     return _VARIANCE / 2 * (np.exp(-0.5 * near) + np.exp(-0.5 * rate))
+
+
+def chance_to_end(
+    space: LegalSpace, history: History, theta: np.ndarray
+) -> Callable[[Candidates], np.ndarray] | None:
+    """The probability that each of some candidates trains to its end; None while no run has broken.
+
+    Args:
+        space: of the caller.
+        history: of the other trials.
+        theta: the loss law, shape (19,).
+    """
+    if not history.failed:
+        return None
+
+    def rate_offset(runs: Candidates) -> np.ndarray:
+        return runs.features[:, 2] - best_rate_feature(theta, runs.features)
+
+    tried = space.describe(history.failed + history.points)
+    model = Feasibility.fit(tried.cube, rate_offset(tried), np.arange(len(tried)) >= len(history.failed))
+    return lambda runs: model.probability(runs.cube, rate_offset(runs))

@@ -183,7 +183,7 @@ class SurrogateFitter:
         prior = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread)
-        rough, vague = self._robust_law(features, loss, spread, prior)
+        rough, vague = robust_law(features, loss, spread, prior)
         residual = self._residual(cube, features, loss / spread, vague, rough, prior, spread)
         inputs = torch.from_numpy(np.column_stack([cube, features]))
         kernel = ExcessKernel(residual_kernel(residual), rough.theta, self.has_role, WALL_SHARE, spread)
@@ -215,19 +215,6 @@ class SurrogateFitter:
             repeat_noise=residual.noise,
             shares=np.full(len(thetas), 1.0 / len(thetas)),
         )
-
-    def _robust_law(self, features, loss, spread, prior: LawPrior) -> tuple[LawFit, np.ndarray]:
-        """The law under independent errors with Huber's loss, and each run's extra noise variance."""
-        residual_sd = np.full(len(loss), 0.15 * spread)
-        starts: tuple[np.ndarray, ...] = ()
-        for _ in range(2):
-            fit = fit_law_map(features, loss, residual_sd, prior, starts)
-            excess = np.maximum(loss - law_floor(fit.theta, features, self.has_role), 0.0)
-            off = np.abs(loss - law_value(fit.theta, features, self.has_role))
-            typical = max(1.4826 * float(np.median(off)), 0.02 * spread)
-            residual_sd = typical + _ROBUST_SHARE * excess
-            starts = (fit.theta,)
-        return fit, (EXCESS_SHARE * excess / spread) ** 2
 
     def _residual(self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread) -> Residual:
         """Hyperparameters with the law, linear around its most probable parameters, integrated out."""
@@ -274,6 +261,32 @@ class SurrogateFitter:
         reason = f"{what}: {type(error).__name__}"
         self.fallbacks[reason] += 1
         logger.warning("%s (%s)", reason, str(error).splitlines()[0] if str(error) else "no message")
+
+
+def robust_law(
+    features: np.ndarray, loss: np.ndarray, spread: float, prior: LawPrior
+) -> tuple[LawFit, np.ndarray]:
+    """The law under independent errors with Huber's loss, and each run's extra noise variance.
+
+    Args:
+        features: centred log features, shape (n, 4).
+        loss: shape (n,).
+        spread: robust standard deviation of the losses.
+        prior: of the law.
+
+    Returns:
+        The fit, and variances in squared spreads, shape (n,).
+    """
+    residual_sd = np.full(len(loss), 0.15 * spread)
+    starts: tuple[np.ndarray, ...] = ()
+    for _ in range(2):
+        fit = fit_law_map(features, loss, residual_sd, prior, starts)
+        excess = np.maximum(loss - law_floor(fit.theta, features, prior.has_role), 0.0)
+        off = np.abs(loss - law_value(fit.theta, features, prior.has_role))
+        typical = max(1.4826 * float(np.median(off)), 0.02 * spread)
+        residual_sd = typical + _ROBUST_SHARE * excess
+        starts = (fit.theta,)
+    return fit, (EXCESS_SHARE * excess / spread) ** 2
 
 
 def residual_kernel(residual: Residual) -> ScaleKernel:

@@ -18,7 +18,7 @@ class LawMean(gpytorch.means.Mean):
     """Losses by the law, divided by `scale`.
 
     Args:
-        thetas: parameters of the law, shape `batch_shape x 18`.
+        thetas: parameters of the law, shape `batch_shape x 19`.
         has_role: which of the law's roles there are.
         scale: unit of the process in losses.
     """
@@ -43,7 +43,7 @@ class ExcessKernel(gpytorch.kernels.Kernel):
 
     Args:
         base: of what the law misses at the floor.
-        theta: the law, shape (18,).
+        theta: the law, shape (19,).
         has_role: which of the law's roles there are.
         share: deviation as a share of the excess.
         scale: unit of the process in losses.

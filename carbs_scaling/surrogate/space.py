@@ -54,12 +54,14 @@ class LegalSpace:
         flops: training FLOPs of a point.
         roles: those of `ROLES` that a point has.
         project: the nearest legal point, or None where every point is.
+        allowed: whether a legal point may be run at all, or None where every one may.
     """
 
     encoding: Encoding
     flops: Callable[[Point], float]
     roles: Callable[[Point], dict]
     project: Callable[[Point], Point] | None = None
+    allowed: Callable[[Point], bool] | None = None
     _seen: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +78,10 @@ class LegalSpace:
     def legal(self, point: Point) -> Point:
         """The nearest legal point, inside the distributions."""
         return self.encoding.clip(point if self.project is None else {**point, **self.project(dict(point))})
+
+    def permits(self, point: Point) -> bool:
+        """Whether the caller lets a legal point be run."""
+        return self.allowed is None or bool(self.allowed(dict(point)))
 
     def role_range(self, role: str) -> tuple[float, float] | None:
         """(ln lowest, ln highest) of a role over the space, or None where there is no such role."""
@@ -94,14 +100,15 @@ class LegalSpace:
         return flops
 
     def candidates(self, knobs: np.ndarray) -> Candidates:
-        """Legal points nearest to rows of `knobs` (m, k), without repeats."""
+        """Legal, allowed points nearest to rows of `knobs` (m, k), without repeats."""
         points, taken = [], set()
         for row in knobs:
             point = self.legal(self.encoding.point(row))
             key = point_key(point)
             if key not in taken:
                 taken.add(key)
-                points.append(point)
+                if self.permits(point):
+                    points.append(point)
         return self.describe(points)
 
     def describe(self, points: list[Point]) -> Candidates:
@@ -129,7 +136,10 @@ class LegalSpace:
         return [log(roles[name]) if name in roles and roles[name] > 0 else float("nan") for name in ROLES]
 
     def _find_extremes(self, points: list[Point]) -> None:
-        """Cheapest and dearest legal points: the best probe, improved one dimension at a time."""
+        """Cheapest and dearest allowed points: the best probe, improved one dimension at a time."""
+        points = [point for point in points if self.permits(point)]
+        if not points:
+            raise ValueError(f"allowed() refuses all of {_PROBES} points of the space: nothing can be run")
         costs = [self.cost(point) for point in points]
         self.cheapest, self.lowest_flops = self._descend(points[int(np.argmin(costs))], 1.0)
         self.dearest, self.highest_flops = self._descend(points[int(np.argmax(costs))], -1.0)
@@ -165,6 +175,11 @@ class LegalSpace:
             knob, levels, known = self._role_knobs[role]
             knobs[:, knob] = np.interp(logs, known, levels)
 
+    @property
+    def role_knobs(self) -> dict[str, int | None]:
+        """The one dimension that sets the learning rate, or the batch; None where none or several do."""
+        return {role: None if found is None else found[0] for role, found in self._role_knobs.items()}
+
     def _levels(self, i: int) -> np.ndarray:
         distribution = list(self.encoding.distributions.values())[i]
         if isinstance(distribution, CategoricalDistribution):
@@ -182,7 +197,7 @@ class LegalSpace:
                     knobs[i] = level
                     trial = self.legal(self.encoding.point(knobs))
                     there = self.cost(trial)
-                    if sign * there < sign * cost:
+                    if sign * there < sign * cost and self.permits(trial):
                         best, cost = trial, there
             if cost == before:
                 break

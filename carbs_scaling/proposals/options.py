@@ -1,0 +1,37 @@
+"""What may be changed about the search."""
+
+from dataclasses import dataclass
+
+ACQUISITIONS = ("front_gain_per_flop", "front_gain", "ei_front", "ei_per_cost", "gittins", "carbs_local")
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """What may be changed about the search.
+
+    Args:
+        startup_trials: runs of the cheap design before the surrogate takes over; None for one by dimension.
+        startup_fraction: share of the budget that one run of the design may cost.
+        noise_sds: an improvement counts beyond this many standard deviations of seed noise.
+        candidates: random points scored a proposal; twice as many more follow around the best.
+        members: laws in the surrogate's ensemble; 1 leaves the doubt about the law out.
+        learning: share in which a run is also worth what it teaches about the valley for later runs.
+        law_mean: whether the prior mean is the loss law; else it is a constant.
+        acquisition: one of `ACQUISITIONS`.
+        anytime: whether runs dear beside what is spent are put off, for a front that is good at every moment.
+        max_trial_flops: dearest run that may be proposed, or None.
+        overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
+            gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
+    """
+
+    startup_trials: int | None = None
+    startup_fraction: float = 0.0005
+    noise_sds: float = 0.5
+    candidates: int = 256
+    members: int = 48
+    anytime: bool = False
+    learning: float = 0.5
+    law_mean: bool = True
+    acquisition: str = "front_gain_per_flop"
+    max_trial_flops: float | None = None
+    overhead_flops: float | None = None

@@ -1,0 +1,157 @@
+"""What a run teaches about one large model: its best learning rate, its best batch and its loss.
+
+No law is exact: its best rate, best batch and floor are off by smooth fields over (ln N, ln D) that runs of
+another size only half reveal. With them a cheap run far from the target stops teaching once the fields'
+spread is all that is left, where a law taken to be exact would go on buying the cheapest runs for ever.
+Everything is linear around the most probable law, so a run's worth is known before it is made
+(Chaloner and Verdinelli 1995, Bayesian experimental design).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import solve_triangular
+
+from carbs_scaling.laws.loss import (
+    PARAMETERS,
+    LawPrior,
+    best_batch_feature,
+    best_rate_feature,
+    law_floor,
+    law_jacobian,
+    law_value,
+)
+from carbs_scaling.surrogate.gp import stable_cholesky
+
+# Spread, in nepers, of best rate and best batch around a power law, and of the floor as a share of what N and
+# D lack; over so many nepers of N and D they forget. Of the order in which published exponents differ (.1 to
+# .2) over the two decades that laws are fitted on.
+RATE_FIELD, BATCH_FIELD, FLOOR_FIELD = 0.2, 0.25, 0.05
+FIELD_REACH = 2.0
+# Noise of a run as a share of its height above the floor: how steep walls are is the least known thing.
+HEIGHT_NOISE = 0.2
+
+
+@dataclass(frozen=True)
+class TargetDesign:
+    """Beliefs about the target, linear around a law, given n runs.
+
+    Args:
+        theta: the law, shape (19,).
+        prior: of its parameters.
+        features: centred log features of the runs, shape (n, 4).
+        at: those of the target's (N, D) with its best rate and batch, shape (1, 4).
+        noise_sd: of a run at the floor, in losses.
+        factor: Cholesky factor of the runs' covariance with noise, shape (n, n).
+        whitened: the factor's inverse times (losses less the law's prior mean), shape (n,).
+    """
+
+    theta: np.ndarray
+    prior: LawPrior
+    features: np.ndarray
+    at: np.ndarray
+    noise_sd: float
+    factor: np.ndarray
+    whitened: np.ndarray
+
+    @staticmethod
+    def of(
+        theta: np.ndarray, prior: LawPrior, features: np.ndarray, loss: np.ndarray, target: np.ndarray
+    ) -> "TargetDesign":
+        """The beliefs after some runs.
+
+        Args:
+            theta: a robust fit of the law to them, shape (19,).
+            prior: of its parameters.
+            features: centred log features of the runs, shape (n, 4).
+            loss: their losses, shape (n,).
+            target: centred ln N and ln D, shape (2,).
+        """
+        theta = np.asarray(theta, dtype=float)
+        off = loss - law_value(theta, features, prior.has_role)
+        noise_sd = max(1.4826 * float(np.median(np.abs(off))), 1e-3 * float(np.min(np.abs(loss))))
+        at = np.array([[target[0], target[1], 0.0, 0.0]])
+        if prior.has_role[3]:
+            at[0, 3] = best_batch_feature(theta, at)[0]
+        if prior.has_role[2]:
+            at[0, 2] = best_rate_feature(theta, at)[0]
+        bare = TargetDesign(theta, prior, features, at, noise_sd, np.zeros((0, 0)), np.zeros(0))
+        covariance = bare._covariance(features, features)
+        covariance[np.diag_indices(len(loss))] += bare._noise(features)
+        factor = stable_cholesky(torch.from_numpy(covariance)).numpy()
+        slopes = law_jacobian(theta, features, prior.has_role)[1]
+        expected = slopes @ (prior.mean - theta)
+        whitened = solve_triangular(factor, off - expected, lower=True)
+        return TargetDesign(theta, prior, features, at, noise_sd, factor, whitened)
+
+    def information(self, features: np.ndarray) -> np.ndarray:
+        """Nats that each of m runs tells about the target's rate, batch and loss; shape (m,)."""
+        known = solve_triangular(self.factor, self._covariance(self.features, features), lower=True)
+        own = self._variance(features) - np.square(known).sum(axis=0)
+        with_target, target = self._target_covariances(features)
+        reached = solve_triangular(self.factor, self._target_covariances(self.features)[0], lower=True)
+        with_target = with_target - known.T @ reached
+        target = target - reached.T @ reached + 1e-12 * np.eye(len(target))
+        explained = np.square(np.linalg.solve(np.linalg.cholesky(target), with_target.T)).sum(axis=0)
+        seen = np.maximum(own, explained) + self._noise(features)
+        return -0.5 * np.log1p(-np.minimum(explained / seen, 1 - 1e-9))
+
+    def recipe(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ln rate, ln batch, loss) at the target (3,), centred as features are; their covariance (3, 3)."""
+        to_runs, own = self._target_covariances(self.features)
+        reached = solve_triangular(self.factor, to_runs, lower=True)
+        slopes = self._target_slopes()
+        mean = np.array(
+            [self.at[0, 2], self.at[0, 3], law_floor(self.theta, self.at, self.prior.has_role)[0]]
+        )
+        mean = mean + slopes @ (self.prior.mean - self.theta) + reached.T @ self.whitened
+        return mean, own - reached.T @ reached
+
+    def _fields(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        gap = left[:, None, :2] - right[None, :, :2]
+        return np.exp(-0.5 * np.square(gap / FIELD_REACH).sum(axis=-1))
+
+    def _shift_slopes(self, features: np.ndarray) -> np.ndarray:
+        """Of losses by a shift of best rate, of best batch and of the floor, times the fields' spread: (n, 3)."""
+        slopes = law_jacobian(self.theta, features, self.prior.has_role)[1]
+        lack = law_floor(self.theta, features, self.prior.has_role) - self.theta[0]
+        rate, batch = (slopes[:, PARAMETERS.index(name)] for name in ("a0", "b0"))
+        return np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * lack], axis=-1)
+
+    def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        scaled = [law_jacobian(self.theta, f, self.prior.has_role)[1] * self.prior.sd for f in (left, right)]
+        moved = self._shift_slopes(left) @ self._shift_slopes(right).T
+        return scaled[0] @ scaled[1].T + moved * self._fields(left, right)
+
+    def _variance(self, features: np.ndarray) -> np.ndarray:
+        scaled = law_jacobian(self.theta, features, self.prior.has_role)[1] * self.prior.sd
+        return np.square(scaled).sum(axis=1) + np.square(self._shift_slopes(features)).sum(axis=1)
+
+    def _noise(self, features: np.ndarray) -> np.ndarray:
+        height = law_value(self.theta, features, self.prior.has_role) - law_floor(
+            self.theta, features, self.prior.has_role
+        )
+        return self.noise_sd**2 + (HEIGHT_NOISE * height) ** 2
+
+    def _target_slopes(self) -> np.ndarray:
+        """Of (ln rate, ln batch, loss) at the target by the law's parameters, shape (3, 19)."""
+        n, d, _, b = self.at[0]
+        p = dict(zip(PARAMETERS, self.theta, strict=True))
+        batch = {"b0": 1.0, "b1": d, "b2": n}
+        rate = {"a0": 1.0, "a1": n, "a2": d, "a3": b} | {k: p["a3"] * v for k, v in batch.items()}
+        slopes = np.zeros((3, len(PARAMETERS)))
+        for row, moves in enumerate((rate, batch)):
+            for name, move in moves.items():
+                slopes[row, PARAMETERS.index(name)] = move
+        slopes[2] = law_jacobian(self.theta, self.at, self.prior.has_role)[1][0]
+        return slopes
+
+    def _target_covariances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Prior covariance of runs (m,) with the target's (rate, batch, loss), (m, 3), and its own (3, 3)."""
+        slopes = self._target_slopes() * self.prior.sd
+        runs = law_jacobian(self.theta, features, self.prior.has_role)[1] * self.prior.sd
+        lack = float(law_floor(self.theta, self.at, self.prior.has_role)[0] - self.theta[0])
+        spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * lack])
+        shared = self._fields(features, self.at) * self._shift_slopes(features)
+        return runs @ slopes.T + shared * spread, slopes @ slopes.T + np.diag(spread**2)
