@@ -1,10 +1,12 @@
-"""Predicts the loss curves of schedules from those of two others, by three laws.
+"""Predicts the loss curves of schedules from those of two others, by four laws, and ranks those schedules.
 
     nice python benchmarks/schedule_laws.py [--data ../shared/data/schedule_curves] [--output results.json]
 
 Each law is fitted to the constant and the cosine schedule of 24,000 steps of a model size, and predicts
-the other schedules of that size. The schedule that the Multi-Power Law likes best is then compared with
-cosine by that law.
+the other schedules of that size, whose predicted final losses rank them. The schedule that the Multi-Power
+Law likes best is then compared with cosine by that law. Last, the Multi-Power and the functional law are
+fitted to all curves of a size: what these say of the forgetting of noise, and the schedule that is best by
+them, is where the defaults of conf/schedule/sde.yaml come from.
 """
 
 import argparse
@@ -13,12 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import least_squares
 from scipy.stats import spearmanr
 
-from carbs_scaling.laws.schedule import SCHEDULE_LAWS, MultiPowerLaw, Schedule, law_to_dict
-from carbs_scaling.laws.schedule_fit import LossCurve, agreement, best_schedule, fit_schedule_law
+from carbs_scaling.laws.schedule import SCHEDULE_LAWS, FunctionalLaw, MultiPowerLaw, Schedule, law_to_dict
+from carbs_scaling.laws.schedule_fit import (
+    LossCurve,
+    agreement,
+    best_schedule,
+    fit_schedule_law,
+    rank_schedules,
+)
 
 FITTED = ("constant_24000", "cosine_24000")
+ALL_CURVES_STEPS = (6000, 24000)  # for which the schedule best by the laws of all curves is sought
 
 
 def read_curve(file: Path) -> LossCurve:
@@ -71,7 +81,8 @@ def compare(size: str, curves: dict[str, LossCurve]) -> dict:
                 f"{row.final_error:>13.4f}"
             )
         measured = np.array([curves[name].loss[-1] for name in held_out])
-        predicted = measured + np.array([rows[name].final_error for name in held_out])
+        finals_by_name = rank_schedules(law, {name: curves[name].schedule for name in held_out})
+        predicted = np.array([finals_by_name[name] for name in held_out])
         finals = 1 - np.sum((predicted - measured) ** 2) / np.sum((measured - measured.mean()) ** 2)
         rank = spearmanr(predicted, measured).statistic
         pooled = pooled_r_squared(law, [curves[name] for name in held_out])
@@ -79,14 +90,19 @@ def compare(size: str, curves: dict[str, LossCurve]) -> dict:
             f"{kind.name:<16}{'whole curves, all':<20}{pooled:>9.4f}   final losses: R^2 {finals:.4f}, "
             f"rank correlation {rank:.3f}"
         )
+        print(f"{'':<16}predicted order: {', '.join(finals_by_name)}")
         result[kind.name] = {
             "law": law_to_dict(law),
             "curves": {name: vars(row) for name, row in rows.items()},
             "pooled_r_squared": pooled,
             "final_r_squared": finals,
             "rank_correlation": rank,
+            "predicted_order": list(finals_by_name),
         }
     result["best_schedule"] = best_against_cosine(laws[MultiPowerLaw], curves["cosine_24000"])
+    result["all_curves"] = {
+        kind.name: best_by_all_curves(kind, list(curves.values())) for kind in (MultiPowerLaw, FunctionalLaw)
+    }
     return result
 
 
@@ -113,6 +129,37 @@ def best_against_cosine(law, cosine: LossCurve) -> dict:
         + ", ".join(f"{v:.2f}" for v in shape)
     )
     return {"cosine": losses[0], "best": losses[1], "shape": shape}
+
+
+def best_by_all_curves(kind: type, curves: list[LossCurve]) -> dict:
+    """A law of all curves, and the best schedule by it put as a WSD with a power decay."""
+    law = fit_schedule_law(kind, curves, starts=1, points=30)
+    result = {"law": law_to_dict(law), "r_squared": pooled_r_squared(law, curves), "decays": {}}
+    exponents = {name: value for name, value in vars(law).items() if "exponent" in name}
+    print(
+        f"{kind.name} fitted to all curves: R^2 {result['r_squared']:.4f}, "
+        + ", ".join(f"{name} {value:.2f}" for name, value in exponents.items())
+    )
+    first = curves[0].schedule
+    for steps in ALL_CURVES_STEPS:
+        best = best_schedule(law, steps, float(first.learning_rates[0]), first.warmup_area, lowest=0.002)
+        fraction, exponent = wsd_like(best.learning_rates / best.learning_rates[0])
+        print(f"  best in {steps} steps: decay over the last {fraction:.0%} as (1 - x)^{exponent:.2f}")
+        result["decays"][steps] = (fraction, exponent)
+    return result
+
+
+def wsd_like(shares: np.ndarray) -> tuple[float, float]:
+    """Decay fraction and exponent of the warmup-stable-decay nearest to shares of the peak, (steps,)."""
+    every = np.linspace(0, len(shares) - 1, 500).astype(int)
+    position = every / len(shares)
+
+    def misfit(logs: np.ndarray) -> np.ndarray:
+        fraction, exponent = np.exp(logs)
+        return (1 - np.clip((position - 1 + fraction) / fraction, 0, 1)) ** exponent - shares[every]
+
+    fraction, exponent = np.exp(least_squares(misfit, np.log([0.3, 1.5])).x)
+    return float(fraction), float(exponent)
 
 
 if __name__ == "__main__":

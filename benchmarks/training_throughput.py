@@ -79,7 +79,7 @@ def timed_job(
         text=text,
         optimizer=OptimizerConfig("adamw", 0.9, 1e-8, 1.0),
         schedule=ScheduleConfig("cosine", 0.1, 0.2),
-        objective=ObjectiveConfig("nats_per_token", shape.sequence_length),
+        objective=ObjectiveConfig("nats_per_token", shape.sequence_length, gradient_noise_scale=False),
         device=arguments.device,
         compile=arguments.compile,
         micro_batch_tokens=None,

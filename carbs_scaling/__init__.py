@@ -5,8 +5,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_EXPORTS = {"CarbsSampler": "carbs_scaling.sampler", "fit_law": "carbs_scaling.laws.fit"}
-__all__ = ["CarbsSampler", "__version__", "fit_law"]
+_EXPORTS = {
+    "CarbsSampler": "carbs_scaling.sampler",
+    "fit_law": "carbs_scaling.laws.fit",
+    "law_scheduler": "carbs_scaling.schedulers",
+}
+__all__ = ["CarbsSampler", "__version__", "fit_law", "law_scheduler"]
 
 
 def __getattr__(name: str) -> Any:

@@ -34,6 +34,10 @@ VERBS = {
     ),
     "front": Verb("the front of a study as a table, a file and plots", "carbs_scaling.verbs.front"),
     "fit": Verb("the scaling law of a study or of any table of runs", "carbs_scaling.verbs.fit"),
+    "curves": Verb(
+        "convergence against model size, and the critical batch, from loss curves",
+        "carbs_scaling.verbs.curves",
+    ),
     "recommend": Verb(
         "a recipe with intervals for a model too large to search at", "carbs_scaling.verbs.recommend"
     ),
@@ -51,6 +55,7 @@ examples:
   carbs-scaling search +experiment=smoke        half a minute, to see everything work
   carbs-scaling search study.name=mine budget.flops=1e14 model=llama data=files 'data.paths=[corpus/]'
   carbs-scaling front study.name=mine format=csv
+  carbs-scaling curves study.name=mine          tokens, steps and FLOPs to a loss; the critical batch
   carbs-scaling recommend study.name=mine target.params=7e9 target.tokens=1.4e12
 
 carbs-scaling VERB --help lists the groups and values of a verb; --cfg job prints its configuration."""

@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from carbs_scaling.compute.flops import ARCHITECTURES, FLOPS_CONVENTIONS
 from carbs_scaling.errors import ConfigError
 
-SCHEDULES = ("cosine", "linear", "constant", "wsd")
+SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
+DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
 OPTIMIZERS = ("adamw", "sgd")
 METRICS = ("nats_per_token", "bits_per_byte")
 DATA_SOURCES = ("stdlib", "files", "hub")
@@ -159,11 +160,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The shape of the learning rate after warmup, down to `final_fraction` of its peak."""
+    """The shape of the learning rate after warmup, down to `final_fraction` of its peak.
+
+    `decay_fraction` and `decay_shape` are read, and checked, by `wsd` only; `decay_exponent` where a decay
+    has the shape `power`.
+    """
 
     name: str = MISSING
     final_fraction: float = MISSING
     decay_fraction: float = MISSING
+    decay_shape: str = MISSING
+    decay_exponent: float = MISSING
 
     def __post_init__(self) -> None:
         _require_choice("schedule.name", self.name, SCHEDULES)
@@ -173,14 +180,30 @@ class ScheduleConfig:
         _require(
             0 < self.decay_fraction <= 1, f"schedule.decay_fraction={self.decay_fraction} must lie in (0, 1]"
         )
+        if self.name == "wsd":
+            _require_choice("schedule.decay_shape", self.decay_shape, DECAY_SHAPES)
+        if self.has_power_decay:
+            _require(
+                0 < self.decay_exponent < math.inf,
+                f"schedule.decay_exponent={self.decay_exponent} must be a positive number",
+            )
+
+    @property
+    def has_power_decay(self) -> bool:
+        """Whether `decay_exponent` is read."""
+        return self.name == "power" or (self.name == "wsd" and self.decay_shape == "power")
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial."""
+    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial.
+
+    `gradient_noise_scale` says whether trials measure it along the way (`training.noise_scale`).
+    """
 
     metric: str = MISSING
     validation_tokens: int = MISSING
+    gradient_noise_scale: bool = MISSING
 
     def __post_init__(self) -> None:
         _require_choice("objective.metric", self.metric, METRICS)
@@ -273,12 +296,39 @@ class FitConfig:
     study: StudyConfig
     runs: str | None
     optimizer: str | None
+    prior: list[str]
     format: str
     plots: bool
     output: str | None
 
     def __post_init__(self) -> None:
         _require_choice("format", self.format, LAW_FORMATS)
+
+
+@dataclass(frozen=True)
+class CurvesConfig:
+    """All of `conf/curves.yaml`."""
+
+    study: StudyConfig
+    levels: list[float] | None
+    rate_share: float
+    draws: int
+    format: str
+    plots: bool
+    output: str | None
+
+    def __post_init__(self) -> None:
+        _require_choice("format", self.format, LAW_FORMATS)
+        _require(0 < self.rate_share <= 1, f"rate_share={self.rate_share} must lie in (0, 1]")
+        _require(
+            isinstance(self.draws, int) and self.draws >= 20,
+            f"draws={self.draws} must be a whole number, at least 20",
+        )
+        levels = self.levels
+        fine = levels is None or (
+            isinstance(levels, list) and levels and all(isinstance(x, int | float) and x > 0 for x in levels)
+        )
+        _require(bool(fine), f"levels={levels} must be losses, such as [2.4,2.2], or null")
 
 
 @dataclass(frozen=True)
@@ -289,6 +339,7 @@ class RecommendConfig:
     runs: str | None
     law: str | None
     optimizer: str | None
+    prior: list[str]
     target: TargetConfig
     level: float
     format: str
@@ -299,6 +350,10 @@ class RecommendConfig:
         _require(0 < self.level < 1, f"level={self.level} must lie in (0, 1)")
         _require(
             self.law is None or self.runs is None, "set law (a fitted law's JSON) or runs (a table), not both"
+        )
+        _require(
+            self.law is None or not self.prior,
+            "a prior enters where a law is fitted, and law=FILE is fitted already",
         )
 
 

@@ -62,6 +62,7 @@ def build_space(config: SearchConfig, vocabulary_size: int) -> Space:
         vocabulary_size,
         config.budget.convention,
         max_trial_flops=config.budget.flops * config.budget.max_trial_fraction,
+        optimizer=config.optimizer.name,
     )
 
 
@@ -104,6 +105,16 @@ def study_identity(config: SearchConfig, text: PreparedText) -> dict[str, Any]:
     """What must not change while a study lives. Where trials run, and how much may be spent, may."""
     everything = to_dict(config)
     identity = {name: everything[name] for name in ("space", "model", "optimizer", "schedule", "objective")}
+    # What is not read or not measured changes nothing, and older ledgers do not have it.
+    unread = set() if config.schedule.has_power_decay else {"decay_exponent"}
+    unread |= set() if config.schedule.name == "wsd" else {"decay_shape"}
+    if config.schedule.name == "wsd" and config.schedule.decay_shape == "linear":
+        unread |= {"decay_shape"}
+    identity["schedule"] = {k: v for k, v in everything["schedule"].items() if k not in unread}
+    if not config.objective.gradient_noise_scale:
+        identity["objective"] = {
+            k: v for k, v in everything["objective"].items() if k != "gradient_noise_scale"
+        }
     identity["budget"] = {"convention": config.budget.convention}
     identity["study"] = {"seed": config.study.seed}
     identity["data"] = {"sha256": text.sha256}

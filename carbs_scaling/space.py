@@ -10,6 +10,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from carbs_scaling.compute.flops import ModelShape, flops_per_token, training_flops
 from carbs_scaling.config import ModelConfig
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.laws.peak import find_law, peak_learning_rate
+from carbs_scaling.laws.runs import LawError
 from carbs_scaling.training.outcome import Recipe
 
 INTEGER_DIMENSIONS = ("width", "depth", "batch_size")
@@ -136,6 +138,22 @@ def _parse(name: str, spec: Any, legal: Callable[[float], bool], rule: str) -> D
     return value
 
 
+def _law_of_rates(spec: Any) -> Any:
+    """The law, a file or a published one, that a learning rate given as text names; None for any other."""
+    if not isinstance(spec, str):
+        return None
+    try:
+        float(spec)
+    except ValueError:
+        pass
+    else:
+        return None
+    try:
+        return find_law(spec)
+    except LawError as error:
+        raise ConfigError(f"space.learning_rate={spec!r} is not a number, nor a law: {error}") from None
+
+
 def _rules(model: ModelConfig) -> dict[str, tuple[Callable[[float], bool], str]]:
     """What each dimension's values must satisfy, and how to say that one does not."""
     positive = (lambda v: v > 0, "must be positive")
@@ -166,8 +184,10 @@ class Space:
         vocabulary_size: of the tokenizer.
         convention: FLOPs convention that runs are charged in.
         max_trial_flops: no legal recipe costs more; infinity for no limit.
+        optimizer: `adamw` or `sgd`, which a law of learning rates must be for.
 
     Raises:
+        LawError: the law of learning rates does not answer.
         ConfigError: an unknown, missing or impossible dimension, or no recipe that costs little enough.
     """
 
@@ -178,6 +198,7 @@ class Space:
         vocabulary_size: int,
         convention: str,
         max_trial_flops: float = math.inf,
+        optimizer: str = "adamw",
     ) -> None:
         unknown = sorted(set(specification) - set(DIMENSIONS))
         if unknown:
@@ -186,7 +207,9 @@ class Space:
         if missing:
             raise ConfigError(f"space.{missing[0]} is missing: give it a value or a range")
         rules = _rules(model)
-        parsed = {name: _parse(name, specification[name], *rules[name]) for name in DIMENSIONS}
+        self._law, self._optimizer = _law_of_rates(specification["learning_rate"]), optimizer
+        given = [name for name in DIMENSIONS if name != "learning_rate" or self._law is None]
+        parsed = {name: _parse(name, specification[name], *rules[name]) for name in given}
         self._model = model
         self._vocabulary_size = vocabulary_size
         self._convention = convention
@@ -196,6 +219,7 @@ class Space:
         self.fixed: Point = {n: d for n, d in parsed.items() if not isinstance(d, Dimension)}
         if not self.searched:
             raise ConfigError("space: every dimension is fixed; give at least one a range")
+        self._recipe(self._cheapest)  # a law that does not answer is said now
         if self.cheapest_flops > max_trial_flops:
             shape = self._shape(self._cheapest)
             raise ConfigError(
@@ -241,15 +265,16 @@ class Space:
         return self._flops(self._with_heads(self._complete(point)))
 
     def roles(self, point: Point) -> dict[str, float]:
-        """What the scaling law reads from a point: N, D, learning rate, batch in tokens."""
+        """What the scaling law reads from a point: N, D, batch in tokens, and a learning rate of its own."""
         values = self._with_heads(self._complete(point))
         batch_tokens = int(values["batch_size"]) * self._model.sequence_length
-        return {
+        roles = {
             "params": self._shape(values).params,
             "tokens": self._steps(values) * batch_tokens,
-            "learning_rate": values["learning_rate"],
             "batch_tokens": batch_tokens,
         }
+        # A rate that follows from the others teaches nothing about its own valley.
+        return roles if self._law is not None else {**roles, "learning_rate": values["learning_rate"]}
 
     @property
     def _cheapest(self) -> Point:
@@ -284,10 +309,18 @@ class Space:
         batch_tokens = int(values["batch_size"]) * self._model.sequence_length
         return max(MINIMUM_STEPS, round(values["tokens_per_parameter"] * params / batch_tokens))
 
+    def _learning_rate(self, values: Point) -> float:
+        """The point's own, or the law's peak for this N, D and batch."""
+        if self._law is None:
+            return float(values["learning_rate"])
+        batch_tokens = int(values["batch_size"]) * self._model.sequence_length
+        params, tokens = self._shape(values).params, self._steps(values) * batch_tokens
+        return peak_learning_rate(self._law, params, tokens, batch_tokens, self._optimizer).learning_rate
+
     def _recipe(self, values: Point, seed: int = 0) -> Recipe:
         return Recipe(
             shape=self._shape(values),
-            learning_rate=float(values["learning_rate"]),
+            learning_rate=self._learning_rate(values),
             batch_size=int(values["batch_size"]),
             steps=self._steps(values),
             weight_decay=float(values["weight_decay"]),

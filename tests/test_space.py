@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from carbs_scaling.config import ModelConfig
-from carbs_scaling.errors import ConfigError
+from carbs_scaling.errors import CarbsScalingError, ConfigError
+from carbs_scaling.laws.peak import peak_learning_rate
 from carbs_scaling.space import MINIMUM_STEPS, Space
 
 MODEL = ModelConfig(architecture="gpt2", head_size=16, sequence_length=128)
@@ -124,3 +125,22 @@ def test_everything_fixed_is_refused():
     fixed = {"width": 16, "depth": 1, "learning_rate": 0.1, "batch_size": 2, "tokens_per_parameter": 10}
     with pytest.raises(ConfigError, match="fixed"):
         make(**fixed)
+
+
+def test_the_learning_rate_may_follow_a_law():
+    space = make(learning_rate="Step Law")
+    assert "learning_rate" not in space.searched
+    for point in map(space.project, random_points(space, 5)):
+        recipe = space.recipe(point, seed=0)
+        at = recipe.params, recipe.tokens, recipe.batch_tokens
+        assert recipe.learning_rate == peak_learning_rate("Step Law", *at).learning_rate
+        assert "learning_rate" not in space.roles(point)
+
+
+@pytest.mark.parametrize(
+    ("law", "message"),
+    [("astrology", "no such file"), ("Hoffmann", "says nothing about the learning rate")],
+)
+def test_laws_that_do_not_answer_are_refused(law, message):
+    with pytest.raises(CarbsScalingError, match=message):
+        make(learning_rate=law)

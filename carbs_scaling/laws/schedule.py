@@ -1,6 +1,6 @@
-"""Laws that predict a loss curve from its learning-rate schedule: Tissue et al., Multi-Power, Opt-Laws-style.
+"""Laws that predict a loss curve from its schedule: Tissue et al., Multi-Power, functional, Opt-Laws-style.
 
-All three write the loss after step t as what the area under the schedule has brought,
+All of them write the loss after step t as what the area under the schedule has brought,
 L0 + A S1(t)^-alpha, less (or plus) what the annealing so far has done to the noise. They differ in that last
 term. A law holds for one model, text and batch; the schedule is what varies.
 """
@@ -133,6 +133,55 @@ class MultiPowerLaw:
 
 
 @dataclass(frozen=True)
+class FunctionalLaw:
+    """L = L0 + A S1^-s - LD(t): the functional scaling law (Li et al. 2025, arXiv 2509.19189) for curves.
+
+    The noise that the SDE leaves (`carbs_scaling.laws.sde`) is a sum over past learning rates of what is not
+    yet forgotten of them. Summed by parts it is what a constant rate would leave, which is part of L0, less
+    LD(t) = B sum_k (lr_{k-1} - lr_k) (1 - (C S_k(t) + 1)^-q): the Multi-Power Law with gamma = 0. By the
+    theory q = 1 - 1 / beta is below 1; here it is free.
+
+    Args:
+        floor: L0.
+        amplitude: A.
+        exponent: s.
+        drop_gain: B.
+        forgetting_rate: C.
+        forgetting_exponent: q.
+    """
+
+    floor: float
+    amplitude: float
+    exponent: float
+    drop_gain: float
+    forgetting_rate: float
+    forgetting_exponent: float
+
+    name: ClassVar[str] = "functional law"
+    BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {
+        "floor": (1e-3, 1e3),
+        "amplitude": (1e-6, 1e3),
+        "exponent": (0.05, 3.0),
+        "drop_gain": (1.0, 1e6),
+        "forgetting_rate": (1e-2, 1e6),
+        "forgetting_exponent": (0.02, 3.0),
+    }
+
+    def loss(self, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+        """Losses after the given steps (counted from 1 after warmup, shape (m,)): shape (m,)."""
+        multi_power = MultiPowerLaw(
+            self.floor,
+            self.amplitude,
+            self.exponent,
+            self.drop_gain,
+            self.forgetting_rate,
+            drop_exponent=self.forgetting_exponent,
+            rate_exponent=0.0,
+        )
+        return multi_power.loss(schedule, steps)
+
+
+@dataclass(frozen=True)
 class NoiseLaw:
     """L = L0 + A S1^-alpha + C V(t): an Opt-Laws-style law of convergence and escape.
 
@@ -182,8 +231,8 @@ class NoiseLaw:
         return self.floor + self.amplitude * area[index] ** -self.exponent + self.noise * variance
 
 
-ScheduleLaw = TissueLaw | MultiPowerLaw | NoiseLaw
-SCHEDULE_LAWS: tuple[type, ...] = (TissueLaw, MultiPowerLaw, NoiseLaw)
+ScheduleLaw = TissueLaw | MultiPowerLaw | FunctionalLaw | NoiseLaw
+SCHEDULE_LAWS: tuple[type, ...] = (TissueLaw, MultiPowerLaw, FunctionalLaw, NoiseLaw)
 
 
 def merged_drops(schedule: Schedule, most: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Fits of schedule laws to loss curves, and the schedule that a law likes best."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -152,6 +152,20 @@ def agreement(law: ScheduleLaw, curve: LossCurve) -> Agreement:
         mean_absolute_error=float(np.abs(off).mean()),
         final_error=float(off[-1]),
     )
+
+
+def rank_schedules(law: ScheduleLaw, schedules: Mapping[str, Schedule]) -> dict[str, float]:
+    """Predicted final losses of candidate schedules, best first, before anything is trained with them.
+
+    Args:
+        law: fitted to curves of the same model, batch and text.
+        schedules: by name, of any lengths.
+    """
+    finals = {
+        name: float(law.loss(schedule, np.array([len(schedule.learning_rates)]))[0])
+        for name, schedule in schedules.items()
+    }
+    return dict(sorted(finals.items(), key=lambda item: item[1]))
 
 
 def best_schedule(

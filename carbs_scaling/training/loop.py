@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.data import PreparedText
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.models import build_model, logits
+from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.optimizers import build_optimizer
 from carbs_scaling.training.outcome import Recipe, Status, TrialOutcome
 from carbs_scaling.training.schedules import build_scheduler
@@ -74,6 +75,7 @@ class _Tally:
     steps: int = 0
     started: float | None = None
     seconds: float = 0.0
+    noise_scale_tokens: float | None = None
 
     def seconds_so_far(self) -> float:
         return 0.0 if self.started is None else time.perf_counter() - self.started
@@ -122,6 +124,7 @@ def train(job: TrainingJob) -> TrialOutcome:
         bits_per_byte=None if loss is None else bits_per_byte(loss, job.text.bytes_per_token),
         peak_memory_bytes=peak,
         message=trouble,
+        noise_scale_tokens=tally.noise_scale_tokens,
     )
 
 
@@ -187,6 +190,7 @@ def _train_model(
     clips = math.isfinite(job.optimizer.gradient_clip_norm)
     divergence = DivergenceCheck(recipe.steps)
     every = point_interval(recipe.steps)
+    noise = NoiseMeter(parameters, recipe) if job.objective.gradient_noise_scale else None
     unread: list[torch.Tensor] = []
     since_point: list[float] = []
 
@@ -194,7 +198,12 @@ def _train_model(
     tally.started = time.perf_counter()
     for batch in device_batches(windows, order, device):
         optimizer.zero_grad(set_to_none=True)
-        unread.append(accumulate_gradients(forward, batch, micro_batch))
+        if noise is not None and noise.due(tally.steps):
+            part = noise.part_size(micro_batch)
+            unread.append(accumulate_gradients(forward, batch, part, noise.take_part))
+            noise.end_step(tally.steps)
+        else:
+            unread.append(accumulate_gradients(forward, batch, micro_batch))
         if clips:
             nn.utils.clip_grad_norm_(parameters, job.optimizer.gradient_clip_norm, foreach=True)
         learning_rate = optimizer.param_groups[0]["lr"]
@@ -217,11 +226,13 @@ def _train_model(
                 seconds=round(tally.seconds, 4),
                 train_loss=sum(since_point) / len(since_point),
                 learning_rate=learning_rate,
+                **({} if noise is None else noise.read()),
             )
             since_point.clear()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     tally.seconds = tally.seconds_so_far()
+    tally.noise_scale_tokens = None if noise is None else noise.noise_scale_tokens()
     return ""
 
 
@@ -249,13 +260,19 @@ def device_batches(
         yield ahead
 
 
-def accumulate_gradients(model: nn.Module, batch: torch.Tensor, micro_batch: int) -> torch.Tensor:
+def accumulate_gradients(
+    model: nn.Module,
+    batch: torch.Tensor,
+    micro_batch: int,
+    after_part: Callable[[float], None] | None = None,
+) -> torch.Tensor:
     """Adds the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
 
     Args:
         model: tokens to scores, see `models.logits`.
         batch: int64 [b, T + 1].
         micro_batch: windows in memory at once; the gradient is that of the whole batch.
+        after_part: called with a part's share of the batch once its gradient has been added.
 
     Returns:
         Mean loss in nats a token, [] on the model's device, not waited for.
@@ -266,6 +283,8 @@ def accumulate_gradients(model: nn.Module, batch: torch.Tensor, micro_batch: int
         with _autocast(batch.device):
             loss = window_loss(model, windows) * share
         loss.backward()
+        if after_part is not None:
+            after_part(share)
         total += loss.detach()
     return total
 

@@ -90,6 +90,7 @@ class TrialOutcome:
         bits_per_byte: the same loss in bits a byte of text; None unless completed.
         peak_memory_bytes: most device memory held; None where it was not measured.
         message: one line on why it did not complete; empty if it did.
+        noise_scale_tokens: gradient-noise scale over the second half of the run; None where not measured.
     """
 
     status: Status
@@ -101,6 +102,7 @@ class TrialOutcome:
     bits_per_byte: float | None = None
     peak_memory_bytes: int | None = None
     message: str = ""
+    noise_scale_tokens: float | None = None
 
     def __post_init__(self) -> None:
         if (self.status is Status.COMPLETED) != (self.loss is not None):

@@ -1,4 +1,4 @@
-"""The learning rate over a run: a linear warmup, then one of four shapes."""
+"""The learning rate over a run: a linear warmup, then one of a few shapes, as plain functions of the step."""
 
 import math
 
@@ -7,18 +7,42 @@ import torch
 from carbs_scaling.config import ScheduleConfig
 
 
+def decay_factor(shape: str, progress: float, exponent: float = 1.0) -> float:
+    """What is left of the learning rate in a decay from 1 to 0.
+
+    Args:
+        shape: `linear`; `cosine` (half a wave); `sqrt`, 1 - sqrt(progress), steep at first (Haegele et al.
+            2024, arXiv 2405.18392); or `power`, (1 - progress)^exponent, which the SDE of SGD and Adam asks
+            for (`carbs_scaling.laws.sde`).
+        progress: share of the decay that is over, in [0, 1].
+        exponent: read by `power` only.
+
+    Raises:
+        ValueError: there is no such shape.
+    """
+    if shape == "linear":
+        return 1 - progress
+    if shape == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if shape == "sqrt":
+        return 1 - math.sqrt(progress)
+    if shape == "power":
+        return (1 - progress) ** exponent
+    raise ValueError(f"there is no decay of shape {shape!r}")
+
+
 def learning_rate_factor(schedule: ScheduleConfig, warmup_fraction: float, step: int, steps: int) -> float:
     """The learning rate of a step as a share of its peak.
 
     Warmup rises linearly over the first `warmup_fraction` of the steps, from above 0: no step is lost.
-    After it, `cosine` and `linear` fall over all that is left; `wsd` (warmup, stable, decay; Hu et al.,
-    arXiv 2404.06395) stays at the peak and falls linearly over the last `decay_fraction` of the steps;
-    `constant` stays. `final_fraction` would be reached one step after the last.
+    After it, `cosine`, `linear` and `power` fall over all that is left; `wsd` (warmup, stable, decay; Hu et
+    al., arXiv 2404.06395) stays at the peak and falls in its `decay_shape` over the last `decay_fraction` of
+    the steps; `constant` stays. `final_fraction` would be reached one step after the last.
 
     Args:
         schedule: shape and final value.
         warmup_fraction: share of the steps in which it rises, in [0, 1).
-        step: 0-based.
+        step: 0-based; beyond the last, where a trainer looks ahead, it stays at its end.
         steps: of the whole run.
     """
     warmup = round(warmup_fraction * steps)
@@ -26,11 +50,11 @@ def learning_rate_factor(schedule: ScheduleConfig, warmup_fraction: float, step:
         return (step + 1) / (warmup + 1)
     if schedule.name == "constant":
         return 1.0
-    decay = steps - warmup
+    decay, shape = steps - warmup, schedule.name
     if schedule.name == "wsd":
-        decay = min(decay, max(1, round(schedule.decay_fraction * steps)))
-    progress = max(0, step - (steps - decay)) / max(1, decay)
-    fall = (1 + math.cos(math.pi * progress)) / 2 if schedule.name == "cosine" else 1 - progress
+        decay, shape = min(decay, max(1, round(schedule.decay_fraction * steps))), schedule.decay_shape
+    progress = min(1.0, max(0, step - (steps - decay)) / max(1, decay))
+    fall = decay_factor(shape, progress, schedule.decay_exponent)
     return schedule.final_fraction + (1 - schedule.final_fraction) * fall
 
 

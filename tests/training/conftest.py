@@ -61,7 +61,9 @@ def job(tmp_path, data_config) -> TrainingJob:
         text=text,
         optimizer=OptimizerConfig(name="adamw", beta1=0.9, epsilon=1e-8, gradient_clip_norm=1.0),
         schedule=ScheduleConfig(name="cosine", final_fraction=0.1, decay_fraction=0.2),
-        objective=ObjectiveConfig(metric="nats_per_token", validation_tokens=1024),
+        objective=ObjectiveConfig(
+            metric="nats_per_token", validation_tokens=1024, gradient_noise_scale=False
+        ),
         device="cpu",
         compile=False,
         micro_batch_tokens=None,
