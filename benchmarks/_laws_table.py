@@ -9,8 +9,11 @@ import pandas as pd
 from _replay_table import MISSING, SEQUENCE_LENGTH
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
-from carbs_scaling.laws.fit import swept_loss
+from carbs_scaling.laws import surface
+from carbs_scaling.laws.hold_out import swept_loss
+from carbs_scaling.laws.mixed import fit_surface
 
+NAMES = ("learning_rate", "batch_tokens", "loss")
 FIT_MAX_PARAMS = 4.3e8
 TARGET_MIN_PARAMS = 1.0e9
 
@@ -42,6 +45,32 @@ def step_law_runs(path: str) -> pd.DataFrame:
     return runs
 
 
+def smoothed_optimum(points: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The floor of one cell's own valley, and its standard errors: each (ln rate, ln batch, loss).
+
+    The best of forty runs is the luckiest of those near the floor, on a grid. This is the valley of
+    `carbs_scaling.laws.surface` through the better half of the cell's runs, with no law behind it.
+
+    Args:
+        points: ln learning rate and ln batch tokens, shape (n, 2).
+        losses: shape (n,).
+    """
+    better = losses <= np.median(losses)
+    points, losses = points[better], losses[better]
+    centre = np.concatenate([[0.0, 0.0], points.mean(axis=0)])
+    features = np.concatenate([np.zeros((len(losses), 2)), points - centre[2:]], axis=1)
+    mean, sd = surface.weak_prior(float(losses.min()), np.array([np.log(1e9), np.log(1e10), *centre[2:]]))
+    for name, level in (("ln_E", np.log(losses.min())), ("ln_R", -30.0), ("a0", 0.0), ("b0", 0.0)):
+        mean[surface.INDEX[name]] = level
+    free = ("ln_E", "a0", "b0", "a_B", "ln_k_e", "r_e", "ln_k_B", "r_B")
+    sd[~np.isin(surface.NAMES, free)] = 0.0
+    fit = fit_surface(features, losses, mean, sd)
+    at = [surface.INDEX[name] for name in ("a0", "b0", "ln_E")]
+    optimum, errors = fit.theta[at], np.sqrt(np.diag(fit.covariance)[at])
+    loss = float(np.exp(optimum[2]))
+    return np.array([*(optimum[:2] + centre[2:]), loss]), np.array([*errors[:2], loss * errors[2]])
+
+
 class Target:
     """One swept cell, as a judge of recommendations."""
 
@@ -51,8 +80,21 @@ class Target:
         self.losses = runs.loss.to_numpy()
         best = runs.loc[runs.loss.idxmin()]
         self.best_loss, self.best_rate, self.best_batch = best.loss, best.learning_rate, best.batch_tokens
+        self.smoothed, self.smoothed_sd = smoothed_optimum(self.points, self.losses)
         self._linear = LinearNDInterpolator(self.points, self.losses, rescale=True)
         self._nearest = NearestNDInterpolator(self.points, self.losses, rescale=True)
+
+    def inside(self, recipe) -> list[bool]:
+        """Whether the 90% intervals hold the learning rate, batch and loss of the cell's best run."""
+        real = (self.best_rate, self.best_batch, self.best_loss)
+        bounds = [recipe.interval(name) for name in NAMES]
+        return [bool(low <= value <= high) for (low, high), value in zip(bounds, real, strict=True)]
+
+    def inside_smoothed(self, recipe) -> list[bool]:
+        """Whether they hold its smoothed optimum, whose own standard error widens them."""
+        error = self.smoothed_sd * np.random.default_rng(0).normal(size=(len(recipe.draws), 3))
+        low, high = np.quantile(recipe.draws + error, [0.05, 0.95], axis=0)
+        return [bool(x) for x in (low <= self.smoothed) & (self.smoothed <= high)]
 
     def regret(self, recipe) -> float:
         """Loss of the recommendation less the cell's best run."""

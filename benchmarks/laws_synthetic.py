@@ -6,6 +6,9 @@ Each law is drawn ten times as a sweep (4 sizes x 3 token counts x 20 runs) and 
 6e8, and asked for N = 5e9, D = 5e10, eight times beyond. The fit's own form holds for the first three laws;
 in the others sizes and cells scatter as models of other shapes do, the best rate bends, or the floor is not
 of its form.
+
+Two more tables: sweeps whose upper rates diverge, fitted with and without the diverged runs; and runs that
+also vary weight decay, beta2 and the shape.
 """
 
 from collections.abc import Callable
@@ -126,6 +129,110 @@ def judged(truth: Truth, seed: int, swept: bool) -> dict:
     }
 
 
+def with_cliff(truth: Truth, seed: int, cliff: float) -> pd.DataFrame:
+    """Rates a factor of 2 apart, three batches a cell; above e^cliff times the best rate a run diverges."""
+    rng = np.random.default_rng(seed)
+    n, d, u, v = (
+        grid.reshape(-1) for grid in np.meshgrid(SIZES, TOKENS, np.arange(-2.0, 1.1, 0.69), (-0.8, 0.0, 0.8))
+    )
+    cell = np.unique(np.stack([n, d]), axis=1, return_inverse=True)[1].reshape(-1)
+    u = u + rng.uniform(-0.3, 0.3, cell.max() + 1)[cell]
+    diverged = u - 0.4 * v > cliff
+    loss = truth.floor(n, d) + truth.valley(u, v) + 0.003 * rng.normal(size=len(n))
+    return pd.DataFrame(
+        {
+            "params": n,
+            "tokens": d,
+            "learning_rate": np.exp(truth.rate(n, d) + u),
+            "batch_tokens": np.exp(truth.batch(n, d) + v),
+            "loss": np.where(diverged, np.nan, loss),
+            "diverged": diverged,
+        }
+    )
+
+
+def cliffs(seeds: int) -> dict:
+    """What diverged runs add: error of the rate at the target, width of its interval, how often it diverges.
+
+    With the cliff below the floor of the valley the best rate that trains is at the cliff, not at the floor.
+    """
+    truth, figures = LAWS["Hoffmann, lopsided"], {}
+    print(
+        f"{'diverging above':18}{'diverged runs':>15}{'ln lr off':>11}{'rms':>7}{'width':>7}{'diverges':>10}"
+    )
+    for cliff in (0.3, 0.05, -0.3):
+        for used in (True, False):
+            rows = []
+            for seed in range(seeds):
+                runs = with_cliff(truth, seed, cliff)
+                law = fit_law(runs if used else runs[~runs.diverged], check=False)
+                recipe = law.recommend(*TARGET)
+                low, high = np.log(recipe.interval("learning_rate"))
+                off = np.log(recipe.learning_rate) - truth.rate(*TARGET)
+                batch_off = np.log(recipe.batch_tokens) - truth.batch(*TARGET)
+                rows.append((off - min(cliff, 0.0), high - low, off - 0.4 * batch_off > cliff))
+            off, width, diverges = np.mean(rows, axis=0)
+            rms = float(np.sqrt(np.mean([row[0] ** 2 for row in rows])))
+            kind = "used" if used else "left out"
+            print(f"{f'e^{cliff} best rate':18}{kind:>15}{off:+11.3f}{rms:7.3f}{width:7.2f}{diverges:10.0%}")
+            figures[f"{cliff}, {kind}"] = {"bias": off, "rms": rms, "width": width, "diverges": diverges}
+    return figures
+
+
+OTHERS = {
+    "weight_decay": lambda n, d: 0.1 * (n / 1e8) ** 0.15 * (d / 4e9) ** -0.2,
+    "beta2": lambda n, d: 1 - 0.03 * (d / 4e9) ** -0.1,
+    "width_to_depth": lambda n, d: 60 * (n / 1e8) ** 0.2,
+}
+
+
+def with_others(truth: Truth, seed: int, count: int, steep: float) -> pd.DataFrame:
+    """Runs that vary all at once; of weight decay lr wd / B counts, of beta2 (1 - beta2) / B."""
+    rng = np.random.default_rng(seed)
+    n, d = rng.choice(SIZES, count), rng.choice(TOKENS, count)
+    u, v, w, b, a = rng.normal(size=(5, count)) * np.array([[0.7], [0.7], [1.0], [1.0], [0.5]])
+    excess = 0.015 * (w + u - v) ** 2 + 0.01 * (b - v) ** 2 + 0.04 * a**2
+    aspect = OTHERS["width_to_depth"](n, d) * np.exp(a)
+    depth = (n / 12 / aspect**2) ** (1 / 3)
+    loss = truth.floor(n, d) + truth.valley(u, v) + steep * excess + 0.003 * rng.normal(size=count)
+    return pd.DataFrame(
+        {
+            "params": n,
+            "tokens": d,
+            "learning_rate": np.exp(truth.rate(n, d) + u),
+            "batch_tokens": np.exp(truth.batch(n, d) + v),
+            "loss": loss,
+            "weight_decay": OTHERS["weight_decay"](n, d) * np.exp(w),
+            "beta2": 1 - np.minimum((1 - OTHERS["beta2"](n, d)) * np.exp(b), 0.9),
+            "depth": depth,
+            "width": aspect * depth,
+        }
+    )
+
+
+def others(seeds: int) -> dict:
+    """Errors in nepers (beta2: of 1 - beta2) at the target, intervals, and how often a law was found."""
+    truth, figures = LAWS["Hoffmann, lopsided"], {}
+    print(f"{'hyperparameter':18}{'runs':>16}{'found':>8}{'|ln| off':>10}{'inside':>8}")
+    for count, steep, kind in ((240, 1.0, "240"), (60, 1.0, "60"), (240, 0.0, "240, flat")):
+        recipes = [
+            fit_law(with_others(truth, seed, count, steep), check=False).recommend(*TARGET)
+            for seed in range(seeds)
+        ]
+        for name, best in OTHERS.items():
+            real, rows = best(*TARGET), []
+            for recipe in recipes:
+                if name in recipe.other:
+                    low, high = recipe.interval(name)
+                    pair = np.array([recipe.other[name], real])
+                    off = abs(np.diff(np.log(1 - pair if name == "beta2" else pair))[0])
+                    rows.append((off, low <= real <= high))
+            off, inside = np.mean(rows, axis=0) if rows else (np.nan, np.nan)
+            print(f"{name:18}{kind:>16}{len(rows):>5}/{seeds}{off:10.3f}{inside:8.0%}")
+            figures[f"{name}, {kind}"] = {"found": len(rows), "off": float(off), "inside": float(inside)}
+    return figures
+
+
 def refused() -> dict:
     """Degenerate tables, each with the one line that refuses it."""
     good = draw(LAWS["Hoffmann, parabolas"], 0, True)
@@ -177,8 +284,10 @@ def main() -> None:
             figures[f"{name}, {kind}"] = {**mean, "inside": inside.tolist(), "exponents_inside": exponents}
     everything = np.mean([f["inside"] for f in figures.values()])
     print(f"all intervals: {everything:.0%} inside")
+    figures = {"laws": figures, "inside": float(everything)}
+    figures["cliffs"], figures["others"] = cliffs(options.seeds), others(options.seeds)
     print("degenerate tables:")
-    write(options.output, {"laws": figures, "inside": float(everything), "refused": refused()})
+    write(options.output, {**figures, "refused": refused()})
 
 
 if __name__ == "__main__":

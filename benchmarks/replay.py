@@ -2,8 +2,10 @@
 
     python benchmarks/replay.py --samplers ours,CARBS,TPE --seeds 10
 
-Regret: 1 - hypervolume / that of the whole table's front, in (log10 FLOPs, loss). Prints a table and writes
-JSON as it goes; runs that are in the JSON already are not made again.
+Regret: 1 - hypervolume / that of the whole table's front, in (log10 FLOPs, loss). Single runs cost up to 4%
+of the budget, so a mark says much about whether one of them ended just before or just after it: `around` is
+the mean over shares within a factor of 1.4 of the mark. Prints a table and writes JSON as it goes; runs that
+are in the JSON already are not made again.
 """
 
 import argparse
@@ -17,6 +19,11 @@ from _replay_table import START, ReplayTable
 from _samplers import ABLATIONS, PEERS, Task, build, spend
 
 MARKS = (0.05, 0.10, 0.20, 0.40, 0.70, 1.00)
+AROUND = {
+    "around 5%": np.geomspace(0.035, 0.07, 12),
+    "around 10%": np.geomspace(0.07, 0.14, 12),
+    "around 20%": np.geomspace(0.14, 0.28, 12),
+}
 ALL = [*ABLATIONS, *(name for name in PEERS if name != "Ax")]
 
 
@@ -53,6 +60,10 @@ def main() -> None:
                 "budget": arguments.budget,
                 "seed": seed,
                 "regret": [regret_at(table, bought, mark * arguments.budget) for mark in MARKS],
+                "around": {
+                    name: float(np.mean([regret_at(table, bought, s * arguments.budget) for s in shares]))
+                    for name, shares in AROUND.items()
+                },
                 "ends_at": share_to_reach(table, bought, arguments.budget),
                 "trials": len(bought.points),
                 "seconds_a_proposal": float(np.mean(bought.seconds)),
@@ -80,19 +91,31 @@ def share_to_reach(table: ReplayTable, bought, budget: float) -> dict[str, float
     return reached
 
 
+def around(runs: list[dict]) -> list[str]:
+    """Mean and standard error of the smoothed regrets; a dash where a file of older runs lacks them."""
+    cells = []
+    for name in AROUND:
+        values = [run["around"][name] for run in runs if "around" in run]
+        error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+        cells.append(f"{np.mean(values):.4f} ±{error:.4f}" if values else "-")
+    return cells
+
+
 def as_table(results: dict, names: list[str], budget: float, table: ReplayTable) -> str:
     """Mean regret and its standard error at each mark, the oracle's on top."""
     head = [
         "sampler",
         "seeds",
         *(f"{mark:.0%}" for mark in MARKS),
+        *AROUND,
         "to .034",
         "trials",
         "s/proposal",
         "fallbacks",
     ]
     oracle = table.oracle_regret(np.asarray(MARKS) * budget)
-    rows = [["oracle", "-", *(f"{value:.4f}" for value in oracle), "-", "-", "-", "-"]]
+    smooth = [f"{table.oracle_regret(shares * budget).mean():.4f}" for shares in AROUND.values()]
+    rows = [["oracle", "-", *(f"{value:.4f}" for value in oracle), *smooth, "-", "-", "-", "-"]]
     for name in names:
         runs = [r for r in results.values() if r["sampler"] == name and r["budget"] == budget]
         if not runs:
@@ -105,6 +128,7 @@ def as_table(results: dict, names: list[str], budget: float, table: ReplayTable)
                 name,
                 str(len(runs)),
                 *(f"{m:.4f} ±{e:.4f}" for m, e in zip(regret.mean(axis=0), error, strict=True)),
+                *around(runs),
                 "never" if None in reach else f"{np.mean(reach):.1%}",
                 f"{np.mean([r['trials'] for r in runs]):.0f}",
                 f"{np.mean([r['seconds_a_proposal'] for r in runs]):.2f}",

@@ -355,3 +355,23 @@ def test_when_every_point_is_known_it_says_so_counts_it_and_proposes_the_cheapes
     assert {trial.params["width"] for trial in study.trials[8:]} == {1}
     assert sum(own.fallbacks.values()) == 4
     assert "cheapest legal point" in caplog.text
+
+
+def test_what_the_caller_refuses_is_never_proposed():
+    def narrow_or_shallow(point):
+        return point["width"] * point["depth"] <= 4096
+
+    own = sampler(seed=0, allowed=narrow_or_shallow)
+    refused_by_cost_alone = own.space.legal({**own.space.dearest, "width": 1024, "depth": 16})
+    assert not own.space.permits(refused_by_cost_alone)
+    assert own.space.highest_flops < own.space.cost(refused_by_cost_alone)
+    study = study_of(own)
+    proposed = [step(study) for _ in range(20)]
+    assert len(proposed) > own._startup_trials
+    assert all(narrow_or_shallow(point) for point in proposed)
+    assert max(point["width"] * point["depth"] for point in proposed) > 1024
+
+
+def test_a_caller_who_refuses_everything_is_told_so():
+    with pytest.raises(ValueError, match="allowed"):
+        sampler(allowed=lambda point: False)

@@ -2,14 +2,20 @@
 
 import io
 import random
+import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
+from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.errors import CarbsScalingError, ConfigError, StudyError
+from carbs_scaling.executors.memory import gpu_share_bytes, memory_limit
 from carbs_scaling.report.front import front_rows
 from carbs_scaling.report.live import SearchDisplay
-from carbs_scaling.search import Search
+from carbs_scaling.sampler import new_study
+from carbs_scaling.search import Search, build_sampler, build_space, study_identity
 from carbs_scaling.study import Study, spent_flops
 from carbs_scaling.training.outcome import Status, TrialOutcome
 
@@ -142,6 +148,73 @@ def test_a_text_too_short_is_refused_before_anything_is_trained(tiny):
 def test_a_budget_below_the_cheapest_run_is_refused(tiny):
     with pytest.raises(ConfigError, match=r"budget\.flops"):
         run(tiny("poor", "budget.flops=1e6"))
+
+
+def test_a_limit_on_memory_keeps_large_runs_from_being_proposed(search_config):
+    def most_needed(*overrides, trials=16):
+        config = search_config(*overrides)
+        space = build_space(config, vocabulary_size=256)
+        study = new_study(build_sampler(config, space))
+        needed = []
+        for _ in range(trials):
+            trial = study.ask(space.distributions)
+            recipe = space.recipe(trial.params, seed=0)
+            needed.append(training_memory_bytes(recipe.shape, recipe.batch_size, "adamw"))
+            study.tell(
+                trial, [2 + 50 * recipe.params**-0.3 + 50 * recipe.tokens**-0.3, space.flops(trial.params)]
+            )
+        return max(needed)
+
+    limit_bytes = 12_000_000
+    assert most_needed(f"executor.memory_bytes={limit_bytes}") <= limit_bytes < most_needed()
+
+
+def test_accumulating_batches_lets_them_fit(search_config):
+    def limit(*overrides):
+        config = search_config("executor.memory_bytes=1_000_000_000", *overrides)
+        return memory_limit(config, build_space(config, vocabulary_size=50_257))
+
+    largest = {
+        "width": 128,
+        "depth": 6,
+        "learning_rate": 1e-2,
+        "batch_size": 64,
+        "tokens_per_parameter": 50.0,
+    }
+    whole, pieces = limit(), limit("executor.micro_batch_tokens=512")
+    assert not whole(largest)
+    assert pieces(largest)
+    assert pieces.needed_bytes(largest) == pieces.needed_bytes({**largest, "batch_size": 4})
+
+
+def test_a_limit_on_memory_that_no_run_keeps_to_is_one_line_with_what_the_smallest_needs(search_config):
+    config = search_config("executor.memory_bytes=1000")
+    space = build_space(config, vocabulary_size=256)
+    with pytest.raises(ConfigError, match=r"needs [\d,]+ bytes .* over the 1,000 .*memory_bytes") as error:
+        build_sampler(config, space)
+    assert "\n" not in str(error.value)
+    smallest = int(re.search(r"needs ([\d,]+) bytes", str(error.value))[1].replace(",", ""))
+    assert memory_limit(search_config(f"executor.memory_bytes={smallest}"), space).limit_bytes == smallest
+    with pytest.raises(ConfigError):
+        memory_limit(search_config(f"executor.memory_bytes={smallest - 1}"), space)
+
+
+def test_without_a_limit_the_gpu_sets_it_and_workers_share_it(search_config, monkeypatch):
+    cards = [SimpleNamespace(total_memory=80 * 10**9), SimpleNamespace(total_memory=24 * 10**9)]
+    assert gpu_share_bytes(search_config("executor.device=cpu").executor) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: cards[index])
+    assert gpu_share_bytes(search_config("executor.device=cpu").executor) is None
+    assert gpu_share_bytes(search_config().executor) == 21.6e9
+    assert gpu_share_bytes(search_config("executor.workers=3").executor) == 10.8e9
+    assert gpu_share_bytes(search_config("executor=in_process").executor) == 72e9
+
+
+def test_a_limit_on_memory_may_change_while_a_study_lives(search_config):
+    text = SimpleNamespace(sha256="0")
+    limited = study_identity(search_config("executor.memory_bytes=1e9"), text)
+    assert limited == study_identity(search_config(), text)
 
 
 def test_a_device_without_memory_stops_the_search_in_one_line(tiny, monkeypatch):

@@ -9,14 +9,19 @@ that is off as a whole, a best learning rate that is off. The variances of these
 from the residuals and enter the covariance of the law (a sandwich), without which a cell swept a hundred
 times would count as a hundred witnesses. They do not weight the fit itself: on held-out sizes that predicted
 worse.
+
+A run that diverged has no loss, but its learning rate was too high: the best one at its N, D and batch lies
+below, up to a factor of e^`BOUND_WIDTH`. It enters as a one-sided term of the likelihood, with a small chance
+that it diverged for another reason.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import ndtr
 
-from carbs_scaling.laws.surface import NAMES, SHIFTS, value_and_slopes
+from carbs_scaling.laws.surface import INDEX, NAMES, SHIFTS, best_batch, value_and_slopes
 
 HUBER = 2.0
 CLIPPED_SQUARE = 0.9205  # mean of min(z^2, HUBER^2) for a normal z: what clipping leaves of a variance of 1
@@ -30,6 +35,8 @@ FIRST_BEND = 0.05  # change of an exponent over a neper
 MIN_SEED_NOISE = 2e-4  # share of the loss
 MAX_EFFECT_COLUMNS = 600
 EM_ROUNDS = 25
+BOUND_WIDTH = 0.1  # nepers over which a diverged run's rate turns from above the best one to below it
+OTHER_CAUSE = 0.05  # chance that a run diverged for another reason than its rate
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ def fit_surface(
     prior_sd: np.ndarray,
     starts: tuple[np.ndarray, ...] = (),
     rounds: int = 14,
+    diverged: np.ndarray | None = None,
 ) -> SurfaceFit:
     """The best fit from several starts.
 
@@ -148,8 +156,9 @@ def fit_surface(
         prior_sd: of theta, shape (19,); 0 pins a parameter.
         starts: further starts, each (19,).
         rounds: updates of the variances.
+        diverged: centred logs as in `features` of runs that diverged, shape (m, 4).
     """
-    problem = _Problem(features, loss, prior_mean, prior_sd, bends(features))
+    problem = _Problem(features, loss, prior_mean, prior_sd, bends(features), diverged)
     states = [problem.begin(start) for start in (prior_mean, *starts)]
     if len(states) > 1:
         states = [problem.descend(state, rounds=3) for state in states]
@@ -178,8 +187,10 @@ class _State:
 
 
 class _Problem:
-    def __init__(self, features, loss, prior_mean, prior_sd, groups) -> None:
+    def __init__(self, features, loss, prior_mean, prior_sd, groups, diverged=None) -> None:
         self.features, self.loss = features, loss
+        self.diverged = np.empty((0, 4)) if diverged is None else _lowest_rates(diverged)
+        self.reach = reach_of(features)
         self.level = float(np.min(loss))
         self.mean, self.groups = prior_mean, groups
         self.sd = np.maximum(prior_sd, 1e-9)
@@ -224,6 +235,30 @@ class _Problem:
         centred[: self.size] -= self.mean
         return 0.5 * float(precision @ centred**2)
 
+    def too_high(self, z: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """What the diverged runs add to the negative log likelihood, its gradient and its curvature in z."""
+        if not len(self.diverged):
+            return 0.0, np.zeros(len(z)), np.zeros((len(z), len(z)))
+        theta = z[: self.size]
+        n, d, e, b = self.diverged.T
+        basis = bend_basis(n, d, self.reach)
+        shift = {kind: basis @ part for kind, part in zip(BENDS, z[self.size :].reshape(2, -1), strict=True)}
+        off_batch = b - best_batch(theta, n, d) - shift["batch"]
+        a0, a_n, a_d, a_b = theta[[INDEX[name] for name in ("a0", "a_N", "a_D", "a_B")]]
+        best = a0 + a_n * n + a_d * d + a_b * off_batch + shift["rate"]
+        by_z = np.zeros((len(n), len(z)))
+        for name, slope in (("a0", 1.0), ("a_N", n), ("a_D", d), ("a_B", off_batch)):
+            by_z[:, INDEX[name]] = slope
+        for name, slope in (("b0", 1.0), ("b_N", n), ("b_D", d)):
+            by_z[:, INDEX[name]] = -a_b * np.broadcast_to(slope, n.shape)
+        by_z[:, self.size :] = np.concatenate([basis, -a_b * basis], axis=1)
+        below = (e - best) / BOUND_WIDTH
+        likely = OTHER_CAUSE + (1 - OTHER_CAUSE) * ndtr(below)
+        density = (1 - OTHER_CAUSE) * np.exp(-(below**2) / 2) / np.sqrt(2 * np.pi)
+        slope = density / likely / BOUND_WIDTH
+        curvature = slope * (slope + np.maximum(below, 0.0) / BOUND_WIDTH)
+        return -float(np.log(likely).sum()), by_z.T @ slope, by_z.T @ (curvature[:, None] * by_z)
+
     def descend(self, state: _State, rounds: int) -> _State:
         for _ in range(rounds):
             before = state.z[: self.size].copy()
@@ -243,9 +278,8 @@ class _Problem:
 
         def cost(value: np.ndarray, z: np.ndarray) -> float:
             r = np.abs(self.loss - value) / np.sqrt(variance)
-            return float(np.where(r <= HUBER, r**2 / 2, HUBER * (r - HUBER / 2)).sum()) + self.penalty(
-                z, precision
-            )
+            data = float(np.where(r <= HUBER, r**2 / 2, HUBER * (r - HUBER / 2)).sum())
+            return data + self.penalty(z, precision) + self.too_high(z)[0]
 
         best = cost(value, z)
         for _ in range(steps):
@@ -253,11 +287,12 @@ class _Problem:
             weight = (
                 np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
             )
-            hessian = design.T @ (weight[:, None] * design)
+            _, bound_slope, bound_curvature = self.too_high(z)
+            hessian = design.T @ (weight[:, None] * design) + bound_curvature
             hessian[np.diag_indices_from(hessian)] += precision
             centred = z.copy()
             centred[: self.size] -= self.mean
-            gradient = design.T @ (weight * residual) - precision * centred
+            gradient = design.T @ (weight * residual) - precision * centred - bound_slope
             for _ in range(8):
                 damped = hessian.copy()
                 damped[np.diag_indices_from(damped)] *= 1 + damping
@@ -287,7 +322,7 @@ class _Problem:
         residual = self.loss - value
         variance = state.seed2 + state.height2 * height**2
         weight = np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
-        hessian = design.T @ (weight[:, None] * design)
+        hessian = design.T @ (weight[:, None] * design) + self.too_high(state.z)[2]
         hessian[np.diag_indices_from(hessian)] += self.prior_precision(state)
         return np.linalg.inv(hessian), residual, height
 
@@ -308,6 +343,7 @@ class _Problem:
         data = np.where(r <= HUBER, r**2 / 2, HUBER * (r - HUBER / 2)).sum() + 0.5 * np.log(variance).sum()
         spreads = sum(g.groups * 0.5 * np.log(s2) for g, s2 in zip(self.groups, state.spread2, strict=True))
         state.objective = float(data + spreads) + self.penalty(state.z, self.prior_precision(state))
+        state.objective += self.too_high(state.z)[0]
         sign, log_volume = np.linalg.slogdet(covariance)
         state.objective -= 0.5 * log_volume if sign > 0 else 0.0
         return state
@@ -352,6 +388,7 @@ class _Problem:
         correlated = covariance @ ((shared * spread2[owner]) @ shared.T) @ covariance
         # What the runs' own noise leaves uncertain, now that the shared part of it is counted apart.
         own_share = design.T @ ((weight**2 * (inner.seed2 + inner.height2 * height**2))[:, None] * design)
+        own_share += self.too_high(state.z)[2]
         own_share[np.diag_indices_from(own_share)] += self.prior_precision(state)
         covariance = covariance @ own_share @ covariance + correlated
         named = {(g.level, g.kind): float(np.sqrt(s2)) for g, s2 in zip(groups, spread2, strict=True)}
@@ -361,6 +398,12 @@ class _Problem:
             float(np.sqrt(inner.height2)),
             (covariance + covariance.T) / 2,
         )
+
+
+def _lowest_rates(diverged: np.ndarray) -> np.ndarray:
+    """Of diverged runs (m, 4) the one of least rate at each N, D and batch: it implies the others."""
+    order = diverged[np.argsort(diverged[:, 2])]
+    return order[np.unique(np.round(order[:, [0, 1, 3]], 2), axis=0, return_index=True)[1]]
 
 
 def _noise(residual, height, state: _State, inflation: float, least_sd: float) -> tuple[float, float]:

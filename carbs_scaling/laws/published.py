@@ -34,6 +34,8 @@ class PublishedLaw:
         batch_tokens: of (N, D), or None.
         loss: of (N, D), or None.
         optimal_params: compute-optimal N of C, or None.
+        loss_exponents: (alpha, beta, gamma) of `carbs_scaling.laws.surface`, or None.
+        fixed_batch: whether its learning rate is for one batch at every N and D, not for the best batch.
     """
 
     name: str
@@ -43,6 +45,8 @@ class PublishedLaw:
     batch_tokens: Callable[[float, float], float] | None = None
     loss: Callable[[float, float], float] | None = None
     optimal_params: Callable[[float], float] | None = None
+    loss_exponents: tuple[float, float, float] | None = None
+    fixed_batch: bool = False
 
     def recipe(self, params: float, tokens: float) -> PublishedRecipe:
         """What it says at N and D."""
@@ -76,6 +80,7 @@ def _chinchilla(E: float, A: float, alpha: float, B: float, beta: float) -> dict
     return {
         "loss": lambda n, d: E + A * n**-alpha + B * d**-beta,
         "optimal_params": lambda c: balance * (c / 6) ** (beta / total),
+        "loss_exponents": (alpha, beta, 1.0),
     }
 
 
@@ -102,6 +107,7 @@ LAWS = (
         learning_rate=_kaplan_rate,
         batch_tokens=lambda n, d: 2e8 / _kaplan_loss(n, d) ** (1 / 0.21),
         loss=_kaplan_loss,
+        loss_exponents=(0.076, 0.095, 0.095),
     ),
     PublishedLaw(
         "Hoffmann",
@@ -120,6 +126,7 @@ LAWS = (
         "arXiv 2409.19913; the exponent alone, at fixed N and batch, anchored to Step Law at D = 20 N",
         "lr = lr_StepLaw(N, 20 N) (D / 20 N)^-0.32",
         learning_rate=lambda n, d: 1.79 * n**-0.713 * (20 * n) ** 0.307 * (d / (20 * n)) ** -0.32,
+        fixed_batch=True,
     ),
     PublishedLaw(
         "Power Lines",

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbs_scaling.laws.fit import Recommendation, ScalingLaw
 from carbs_scaling.laws.published import LAWS, PublishedLaw, PublishedRecipe
+from carbs_scaling.laws.recommendation import FITTED, Recommendation
 from carbs_scaling.laws.runs import LawError
+from carbs_scaling.laws.scaling_law import ScalingLaw
 
-NAMES = ("learning_rate", "batch_tokens", "loss")
 GRID = 400  # sizes between which the compute-optimal one is sought
 SEARCH_DECADES = (1e-3, 1e3)  # about sqrt(C / 120), where D = 20 N
 
@@ -40,7 +40,7 @@ class Advice:
     """All that is said about one target.
 
     Args:
-        recipe: learning rate, batch, expected loss.
+        recipe: learning rate, batch, expected loss, and what else was varied.
         level: of the intervals.
         intervals: by name, (low, high).
         optimal: how N and D were chosen; None where they were given.
@@ -76,8 +76,7 @@ def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: in
     middle = np.sqrt(flops / 120)
     params = middle * np.geomspace(*SEARCH_DECADES, GRID)
     best = int(np.argmin(law.loss(params, flops / (6 * params))))
-    theta = law.parameter_draws(draws)
-    losses = law.floor_of(theta[:, None, :], params, flops / (6 * params))
+    losses = law.loss_draws(params, flops / (6 * params), draws)
     drawn = params[np.argmin(losses, axis=1)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return ComputeOptimal(
@@ -91,11 +90,18 @@ def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: in
 
 
 def shape_for(law: ScalingLaw, params: float, head_size: int = 64) -> tuple[int, int] | None:
-    """(depth, width) of N = 12 depth width^2 or so, by the runs' aspect; None where they tell none."""
-    if law.support.shape is None:
+    """(depth, width) of N = 12 depth width^2 or so, by the runs' aspect; None where they tell none.
+
+    The aspect is that of least loss where sizes were trained in several shapes, else that of the good runs.
+    """
+    fitted = [other for other in law.others if other.name == "width_to_depth"]
+    if fitted:
+        aspect = float(fitted[0].value(params, np.exp(law.centre[1])))
+    elif law.support.shape is not None:
+        intercept, slope, _ = law.support.shape
+        aspect = float(np.exp(intercept + slope * np.log(params)))  # width / depth
+    else:
         return None
-    intercept, slope, _ = law.support.shape
-    aspect = float(np.exp(intercept + slope * np.log(params)))  # width / depth
     depth = (params / (12 * aspect**2)) ** (1 / 3)
     width = max(head_size, head_size * round(aspect * depth / head_size))
     return max(1, round(params / (12 * width**2))), int(width)
@@ -135,7 +141,7 @@ def advise(
     return Advice(
         recipe=recipe,
         level=level,
-        intervals={name: recipe.interval(name, level) for name in NAMES},
+        intervals={name: recipe.interval(name, level) for name in (*FITTED, *recipe.other)},
         optimal=optimal,
         depth=depth,
         width=width,

@@ -13,7 +13,8 @@ import numpy as np
 from carbs_scaling.errors import CarbsScalingError
 
 REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
-OPTIONAL = ("depth", "width", "seed", "optimizer", "diverged")
+SEARCHED = ("beta2", "momentum", "weight_decay")  # may have laws of their own, where they were varied
+OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
 MIN_RUNS = 8  # below, even with every prior, a law would be the priors' alone
 MIN_VARIATION = 0.05  # nepers of spread below which a quantity counts as not varied
 # Units: a table in millions of parameters, billions of tokens or sequences a batch falls out of these.
@@ -37,9 +38,13 @@ class RunTable:
         loss: final losses, shape (n,).
         depth: blocks, shape (n,); None where the table has none.
         width: residual width, shape (n,); None where the table has none.
+        beta2: decay of Adam's second moment, shape (n,); None where the table has none. So too the next two.
+        momentum: of SGD, or beta1 of Adam.
+        weight_decay: decoupled weight decay; 0 in a run without.
         optimizer: its name; empty where the table names none.
         diverged: how many runs were left out because they diverged or have no finite loss.
         source: where the runs come from, for reports.
+        diverged_logs: ln N, ln D, ln learning rate, ln batch of those that diverged, shape (m, 4).
     """
 
     params: np.ndarray
@@ -49,9 +54,13 @@ class RunTable:
     loss: np.ndarray
     depth: np.ndarray | None = None
     width: np.ndarray | None = None
+    beta2: np.ndarray | None = None
+    momentum: np.ndarray | None = None
+    weight_decay: np.ndarray | None = None
     optimizer: str = ""
     diverged: int = 0
     source: str = ""
+    diverged_logs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -67,9 +76,19 @@ class RunTable:
         return np.log(np.stack([getattr(self, name) for name in REQUIRED[:4]], axis=-1))
 
     def take(self, keep: np.ndarray) -> "RunTable":
-        """The runs at indices or where a mask is true."""
+        """The runs at indices or where a mask is true, and the diverged ones no larger than those."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return RunTable(**{k: v[keep] if isinstance(v, np.ndarray) else v for k, v in values.items()})
+        diverged = values.pop("diverged_logs")
+        kept = {k: v[keep] if isinstance(v, np.ndarray) else v for k, v in values.items()}
+        if diverged is not None:
+            diverged = diverged[diverged[:, 0] <= np.log(kept["params"].max()) + 0.005]
+        return RunTable(**kept, diverged_logs=diverged)
+
+
+def cells_of(table: RunTable) -> list[np.ndarray]:
+    """Indices of the runs of each (N, D), logs rounded to 0.01."""
+    label = np.unique(np.round(table.logs[:, :2], 2), axis=0, return_inverse=True)[1].reshape(-1)
+    return [np.flatnonzero(label == i) for i in range(label.max() + 1)]
 
 
 def read_runs(runs: Any) -> dict[str, RunTable]:
@@ -169,6 +188,8 @@ def records_frame(records: Sequence):
             "diverged": not record.completed,
             "depth": recipe.shape.depth,
             "width": recipe.shape.width,
+            "beta2": recipe.beta2,
+            "weight_decay": recipe.weight_decay,
             "seed": recipe.seed,
         }
         rows.append(row)
@@ -189,9 +210,11 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
             raise LawError(f"{what}: {name} holds {frame[name][spoiled].iloc[0]!r}, which is no number")
         columns[name] = numbers.to_numpy(dtype=float)
     ended = np.isfinite(columns["loss"])
+    marked = np.zeros(len(frame), dtype=bool)
     if "diverged" in frame.columns:
         text = frame["diverged"].fillna(False).astype(str).str.strip().str.lower()
-        ended &= ~text.isin(("true", "1", "1.0", "yes")).to_numpy()
+        marked = text.isin(("true", "1", "1.0", "yes")).to_numpy()
+        ended &= ~marked
     if not ended.any():
         raise LawError(f"{what}: all {len(frame)} runs diverged or have no loss, so there is nothing to fit")
     values = {name: column[ended] for name, column in columns.items()}
@@ -205,12 +228,32 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
     if ended.sum() < MIN_RUNS:
         raise LawError(f"{what} has {ended.sum()} completed runs: a law needs at least {MIN_RUNS}")
     _check_variation(values, what)
-    shape = {}
-    for name in ("depth", "width"):
+    others = {}
+    for name in ("depth", "width", *SEARCHED):
         if name in frame.columns:
             column = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)[ended]
-            shape[name] = column if np.all(np.isfinite(column) & (column > 0)) else None
-    return RunTable(**values, **shape, optimizer=optimizer, diverged=int((~ended).sum()), source=source)
+            others[name] = column if _possible(name, column) else None
+    return RunTable(
+        **values,
+        **others,
+        optimizer=optimizer,
+        diverged=int((~ended).sum()),
+        source=source,
+        diverged_logs=_logs_where(columns, marked),
+    )
+
+
+def _possible(name: str, column: np.ndarray) -> bool:
+    if name in ("beta2", "momentum"):
+        return bool(np.all((column >= 0) & (column < 1)))
+    least = 0.0 if name == "weight_decay" else np.nextafter(0.0, 1.0)
+    return bool(np.all(np.isfinite(column) & (column >= least)))
+
+
+def _logs_where(columns: dict[str, np.ndarray], marked: np.ndarray) -> np.ndarray:
+    """Logs of the runs that are marked, where their numbers can be; a missing loss alone is no sign."""
+    points = np.stack([columns[name][marked] for name in REQUIRED[:4]], axis=-1)
+    return np.log(points[np.all(np.isfinite(points) & (points > 0), axis=1)])
 
 
 def _check_units(values: dict[str, np.ndarray], what: str) -> None:

@@ -47,7 +47,13 @@ FLOOR = NAMES[:6]  # what the loss at the best learning rate and batch depends o
 INDEX = {name: i for i, name in enumerate(NAMES)}
 # What may differ from one group of runs to another, and the parameters that it moves; loss is added to E
 # itself.
-SHIFTS = {"loss": (), "rate": ("a0",), "batch": ("b0",), "steepness": ("ln_k_e", "ln_k_B")}
+SHIFTS = {
+    "loss": (),
+    "floor": ("ln_R",),
+    "rate": ("a0",),
+    "batch": ("b0",),
+    "steepness": ("ln_k_e", "ln_k_B"),
+}
 _REACH = 50.0  # exponents are clipped there: far beyond any run, and finite
 
 
@@ -55,14 +61,17 @@ def _exp(value):
     return np.exp(np.clip(value, -_REACH, _REACH))
 
 
-def floor(theta: np.ndarray, n, d) -> np.ndarray:
-    """Loss at the best learning rate and batch; theta (..., 19) against n, d broadcastable to (...)."""
+def floor(theta: np.ndarray, n, d, shift=0.0) -> np.ndarray:
+    """Loss at the best learning rate and batch; theta (..., 19) against n, d broadcastable to (...).
+
+    `shift` is added to the log of the reducible loss.
+    """
     p = _named(theta)
     gamma = _exp(p["ln_gamma"])
     share = 1 / (1 + _exp(-p["logit_share"]))
     by_params = share * _exp(-_exp(p["ln_alpha"]) / gamma * n)
     by_tokens = (1 - share) * _exp(-_exp(p["ln_beta"]) / gamma * d)
-    return _exp(p["ln_E"]) + _exp(p["ln_R"]) * (by_params + by_tokens) ** gamma
+    return _exp(p["ln_E"]) + _exp(p["ln_R"] + shift) * (by_params + by_tokens) ** gamma
 
 
 def best_batch(theta: np.ndarray, n, d) -> np.ndarray:
@@ -101,7 +110,7 @@ def value_and_slopes(
 
     gamma, alpha, beta = _exp(p["ln_gamma"]), _exp(p["ln_alpha"]), _exp(p["ln_beta"])
     share = 1 / (1 + _exp(-p["logit_share"]))
-    irreducible, scale = _exp(p["ln_E"]), _exp(p["ln_R"])
+    irreducible, scale = _exp(p["ln_E"]), _exp(p["ln_R"] + shifts.get("floor", 0.0))
     by_params, by_tokens = share * _exp(-alpha / gamma * n), (1 - share) * _exp(-beta / gamma * d)
     lack = by_params + by_tokens
     reducible = scale * lack**gamma
@@ -143,7 +152,8 @@ def weak_prior(loss_level: float, centre: np.ndarray) -> tuple[np.ndarray, np.nd
     Amplitudes are shares of the loss, so nothing depends on its unit. E, the loss exponents and gamma lie
     between Kaplan's (0; .076 and .095; .095) and Hoffmann's as Besiroglu has them (.7 of the loss; .35 and
     .37; 1). Best rate against N between -1/8 (DeepSeek) and -0.7 (Step Law), against D between -1/8 and 0.3;
-    batch against D between 0.33 and 0.57.
+    batch against D between 0.33 and 0.57. Valleys flatten no faster than the reducible loss falls (exponents
+    of at most .37).
 
     Args:
         loss_level: a low loss of the runs.
@@ -151,12 +161,12 @@ def weak_prior(loss_level: float, centre: np.ndarray) -> tuple[np.ndarray, np.nd
     """
     rate, batch = published_learning_rate(float(np.exp(centre[0])), float(np.exp(centre[1])))
     mean_sd = {
-        "ln_E": (log(0.5 * loss_level), 0.7),
-        "ln_R": (log(0.35 * loss_level), 0.7),
-        "logit_share": (0.0, 1.0),
-        "ln_alpha": (log(0.25), 0.6),
-        "ln_beta": (log(0.25), 0.6),
-        "ln_gamma": (log(0.5), 0.6),
+        "ln_E": (log(0.5 * loss_level), 1.4),
+        "ln_R": (log(0.35 * loss_level), 1.4),
+        "logit_share": (0.0, 2.0),
+        "ln_alpha": (log(0.25), 1.2),
+        "ln_beta": (log(0.25), 1.2),
+        "ln_gamma": (log(0.5), 1.2),
         "a0": (rate - centre[2], 2.0),
         "a_N": (-0.45, 0.4),
         "a_D": (0.1, 0.3),
@@ -168,7 +178,7 @@ def weak_prior(loss_level: float, centre: np.ndarray) -> tuple[np.ndarray, np.nd
         "b_D": (0.45, 0.25),
         "ln_k_B": (log(0.01 * loss_level), 1.5),
         "r_B": (0.5, 0.5),
-        "kappa_N": (0.0, 0.3),
-        "kappa_D": (0.2, 0.3),
+        "kappa_N": (0.15, 0.15),
+        "kappa_D": (0.15, 0.15),
     }
     return np.array([mean_sd[k][0] for k in NAMES]), np.array([mean_sd[k][1] for k in NAMES])

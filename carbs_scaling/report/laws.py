@@ -14,10 +14,16 @@ from carbs_scaling.laws.recommend import Advice
 from carbs_scaling.report.numbers import scientific
 
 LABELS = {"learning_rate": "learning rate (peak)", "batch_tokens": "batch (tokens a step)", "loss": "loss"}
+OTHER_LABELS = {
+    "weight_decay": "weight decay",
+    "beta2": "beta2",
+    "momentum": "momentum",
+    "width_to_depth": "width / depth",
+}
 
 
 def _number(name: str, value: float) -> str:
-    return f"{value:.4f}" if name == "loss" else scientific(value, 3)
+    return f"{value:.4f}" if name in ("loss", "beta2", "momentum") else scientific(value, 3)
 
 
 def _table(*headings: str) -> Table:
@@ -36,14 +42,20 @@ def law_report(law: ScalingLaw) -> Group:
         f"scaling law of {support.source}" + (f" ({law.optimizer})" if law.optimizer else ""), style="bold"
     )
     parts: list[Any] = [title, Text(_runs_line(law)), Text()]
-    parts += [*(Text(line) for line in law.formulas()), Text(CONVENTION, style="dim")]
+    parts += [Text(line) for line in (*law.formulas(), *(other.formula() for other in law.others))]
+    parts.append(Text(CONVENTION, style="dim"))
     table = _table("exponent", "value", "standard error")
     for name, what in EXPONENTS.items():
         value, error = law.parameter(name), law.standard_error(name)
         if name.startswith("ln_"):
             value, error = float(np.exp(value)), float(np.exp(value)) * error
         table.add_row(what, f"{value:.3f}", f"{error:.3f}")
+    for other in law.others:
+        for what, value, variance in zip("ND", other.theta[1:3], np.diag(other.covariance)[1:3], strict=True):
+            table.add_row(f"of {other.coordinate.label} in {what}", f"{value:.3f}", f"{variance**0.5:.3f}")
     parts += [table, Text(_held_out_line(law))]
+    if law.prior:
+        parts.append(Text(f"leans on the published exponents of {', '.join(law.prior)}"))
     scatter = f"; one (N, D) adds {law.spread[0]:.4f} to the loss" if law.spread[0] > 0 else ""
     parts.append(Text(f"noise of a run {law.seed_sd:.4f}{scatter}", style="dim"))
     parts += [Text(f"warning: {said}", style="yellow") for said in law.warnings]
@@ -52,7 +64,7 @@ def law_report(law: ScalingLaw) -> Group:
 
 def _runs_line(law: ScalingLaw) -> str:
     s = law.support
-    left_out = f" ({s.diverged} diverged and left out)" if s.diverged else ""
+    left_out = f" ({s.diverged} more diverged or have no loss)" if s.diverged else ""
     return (
         f"{s.runs} runs{left_out}, N {scientific(s.low[0])} to {scientific(s.high[0])}, "
         f"D {scientific(s.low[1])} to {scientific(s.high[1])}, {scientific(s.total_flops)} FLOPs (6 N D)"
@@ -91,6 +103,10 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         bounds = f"{_number(name, low)} - {_number(name, high)}"
         table.add_row(label, _number(name, getattr(recipe, name)), bounds)
     table.add_row("batch (sequences)", str(sequences(advice, target)), "")
+    for name, value in recipe.other.items():
+        low, high = advice.intervals[name]
+        bounds = f"{_number(name, low)} - {_number(name, high)}"
+        table.add_row(OTHER_LABELS[name], _number(name, value), bounds)
     if advice.depth is not None:
         table.add_row("shape (width x depth)", f"{advice.width} x {advice.depth}", "")
     published = _table("published law", "learning rate", "batch", "loss", "source")
@@ -142,6 +158,7 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
         "flops_6nd": recipe.flops,
         "optimizer": recipe.optimizer,
         **{name: getattr(recipe, name) for name in LABELS},
+        **recipe.other,
         "batch_sequences": sequences(advice, target),
         "steps": steps(advice, target),
         "width": advice.width,
@@ -182,6 +199,8 @@ def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
         "batch_size": sequences(advice, target),
         "tokens_per_parameter": float(f"{advice.recipe.tokens / advice.recipe.params:.4g}"),
     }
+    searched = ("weight_decay", "beta2")  # the others are no dimension of the space
+    space |= {k: float(f"{v:.4g}") for k, v in advice.recipe.other.items() if k in searched}
     if advice.width is not None:
         space |= {"width": advice.width, "depth": advice.depth}
     return {
@@ -201,6 +220,9 @@ def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
         "max_steps": steps(advice, target),
         "lr_scheduler_type": "cosine",
     }
+    for name, field in (("weight_decay", "weight_decay"), ("beta2", "adam_beta2")):
+        if name in advice.recipe.other:
+            arguments[field] = float(f"{advice.recipe.other[name]:.4g}")
     if advice.recipe.optimizer in ("", "adamw"):
         arguments["optim"] = "adamw_torch"
     elif advice.recipe.optimizer == "sgd":

@@ -13,7 +13,7 @@ from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_k
 # disagree about there.
 _DESIGN_SPREAD = 0.3
 # The same around the optimum of a law drawn from the posterior.
-_FLOOR_SPREAD = 0.2
+_FLOOR_SPREAD = 0.1
 # Farthest from a law's floor that a run for a target is looked for.
 _TARGET_REACH = 1.0
 

@@ -33,6 +33,12 @@ class History:
     spent_flops: float
     committed_flops: float
 
+    def remaining_flops(self, budget_flops: float | None) -> float:
+        """Budget less what is spent and what running trials are committed to; infinite without a budget."""
+        if budget_flops is None:
+            return float("inf")
+        return budget_flops - self.spent_flops - self.committed_flops
+
 
 def read_history(study: Study, space: LegalSpace, but: int | None = None) -> History:
     """The history without trial number `but` (the one that is being sampled).

@@ -137,7 +137,9 @@ class LegalSpace:
 
     def _find_extremes(self, points: list[Point]) -> None:
         """Cheapest and dearest allowed points: the best probe, improved one dimension at a time."""
-        points = [point for point in points if self.permits(point)]
+        # The corner of lowest values too: a tight limit may leave little else.
+        corner = self.legal(self.encoding.point(np.zeros(self.encoding.knobs)))
+        points = [point for point in [*points, corner] if self.permits(point)]
         if not points:
             raise ValueError(f"allowed() refuses all of {_PROBES} points of the space: nothing can be run")
         costs = [self.cost(point) for point in points]

@@ -113,7 +113,7 @@ class TargetDesign:
         return np.exp(-0.5 * np.square(gap / FIELD_REACH).sum(axis=-1))
 
     def _shift_slopes(self, features: np.ndarray) -> np.ndarray:
-        """Of losses by a shift of best rate, of best batch and of the floor, times the fields' spread: (n, 3)."""
+        """Of losses by a shift of best rate, best batch and floor, times the fields' spread; shape (n, 3)."""
         slopes = law_jacobian(self.theta, features, self.prior.has_role)[1]
         lack = law_floor(self.theta, features, self.prior.has_role) - self.theta[0]
         rate, batch = (slopes[:, PARAMETERS.index(name)] for name in ("a0", "b0"))

@@ -20,7 +20,7 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.verbs.front import print_paths
 
     tables = tables_of(config.runs, config.study)
-    laws = laws_of(tables, config.optimizer)
+    laws = laws_of(tables, config.optimizer, config.prior)
     paths = []
     for law in laws:
         output = config.output
@@ -54,12 +54,14 @@ def tables_of(runs: str | None, study: StudyConfig) -> dict[str, RunTable]:
     return read_runs(Study.load(study))
 
 
-def laws_of(tables: dict[str, RunTable], optimizer: str | None) -> list[ScalingLaw]:
-    """The law of each optimizer, or of the one that is asked for."""
+def laws_of(
+    tables: dict[str, RunTable], optimizer: str | None, prior: list[str] | None = None
+) -> list[ScalingLaw]:
+    """The law of each optimizer, or of the one that is asked for, with published laws as its prior."""
     if optimizer is not None and optimizer not in tables:
         named = ", ".join(filter(None, tables)) or "no names"
         raise LawError(f"there are no runs of {optimizer!r}: there are {named}")
-    return [fit_law(tables[name]) for name in tables if optimizer in (None, name)]
+    return [fit_law(tables[name], prior=prior) for name in tables if optimizer in (None, name)]
 
 
 def draw_law(law: ScalingLaw, table: RunTable, beside: Path) -> list[Path]:

@@ -52,7 +52,7 @@ def run(composed: DictConfig) -> None:
 def _law(config: RecommendConfig) -> ScalingLaw:
     if config.law is not None:
         return ScalingLaw.load(config.law)
-    laws = laws_of(tables_of(config.runs, config.study), config.optimizer)
+    laws = laws_of(tables_of(config.runs, config.study), config.optimizer, config.prior)
     if len(laws) > 1:
         raise ConfigError(
             f"the runs are of {', '.join(law.optimizer for law in laws)}: say which with optimizer=NAME"

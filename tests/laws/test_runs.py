@@ -84,6 +84,21 @@ def test_diverged_runs_are_left_out_and_counted(runs):
     assert len(table) == len(runs) - table.diverged
 
 
+def test_diverged_runs_bound_the_rate_and_larger_ones_do_not_leak(runs):
+    flagged = runs.assign(diverged=runs.learning_rate > runs.learning_rate.quantile(0.9))
+    table = read_runs(flagged)[""]
+    assert table.diverged_logs.shape == (sum(flagged.diverged), 4)
+    assert table.diverged_logs[:, 2].min() > table.logs[:, 2].max()
+    small = table.take(table.params < 1e8)
+    assert small.diverged_logs[:, 0].max() < np.log(1e8)
+
+
+def test_a_missing_loss_without_the_mark_bounds_nothing(runs):
+    table = read_runs(runs.assign(loss=runs.loss.where(runs.index % 10 > 0)))[""]
+    assert table.diverged == 24
+    assert len(table.diverged_logs) == 0
+
+
 def test_optimizers_are_kept_apart(runs):
     both = pd.concat([runs.assign(optimizer="adamw"), runs.assign(optimizer="sgd")])
     assert set(read_runs(both)) == {"adamw", "sgd"}

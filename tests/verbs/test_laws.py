@@ -46,6 +46,27 @@ def test_fit_writes_a_law_that_recommend_reads(composed, table, tmp_path, capsys
     assert values["learning_rate"] == pytest.approx(2e-3 * 100**-0.4, rel=0.3)
 
 
+def test_a_prior_and_what_else_was_varied(composed, table, tmp_path, capsys):
+    frame = pd.read_csv(table)
+    off = np.random.default_rng(1).normal(size=len(frame))
+    frame.assign(weight_decay=0.1 * np.exp(off), loss=frame.loss + 0.05 * off**2).to_csv(table, index=False)
+    law = tmp_path / "law.json"
+    overrides = ("prior=[Step Law,DeepSeek]", "plots=false")
+    fit.run(composed(f"runs={table}", f"output={law}", *overrides, verb="fit"))
+    said = capsys.readouterr().out
+    assert "Step Law, DeepSeek" in said
+    assert "weight_decay = " in said
+    for format, name in (("table", "weight decay"), ("training_arguments", "weight_decay")):
+        recommend.run(
+            composed(
+                f"law={law}", "target.params=1e9", "target.tokens=2e10", f"format={format}", verb="recommend"
+            )
+        )
+        assert name in capsys.readouterr().out
+    with pytest.raises(CarbsScalingError, match="choose from Step Law"):
+        fit.run(composed(f"runs={table}", "prior=Nobody", verb="fit"))
+
+
 @pytest.mark.parametrize("format", ["yaml", "training_arguments", "table"])
 def test_every_format_goes_to_a_file(composed, table, tmp_path, format):
     out = tmp_path / "out"
@@ -64,6 +85,7 @@ def test_every_format_goes_to_a_file(composed, table, tmp_path, format):
         (["law=nowhere.json", "target.flops=1e18"], r"nowhere\.json"),
         (["runs=a.csv", "law=b.json", "target.flops=1e18"], "not both"),
         (["runs=a.csv", "target.flops=1e18", "level=90"], "level"),
+        (["law=b.json", "target.flops=1e18", "prior=published"], "fitted already"),
         (["runs=a.csv", "target.flops=1e18", "format=xml"], "training_arguments"),
     ],
 )

@@ -1,0 +1,141 @@
+"""How good any search of the replay table could be: what is lost by not knowing, and by buying in one order.
+
+    python benchmarks/replay_limits.py --seeds 6
+
+Regrets as in `replay.py`, of
+- the oracle, which knows each cell's best run and may buy anew for every mark;
+- one order of purchases by gain per FLOP, after a design of .4% of the budget, every cell's best run known;
+- the same where every run ends on average so much above its cell's best, and the buyer knows that;
+- the search with the law known: its prior is centred on the law of all the table's runs, a tenth as wide.
+"""
+
+import argparse
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from _replay_table import SEQUENCE_LENGTH, START, ReplayTable
+from _samplers import Task, build, spend
+from replay import AROUND, MARKS, regret_at
+
+from carbs_scaling import proposals, surrogate
+from carbs_scaling.acquisition import FrontLevels, expected_front_gain
+from carbs_scaling.laws import loss as laws
+
+DESIGN_SHARE = 0.004
+
+
+@dataclass(frozen=True)
+class Purchases:
+    """Runs in the order in which they were bought.
+
+    Args:
+        flops: shape (n,).
+        loss: shape (n,).
+        totals: FLOPs spent when each had ended, shape (n,).
+    """
+
+    flops: np.ndarray
+    loss: np.ndarray
+    totals: np.ndarray
+
+    def regret(self, table: ReplayTable, flops: float) -> float:
+        """When `flops` had been spent."""
+        done = self.totals <= flops
+        return table.area_regret(self.flops[done], self.loss[done])
+
+
+def one_order(table: ReplayTable, budget: float, excess: float, seed: int) -> Purchases:
+    """A greedy buyer whose runs end `excess` above the best on average."""
+    rng = np.random.default_rng(seed)
+    cheapest = int(np.argmin(table.cell_flops))
+    flops, loss = [table.cell_flops[cheapest]], [table.cell_best[cheapest] + 0.03]
+    spent = flops[0] + DESIGN_SHARE * budget
+    totals, visits = [spent], np.zeros(len(table.cells))
+    log_cost = np.log10(table.cell_flops)
+    while len(flops) < 300:
+        front = FrontLevels.of(flops, loss, log_cost.min(), table.reference)
+        expected = excess * np.exp(-len(flops) / 60)
+        sd = np.maximum(expected, 1e-3) * 0.8**visits
+        gain = expected_front_gain((table.cell_best + expected)[None], sd[None], log_cost, front, 0.001)[0]
+        affordable = table.cell_flops <= budget - spent
+        if not affordable.any():
+            break
+        best = int(np.argmax(np.where(affordable, gain / table.cell_flops, -1.0)))
+        spent += table.cell_flops[best]
+        visits[best] += 1
+        flops.append(table.cell_flops[best])
+        loss.append(table.cell_best[best] + (rng.exponential(expected) if excess else 0.0))
+        totals.append(spent)
+    return Purchases(np.array(flops), np.array(loss), np.array(totals))
+
+
+def know_the_law(path: str) -> None:
+    """Centres the law's prior on all runs of the table, a tenth as wide; for this process."""
+    runs = pd.read_csv(path)
+    logs = np.log(
+        np.column_stack(
+            [
+                runs.params_non_embedding,
+                runs.tokens,
+                runs.learning_rate,
+                runs.batch_size_sequences * float(SEQUENCE_LENGTH),
+            ]
+        )
+    )
+    loss, weak, known = runs.loss.to_numpy(), laws.law_prior, {}
+
+    def informed(level, centre, has_role, *ranges):
+        prior = weak(level, centre, has_role, *ranges)
+        if centre not in known:
+            sd, at = np.full(len(loss), 0.05), weak(loss.min(), centre, has_role, *ranges)
+            features = logs - np.asarray(centre)
+            for _ in range(3):
+                theta = laws.fit_law_map(features, loss, sd, at).theta
+                off = np.abs(loss - laws.law_value(theta, features, has_role))
+                height = np.maximum(loss - laws.law_floor(theta, features, has_role), 0.0)
+                sd = max(1.4826 * float(np.median(off)), 0.003) + 0.1 * height
+            known[centre] = theta
+        return replace(prior, mean=known[centre], sd=0.1 * prior.sd)
+
+    for module in (surrogate.gp, surrogate.candidates, proposals.target):
+        module.law_prior = informed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", default="../shared/data/lm_lr_batch_runs.csv", help="CSV of the runs")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--budget", type=float, default=3e21, help="training FLOPs")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    table, budget = ReplayTable(arguments.table), arguments.budget
+    shares = [np.array([mark]) for mark in MARKS] + list(AROUND.values())
+    print("| | " + " | ".join([f"{mark:.0%}" for mark in MARKS] + list(AROUND)) + " |")
+    print("| --- " * (len(shares) + 1) + "|")
+
+    def show(name: str, rows: list[list[float]]) -> None:
+        print(
+            f"| {name} | " + " | ".join(f"{value:.4f}" for value in np.mean(rows, axis=0)) + " |", flush=True
+        )
+
+    show("oracle", [[float(table.oracle_regret(s * budget).mean()) for s in shares]])
+    for excess in (0.0, 0.004, 0.008, 0.012):
+        rows = []
+        for seed in range(1 if excess == 0 else 40):
+            bought = one_order(table, budget, excess, seed)
+            rows.append([float(np.mean([bought.regret(table, f * budget) for f in s])) for s in shares])
+        show(f"one order, runs {excess} above the best", rows)
+    know_the_law(arguments.table)
+    task, rows = Task(table, budget, START, table.loss), []
+    for seed in range(arguments.seeds):
+        bought = spend(build("ours", task, seed), task)
+        rows.append([float(np.mean([regret_at(table, bought, f * budget) for f in s])) for s in shares])
+    show(f"the search, law known ({arguments.seeds} seeds)", rows)
+
+
+if __name__ == "__main__":
+    main()

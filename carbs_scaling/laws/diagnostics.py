@@ -1,0 +1,65 @@
+"""What a fitted law cannot be trusted with, one line each."""
+
+import numpy as np
+
+from carbs_scaling.laws import surface
+from carbs_scaling.laws.runs import RunTable, cells_of
+from carbs_scaling.laws.scaling_law import ScalingLaw
+
+NOT_IDENTIFIED = 0.75  # posterior over prior standard deviation above which the runs have said little
+EXPONENTS = {
+    "ln_alpha": "of the loss in N",
+    "ln_beta": "of the loss in D",
+    "a_N": "of the learning rate in N",
+    "a_D": "of the learning rate in D",
+    "b_N": "of the batch in N",
+    "b_D": "of the batch in D",
+}
+EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
+
+
+def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.ndarray) -> list[str]:
+    """One line for each thing that the runs leave open.
+
+    Args:
+        law: fitted to `table`.
+        table: its runs.
+        converged: whether the fit came to rest.
+        prior_sd: of `surface.NAMES`, shape (19,).
+    """
+    said = []
+    span = law.support.high[0] / law.support.low[0]
+    if span < 10:
+        said.append(f"N spans a factor of {span:.1f}, under a decade: exponents in N rest on little")
+    if not converged:
+        said.append("the fit did not come to rest: take it with care")
+    for name, what in EXPONENTS.items():
+        if law.standard_error(name) > NOT_IDENTIFIED * prior_sd[surface.INDEX[name]]:
+            said.append(f"the exponent {what} is not identified by these runs: it is the prior's")
+    if np.exp(law.parameter("ln_E")) < 0.05 * table.loss.min():
+        said.append(
+            "the irreducible loss is not told apart from 0: if it is not 0, losses far beyond the runs "
+            "come out too low"
+        )
+    for name, role in (("learning_rate", 2), ("batch_tokens", 3)):
+        low, high = _edge_share(table, role)
+        if max(low, high) > EDGE_SHARE:
+            side = "lower" if low >= high else "upper"
+            said.append(
+                f"the best {name} lies on the {side} edge of the sweep in {max(low, high):.0%} of the swept "
+                "cells: widen it"
+            )
+    return said
+
+
+def _edge_share(table: RunTable, role: int) -> tuple[float, float]:
+    low = high = swept = 0
+    for cell in cells_of(table):
+        values = table.logs[cell, role]
+        if len(np.unique(np.round(values, 3))) < 3:
+            continue
+        best = values[np.argmin(table.loss[cell])]
+        swept += 1
+        low += bool(best <= values.min() + 1e-6)
+        high += bool(best >= values.max() - 1e-6)
+    return (low / swept, high / swept) if swept >= 3 else (0.0, 0.0)

@@ -1,0 +1,409 @@
+"""A fitted law of loss, best learning rate and best batch: what it answers, its formula, its JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carbs_scaling.laws import surface
+from carbs_scaling.laws.mixed import bend_basis
+from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
+from carbs_scaling.laws.recommendation import Recommendation
+from carbs_scaling.laws.runs import LawError, RunTable
+
+FORMAT = 2  # 1 had no `prior` and no `others`
+READ_FORMATS = (1, 2)
+BENDS = ("rate", "batch", "floor")  # rows of `ScalingLaw.bend`
+CONVENTION = (
+    "N: non-embedding parameters; D: training tokens; lr: peak learning rate; B: tokens a step; C = 6 N D"
+)
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Support:
+    """The runs that a law rests on.
+
+    Args:
+        source: where they come from.
+        runs: how many.
+        diverged: how many more have no loss; those marked as diverged bound the learning rate.
+        low: least N, D, learning rate, batch tokens.
+        high: greatest of the same.
+        largest_run_flops: 6 N D of the dearest run.
+        total_flops: 6 N D summed.
+        shape: ln(width / depth) of each size's best run against ln N, as (intercept, slope, residual sd);
+            None where the table has no depth and width.
+    """
+
+    source: str
+    runs: int
+    diverged: int
+    low: tuple[float, float, float, float]
+    high: tuple[float, float, float, float]
+    largest_run_flops: float
+    total_flops: float
+    shape: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How a law fitted without the largest sizes predicts them.
+
+    Args:
+        sizes: the held-out N.
+        runs: how many held-out runs.
+        loss_error: median absolute error of their losses, at their own learning rate and batch.
+        bias: median error over runs of the better half of each cell, predicted less real.
+        coverage: share of the best runs of each cell inside its 90% interval of the best loss.
+        regret: mean loss that the recommended learning rate and batch cost over the best run, as far as the
+            runs of each cell tell; None where no cell was swept.
+        drift: what the biases show beyond the law's own uncertainty, in loss for each neper of N (root mean
+            square).
+    """
+
+    sizes: tuple[float, ...]
+    runs: int
+    loss_error: float
+    bias: float
+    coverage: float
+    regret: float | None
+    drift: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScalingLaw:
+    """A fitted law of loss, best learning rate and best batch in N and D.
+
+    Args:
+        theta: values of `surface.NAMES`, relative to `centre`.
+        bend: second-order terms of the logs of best rate, best batch and reducible loss, 3 x 3 (2 x 3 in laws
+            of format 1); beyond `reach` their tangents.
+        covariance: of theta and bend, 28 x 28.
+        centre: (ln N0, ln D0, ln e0, ln B0).
+        reach: ((lowest, highest) centred ln N, the same of ln D) of the runs.
+        spread: standard deviation of what one cell, and one size, adds: (loss, rate, batch), in nepers or
+            loss.
+        seed_sd: noise of a run at the floor, in units of the loss.
+        height_sd: noise of a run as a share of its height above the floor.
+        support: the runs.
+        optimizer: that it is for.
+        drift: standard deviation of the loss for each neper of N beyond the runs, beside what the parameters
+            leave
+            open: what the law missed on held-out sizes.
+        held_out: goodness of fit without the largest sizes; None where there are too few.
+        warnings: one line each.
+        prior: names of the published laws whose exponents it leans on; empty for the weak prior.
+        others: laws of further hyperparameters that the runs varied.
+    """
+
+    theta: tuple[float, ...]
+    bend: tuple[tuple[float, ...], ...]
+    covariance: tuple[tuple[float, ...], ...]
+    centre: tuple[float, float, float, float]
+    reach: tuple[tuple[float, float], tuple[float, float]]
+    spread: tuple[float, float, float]
+    seed_sd: float
+    height_sd: float
+    support: Support
+    optimizer: str = ""
+    drift: float = 0.0
+    held_out: HeldOut | None = None
+    warnings: tuple[str, ...] = ()
+    prior: tuple[str, ...] = ()
+    others: tuple[OtherLaw, ...] = ()
+
+    def parameter(self, name: str) -> float:
+        """One of `surface.NAMES`, relative to the centre."""
+        return self.theta[surface.INDEX[name]]
+
+    def standard_error(self, name: str) -> float:
+        """Its standard error."""
+        i = surface.INDEX[name]
+        return float(np.sqrt(max(self.covariance[i][i], 0.0)))
+
+    def loss(self, params, tokens) -> np.ndarray:
+        """Expected loss at the best learning rate and batch, in the broadcast shape of N and D."""
+        n, d = self._centred(params, tokens)
+        return surface.floor(np.array(self.theta), n, d, self._shifts(n, d).get("floor", 0.0))
+
+    def run_loss(self, params, tokens, learning_rate, batch_tokens) -> np.ndarray:
+        """Expected loss of runs, each argument of shape (n,)."""
+        logs = np.log(
+            np.stack(np.broadcast_arrays(params, tokens, learning_rate, batch_tokens), axis=-1).astype(float)
+        )
+        features = logs.reshape(-1, 4) - np.array(self.centre)
+        return surface.value_and_slopes(
+            np.array(self.theta), features, self._shifts(features[:, 0], features[:, 1])
+        )[0]
+
+    def learning_rate(self, params, tokens) -> np.ndarray:
+        """Best peak learning rate at the best batch."""
+        n, d = self._centred(params, tokens)
+        return np.exp(
+            self.centre[2] + surface.best_rate(np.array(self.theta), n, d) + self._shifts(n, d)["rate"]
+        )
+
+    def batch_tokens(self, params, tokens) -> np.ndarray:
+        """Best batch in tokens."""
+        n, d = self._centred(params, tokens)
+        return np.exp(
+            self.centre[3] + surface.best_batch(np.array(self.theta), n, d) + self._shifts(n, d)["batch"]
+        )
+
+    def exponents(self, params: float, tokens: float) -> dict[str, float]:
+        """Local exponents of the learning rate and the batch at (N, D)."""
+        h, found = 1e-3, {}
+        for name, curve in (("learning_rate", self.learning_rate), ("batch_tokens", self.batch_tokens)):
+            for role, (up, down) in {
+                "N": ((params * np.exp(h), tokens), (params * np.exp(-h), tokens)),
+                "D": ((params, tokens * np.exp(h)), (params, tokens * np.exp(-h))),
+            }.items():
+                found[f"{name}_{role}"] = float((np.log(curve(*up)) - np.log(curve(*down))) / (2 * h))
+        return found
+
+    def draws(self, params: float, tokens: float, count: int = DRAWS, noise: bool = True) -> np.ndarray:
+        """Draws of (ln learning rate, ln batch tokens, loss) at one (N, D), shape (count, 3).
+
+        Args:
+            params: N.
+            tokens: D.
+            count: how many; always the same ones.
+            noise: whether the scatter of cells and the noise of a run are in them.
+        """
+        theta, bend = self._draw_parameters(count)
+        n, d = self._centred(params, tokens)
+        shifts = np.einsum("ckm,m->ck", bend, bend_basis(n, d, self.reach).reshape(-1))
+        out = np.stack(
+            [
+                self.centre[2] + surface.best_rate(theta, n, d) + shifts[:, 0],
+                self.centre[3] + surface.best_batch(theta, n, d) + shifts[:, 1],
+                np.full(count, self.loss(params, tokens)),
+            ],
+            axis=-1,
+        )
+        # To first order: the loss is nearly linear in what the runs leave open, E against the exponents is
+        # not.
+        slope = self._loss_slope(n, d)
+        own = slope @ np.array(self.covariance) @ slope
+        beyond = max(float(n) - self.reach[0][1], 0.0)
+        sd = np.array([0.0, 0.0, np.sqrt(max(own, 0.0) + (self.drift * beyond) ** 2)])
+        if noise:
+            scatter = np.array([self.spread[1], self.spread[2], np.hypot(self.spread[0], self.seed_sd)])
+            sd = np.hypot(sd, scatter)
+        return out + sd * np.random.default_rng(1).normal(size=out.shape)
+
+    def _loss_slope(self, n, d) -> np.ndarray:
+        """Of the loss at the best rate and batch, by theta and bend."""
+        shifts = self._shifts(n, d)
+        floor_at = np.array([[float(n), float(d), 0.0, 0.0]])
+        slopes = surface.value_and_slopes(
+            np.array(self.theta), floor_at, {"floor": shifts.get("floor", 0.0)}
+        )[2][0]
+        basis = bend_basis(n, d, self.reach).reshape(-1)
+        by_bend = [
+            (kind == "floor") * slopes[surface.INDEX["ln_R"]] * basis for kind in BENDS[: len(self.bend)]
+        ]
+        return np.concatenate([np.where(np.isin(surface.NAMES, surface.FLOOR), slopes, 0.0), *by_bend])
+
+    def excess_of_others(self, table: RunTable, but: str = "") -> np.ndarray:
+        """What runs lose because hyperparameters with laws in `others` are not at their best, shape (n,).
+
+        Args:
+            table: the runs.
+            but: a hyperparameter to leave out.
+        """
+        places, total = self.places(table), np.zeros(len(table))
+        for law in self.others:
+            x = log_values(table, law.name)
+            if law.name != but and x is not None:
+                total += np.where(np.isfinite(x), law.excess(np.nan_to_num(x), places), 0.0)
+        return total
+
+    def places(self, table: RunTable) -> np.ndarray:
+        """Where runs lie in the terms of `carbs_scaling.laws.other_laws`, shape (n, 5)."""
+        off_rate = np.log(table.learning_rate / self.learning_rate(table.params, table.tokens))
+        off_batch = np.log(table.batch_tokens / self.batch_tokens(table.params, table.tokens))
+        return places_of(*self._centred(table.params, table.tokens), off_rate, off_batch)
+
+    def loss_draws(self, params, tokens, count: int) -> np.ndarray:
+        """Draws of `loss` at N and D, each of shape (k,), by what the runs leave open; shape (count, k)."""
+        theta, bend = self._draw_parameters(count)
+        n, d = self._centred(params, tokens)
+        shift = 0.0
+        if "floor" in BENDS[: len(self.bend)]:
+            shift = bend[:, BENDS.index("floor")] @ bend_basis(n, d, self.reach).T
+        return surface.floor(theta[:, None, :], n, d, shift)
+
+    def _draw_parameters(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        values, vectors = np.linalg.eigh(np.array(self.covariance))
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        z = np.concatenate([self.theta, np.reshape(self.bend, -1)])
+        z = z + np.random.default_rng(0).normal(size=(count, len(z))) @ root.T
+        return z[:, : len(self.theta)], z[:, len(self.theta) :].reshape(count, len(self.bend), -1)
+
+    def recommend(self, params: float, tokens: float) -> Recommendation:
+        """Learning rate, batch and expected loss for a model of N non-embedding parameters and D tokens.
+
+        Raises:
+            LawError: N or D is not a positive number.
+        """
+        for name, value in (("params", params), ("tokens", tokens)):
+            if not (np.isfinite(value) and value > 0):
+                raise LawError(f"{name}={value} must be a positive number")
+        low, high = self.support.low, self.support.high
+        beyond = tuple(
+            float(max(x / h, lo / x, 1.0))
+            for x, lo, h in ((params, low[0], high[0]), (tokens, low[1], high[1]))
+        )
+        draws = self.draws(params, tokens)
+        rate, batch = float(self.learning_rate(params, tokens)), float(self.batch_tokens(params, tokens))
+        notes = list(self.warnings)
+        if beyond[0] > 30 or beyond[1] > 30:
+            notes.append(
+                f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"
+            )
+        if batch > tokens:
+            notes.append("the law's batch is larger than all tokens: this target is out of its reach")
+        return Recommendation(
+            params=float(params),
+            tokens=float(tokens),
+            learning_rate=rate,
+            batch_tokens=batch,
+            loss=float(self.loss(params, tokens)),
+            draws=draws,
+            extrapolation=beyond,
+            optimizer=self.optimizer,
+            notes=tuple(notes),
+            other={law.name: float(law.value(params, tokens)) for law in self.others},
+            other_draws={law.name: law.draws(params, tokens, len(draws)) for law in self.others},
+        )
+
+    def formula(self) -> str:
+        """Loss, learning rate and batch on one line, with units and the parameter-count convention."""
+        others = (law.formula() for law in self.others)
+        return f"{'; '.join((*self.formulas(), *others))} ({CONVENTION})"
+
+    def formulas(self) -> tuple[str, str, str]:
+        """Loss, learning rate and batch.
+
+        Where rate and batch bend, the exponents are those at the upper edge of the runs, with which they go
+        on; beyond the runs the exponent n, d of the loss goes on along its tangent.
+        """
+        n0, d0 = self.support.high[0], self.support.high[1]
+        local = self.exponents(n0 * 1.01, d0 * 1.01)
+        rate, batch = float(self.learning_rate(n0, d0)), float(self.batch_tokens(n0, d0))
+        gamma, alpha, beta = (np.exp(self.parameter(f"ln_{name}")) for name in ("gamma", "alpha", "beta"))
+        share = 1 / (1 + np.exp(-self.parameter("logit_share")))
+        scale = np.exp(self.parameter("ln_R"))
+        by_n = scale * share**gamma * np.exp(alpha * self.centre[0])
+        by_d = scale * (1 - share) ** gamma * np.exp(beta * self.centre[1])
+
+        def powers(name: str) -> str:
+            return f"(N/{n0:.3g})^{local[f'{name}_N']:.3f} (D/{d0:.3g})^{local[f'{name}_D']:.3f}"
+
+        bent = ""
+        if len(self.bend) > 2 and np.abs(self.bend[2]).max() > 1e-4:
+            in_n, in_both, in_d = self.bend[2]
+            bent = (
+                f" exp({in_n / 2:.4f} n^2 {in_both:+.4f} n d {in_d / 2:+.4f} d^2), "
+                f"n = ln N/{np.exp(self.centre[0]):.3g}, d = ln D/{np.exp(self.centre[1]):.3g}"
+            )
+        return (
+            f"L = {np.exp(self.parameter('ln_E')):.3f} + [({by_n:.4g} N^-{alpha:.3f})^{1 / gamma:.2f} + "
+            f"({by_d:.4g} D^-{beta:.3f})^{1 / gamma:.2f}]^{gamma:.2f}{bent}",
+            f"lr = {rate:.3g} {powers('learning_rate')}",
+            f"B = {batch:.4g} {powers('batch_tokens')}",
+        )
+
+    def to_dict(self) -> dict:
+        """As plain JSON types."""
+        return {
+            "format": FORMAT,
+            "kind": "carbs_scaling.ScalingLaw",
+            "formula": self.formula(),
+            **asdict(self),
+        }
+
+    @staticmethod
+    def from_dict(values: dict) -> "ScalingLaw":
+        """The inverse of `to_dict`.
+
+        Raises:
+            LawError: it is not a law of this program's format.
+        """
+        if values.get("kind") != "carbs_scaling.ScalingLaw" or values.get("format") not in READ_FORMATS:
+            raise LawError(f"this is no scaling law of format {' or '.join(map(str, READ_FORMATS))}")
+        values = {k: v for k, v in values.items() if k not in ("format", "kind", "formula")}
+        support, held_out = _tuples(values.pop("support")), values.pop("held_out")
+        others = tuple(OtherLaw(**_tuples(law)) for law in values.pop("others", ()))
+        return ScalingLaw(
+            **_tuples(values),
+            support=Support(**support),
+            others=others,
+            held_out=None if held_out is None else HeldOut(**_tuples(held_out)),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes it as JSON."""
+        from carbs_scaling.report.files import write_atomically
+
+        return write_atomically(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+
+    @staticmethod
+    def load(path: str | Path) -> "ScalingLaw":
+        """The inverse of `save`.
+
+        Raises:
+            LawError: the file holds no law.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise LawError(f"{path} holds no law: {str(error).splitlines()[0]}") from error
+        if not isinstance(values, dict):
+            raise LawError(f"{path} holds no law")
+        return ScalingLaw.from_dict(values)
+
+    def _centred(self, params, tokens) -> tuple[np.ndarray, np.ndarray]:
+        n, d = np.log(np.asarray(params, dtype=float)), np.log(np.asarray(tokens, dtype=float))
+        return n - self.centre[0], d - self.centre[1]
+
+    def _shifts(self, n, d) -> dict[str, np.ndarray]:
+        basis = bend_basis(n, d, self.reach)
+        return {kind: basis @ np.array(row) for kind, row in zip(BENDS, self.bend, strict=False)}
+
+
+class LawsByOptimizer(Mapping[str, ScalingLaw]):
+    """One law for each optimizer of a table: they are fitted apart."""
+
+    def __init__(self, laws: dict[str, ScalingLaw]) -> None:
+        self._laws = laws
+
+    def __getitem__(self, optimizer: str) -> ScalingLaw:
+        return self._laws[optimizer]
+
+    def __iter__(self):
+        return iter(self._laws)
+
+    def __len__(self) -> int:
+        return len(self._laws)
+
+    def recommend(self, params: float, tokens: float, optimizer: str | None = None) -> Recommendation:
+        """As `ScalingLaw.recommend`, by the law of `optimizer`.
+
+        Raises:
+            LawError: no optimizer is named, or one without runs.
+        """
+        if optimizer not in self._laws:
+            raise LawError(f"these runs are of {', '.join(self._laws)}: say which with optimizer=NAME")
+        return self._laws[optimizer].recommend(params, tokens)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value

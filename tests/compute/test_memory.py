@@ -1,0 +1,160 @@
+"""The estimate of memory against what PyTorch really keeps, for both architectures and precisions."""
+
+import dataclasses
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from carbs_scaling.compute.flops import ModelShape
+from carbs_scaling.compute.memory import activation_bytes, parameter_count, training_memory_bytes
+from carbs_scaling.training import loop
+from carbs_scaling.training.models import build_model
+
+# (width, depth, head size, vocabulary, sequence length), sequences: bytes and narrow; deep; a vocabulary
+# that holds nearly all of the memory; wide, where weights and matrices do.
+SHAPES = [
+    ((16, 1, 16, 256, 64), 4),
+    ((64, 4, 16, 256, 64), 2),
+    ((32, 2, 16, 8_000, 64), 1),
+    ((256, 1, 64, 256, 32), 8),
+]
+
+
+def shape_of(architecture, sizes):
+    return ModelShape(architecture, *sizes)
+
+
+def autocast(bytes_per_activation):
+    # The CPU's autocast stands for CUDA's: both multiply matrices in bfloat16 and add residuals in float32.
+    return torch.autocast("cpu", torch.bfloat16, enabled=bytes_per_activation == 2)
+
+
+def windows_of(shape, sequences):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(shape.vocabulary_size, (sequences, shape.sequence_length + 1), generator=generator)
+
+
+def saved_bytes(shape, sequences, bytes_per_activation):
+    """Distinct storages that autograd keeps, the weights left out."""
+    model = build_model(shape, seed=0)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # held, so that its address stays its own
+        return tensor
+
+    with (
+        autocast(bytes_per_activation),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        loop.window_loss(model, windows_of(shape, sequences))
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of all storages that are alive, and the most there ever were."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen = weakref.WeakSet()
+
+    def add(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage not in self._seen:
+            self._seen.add(storage)
+            weakref.finalize(storage, self._freed, storage.nbytes())
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+
+    def _freed(self, size):
+        self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        return result
+
+
+def peak_bytes(shape, sequences, optimizer, bytes_per_activation, monkeypatch):
+    """Most bytes alive in a step of two micro-batches, optimizer state and gradients being there."""
+    monkeypatch.setattr(loop, "_autocast", lambda device: autocast(bytes_per_activation))
+    model = build_model(shape, seed=0)
+    parameters = list(model.parameters())
+    if optimizer == "adamw":
+        stepper = torch.optim.AdamW(parameters, fused=True)
+    else:
+        stepper = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, fused=True)
+    batch = windows_of(shape, 2 * sequences)
+    with LiveBytes() as live:
+        for parameter in parameters:
+            live.add(parameter)
+        for _ in range(2):  # the state is there from the first step on
+            stepper.zero_grad(set_to_none=True)
+            loop.accumulate_gradients(model, batch, sequences)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+            stepper.step()
+    return live.peak
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize(("sizes", "sequences"), SHAPES)
+def test_parameters_are_those_of_the_model(architecture, sizes, sequences):
+    shape = shape_of(architecture, sizes)
+    assert parameter_count(shape) == sum(p.numel() for p in build_model(shape, seed=0).parameters())
+
+
+@pytest.mark.parametrize("bytes_per_activation", [4, 2])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize(("sizes", "sequences"), SHAPES)
+def test_activations_are_those_that_autograd_keeps(architecture, sizes, sequences, bytes_per_activation):
+    shape = shape_of(architecture, sizes)
+    kept = saved_bytes(shape, sequences, bytes_per_activation)
+    assert activation_bytes(shape, sequences, bytes_per_activation) == pytest.approx(kept, rel=0.01)
+
+
+@pytest.mark.parametrize(("optimizer", "bytes_per_activation"), [("adamw", 4), ("sgd", 2)])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize(("sizes", "sequences"), SHAPES)
+def test_the_estimate_is_at_the_peak_of_a_step_or_just_above(
+    architecture, sizes, sequences, bytes_per_activation, optimizer, monkeypatch
+):
+    shape = shape_of(architecture, sizes)
+    peak = peak_bytes(shape, sequences, optimizer, bytes_per_activation, monkeypatch)
+    estimate = training_memory_bytes(shape, sequences, optimizer, bytes_per_activation)
+    assert 0.99 * peak < estimate < 1.15 * peak
+
+
+def test_without_the_rest_a_block_is_the_published_count():
+    # Korthikanti et al. 2022, table 2: 34 s b h bytes a block in 16 bits, of which 2 are dropout's masks.
+    one = ModelShape("gpt2", 1024, 1, 64, 256, 128)
+    two = dataclasses.replace(one, depth=2)
+    values = (activation_bytes(two, 1) - activation_bytes(one, 1)) / 4 / one.sequence_length
+    statistics = 4 + one.heads
+    assert 2 * (values - statistics) == (34 - 2) * one.width
+
+
+def test_memory_grows_with_every_size_and_adamw_needs_more_than_sgd():
+    shape = ModelShape("llama", 64, 2, 16, 256, 64)
+    base = training_memory_bytes(shape, 2, "adamw")
+    for name, value in (("width", 80), ("depth", 3), ("vocabulary_size", 257), ("sequence_length", 65)):
+        assert training_memory_bytes(dataclasses.replace(shape, **{name: value}), 2, "adamw") > base
+    assert training_memory_bytes(shape, 3, "adamw") > base
+    assert base - training_memory_bytes(shape, 2, "sgd") == 4 * parameter_count(shape)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "optimizer", "size", "told"),
+    [(0, "adamw", 4, "sequences"), (1, "lion", 4, "adamw, sgd"), (1, "adamw", 1, "bytes_per_activation")],
+)
+def test_what_it_does_not_know_is_refused(sequences, optimizer, size, told):
+    with pytest.raises(ValueError, match=told):
+        training_memory_bytes(ModelShape("gpt2", 16, 1, 16, 256, 8), sequences, optimizer, size)

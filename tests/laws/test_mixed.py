@@ -1,0 +1,59 @@
+"""Diverged runs as one-sided information: derivatives, what they change, and what they must not."""
+
+import numpy as np
+import pytest
+
+from carbs_scaling import fit_law
+from carbs_scaling.laws import mixed, surface
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    features, diverged = rng.normal(size=(40, 4)), rng.normal(size=(12, 4))
+    mean, sd = surface.weak_prior(2.0, np.log([1e8, 1e10, 1e-3, 1e5]))
+    loss = surface.value_and_slopes(mean, features)[0]
+    return mixed._Problem(features, loss, mean, sd, mixed.bends(features), diverged)
+
+
+def test_slopes_of_the_bound_are_its_derivatives(problem):
+    z = np.concatenate([problem.mean, 0.1 * np.ones(6)])
+    _, slope, curvature = problem.too_high(z)
+    for i in range(len(z)):
+        step = np.zeros(len(z))
+        step[i] = 1e-6
+        numeric = (problem.too_high(z + step)[0] - problem.too_high(z - step)[0]) / 2e-6
+        assert slope[i] == pytest.approx(numeric, abs=1e-5)
+    assert np.linalg.eigvalsh(curvature).min() > -1e-9
+
+
+def test_of_one_place_the_lowest_rate_counts():
+    rates = np.array([[0, 0, 2.0, 1], [0, 0, 1.0, 1], [0, 0, 3.0, 2]])
+    np.testing.assert_array_equal(mixed._lowest_rates(rates), [[0, 0, 1.0, 1], [0, 0, 3.0, 2]])
+
+
+def one_sided(truth, cliff):
+    """A sweep whose rates above e^cliff times the best one diverge."""
+    frame = truth.draw(seed=3)
+    off = np.log(frame.learning_rate / truth.rate(frame.params, frame.tokens))
+    return frame.assign(loss=frame.loss.where(off <= cliff), diverged=off > cliff)
+
+
+def test_they_pull_the_best_rate_below_where_runs_diverge(truth):
+    frame = one_sided(truth, -0.3)  # even the best rate diverges: the finite runs alone see a slope
+    with_bounds = fit_law(frame, check=False)
+    without = fit_law(frame[~frame.diverged], check=False)
+    assert with_bounds.support.diverged == frame.diverged.sum()
+    n, d = frame.params.to_numpy(), frame.tokens.to_numpy()
+    mean = [np.log(law.learning_rate(n, d) / truth.rate(n, d)).mean() for law in (with_bounds, without)]
+    assert mean[0] < mean[1] - 0.02
+
+
+def test_they_change_nothing_far_above_the_best_rate(runs, law):
+    far = runs.assign(learning_rate=runs.learning_rate.max() * 30, loss=np.nan, diverged=True).iloc[:30]
+    import pandas as pd
+
+    again = fit_law(pd.concat([runs.assign(diverged=False), far], ignore_index=True), check=False)
+    assert again.recommend(6e9, 6e10).learning_rate == pytest.approx(
+        law.recommend(6e9, 6e10).learning_rate, rel=1e-3
+    )
