@@ -33,6 +33,9 @@ VERBS = {
         "spend a FLOP budget on training runs, or go on with a study", "carbs_scaling.verbs.search"
     ),
     "front": Verb("the front of a study as a table, a file and plots", "carbs_scaling.verbs.front"),
+    "compare": Verb(
+        "studies side by side, such as a search and its baselines", "carbs_scaling.verbs.compare"
+    ),
     "fit": Verb("the scaling law of a study or of any table of runs", "carbs_scaling.verbs.fit"),
     "curves": Verb(
         "convergence against model size, and the critical batch, from loss curves",
@@ -55,6 +58,8 @@ examples:
   carbs-scaling search +experiment=smoke        half a minute, to see everything work
   carbs-scaling search study.name=mine budget.flops=1e14 model=llama data=files 'data.paths=[corpus/]'
   carbs-scaling front study.name=mine format=csv
+  carbs-scaling search study.name=grid sampler=grid     a baseline; also random, sobol, tpe, imbue_carbs, ...
+  carbs-scaling compare 'studies=[mine,grid]'   whose front is better, and for how many FLOPs
   carbs-scaling curves study.name=mine          tokens, steps and FLOPs to a loss; the critical batch
   carbs-scaling recommend study.name=mine target.params=7e9 target.tokens=1.4e12
 

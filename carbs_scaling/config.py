@@ -215,7 +215,10 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """Where trials run. `workers` null means one a GPU, or one a core where there is no GPU."""
+    """Where trials run. `workers` null means one a GPU, or one a core where there is no GPU.
+
+    `memory_bytes` is what a trial may need by estimate (`executors.memory`); null means most of a GPU's.
+    """
 
     name: str = MISSING
     workers: int | None = MISSING
@@ -224,11 +227,12 @@ class ExecutorConfig:
     retries: int = MISSING
     compile: bool = MISSING
     micro_batch_tokens: int | None = MISSING
+    memory_bytes: int | None = MISSING
 
     def __post_init__(self) -> None:
         _require_choice("executor.name", self.name, EXECUTORS)
         _require_choice("executor.device", self.device, DEVICES)
-        for name in ("workers", "trials_per_worker", "micro_batch_tokens"):
+        for name in ("workers", "trials_per_worker", "micro_batch_tokens", "memory_bytes"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"executor.{name}={value} must be at least 1 or null")
         _require(self.retries >= 0, f"executor.retries={self.retries} must not be negative")
@@ -331,6 +335,35 @@ class CurvesConfig:
         _require(bool(fine), f"levels={levels} must be losses, such as [2.4,2.2], or null")
 
 
+COMPARE_FORMATS = ("table", "csv", "json")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """All of `conf/compare.yaml`. A study of `studies` is a name in `study.directory`, or a folder's path."""
+
+    study: StudyConfig
+    studies: list[str]
+    format: str
+    plots: bool
+    output: str | None
+
+    def __post_init__(self) -> None:
+        _require_choice("format", self.format, COMPARE_FORMATS)
+        named = isinstance(self.studies, list) and all(isinstance(name, str | int) for name in self.studies)
+        _require(
+            named and len(self.studies) >= 2,
+            f"studies={self.studies} must be two studies or more, such as 'studies=[mine,grid]'",
+        )
+        twice = [name for name in self.studies if self.studies.count(name) > 1]
+        _require(not twice, f"studies={self.studies} names {twice[0] if twice else ''} twice")
+        _require(self.output != "", "output= needs a file")
+        _require(
+            self.output is None or self.format != "table",
+            f"output={self.output} needs format=csv or json",
+        )
+
+
 @dataclass(frozen=True)
 class RecommendConfig:
     """All of `conf/recommend.yaml`."""
@@ -369,7 +402,12 @@ def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
     return plain
 
 
-def _load_section(name: str, section_type: type, values: DictConfig) -> Any:
+def load_section(name: str, section_type: type, values: DictConfig) -> Any:
+    """One group of the configuration, `name`, as the checked dataclass `section_type`.
+
+    Raises:
+        ConfigError: a key that it does not have, or a value that cannot be.
+    """
     schema = OmegaConf.structured(section_type)
     OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes its node read-only, also for the merge
     try:
@@ -397,7 +435,7 @@ def load_config(config_type: type, composed: DictConfig) -> Any:
                 isinstance(value, DictConfig),
                 f"{field.name}={value} must be a group, such as {field.name}=NAME",
             )
-            value = _load_section(field.name, field.type, value)
+            value = load_section(field.name, field.type, value)
         elif isinstance(value, DictConfig | ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
         if not is_dataclass(field.type) and field.type in (str, bool, str | None, float):

@@ -104,7 +104,7 @@ class CarbsSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Stops `study.optimize` once nothing legal is affordable; elsewhere it does nothing."""
-        if not self._pays(self._remaining(read_history(study, self.space))):
+        if not self._pays(read_history(study, self.space).remaining_flops(self.budget_flops)):
             try:
                 study.stop()
             except RuntimeError:
@@ -113,7 +113,7 @@ class CarbsSampler(BaseSampler):
 
     def remaining_flops(self, study: Study) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
-        return self._remaining(read_history(study, self.space))
+        return read_history(study, self.space).remaining_flops(self.budget_flops)
 
     def affordable(self, study: Study) -> bool:
         """Whether some legal point fits into what remains."""
@@ -188,15 +188,10 @@ class CarbsSampler(BaseSampler):
             return 0.0
         return self.budget_flops / (20_000 if self.target is None else 1_000)
 
-    def _remaining(self, history: History) -> float:
-        if self.budget_flops is None:
-            return float("inf")
-        return self.budget_flops - history.spent_flops - history.committed_flops
-
     def _limit(self, history: History) -> float:
         """Dearest run that may be proposed now."""
         cap = self.options.max_trial_flops
-        return min(self._remaining(history), float("inf") if cap is None else cap)
+        return min(history.remaining_flops(self.budget_flops), float("inf") if cap is None else cap)
 
     def _pays(self, flops: float) -> bool:
         return self.space.lowest_flops <= flops

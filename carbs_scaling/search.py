@@ -6,21 +6,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carbs_scaling.config import SearchConfig, to_dict
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.executors import Executor
+from carbs_scaling.executors.memory import memory_limit
+from carbs_scaling.proposals.configured import PRESETS, carbs_options
 from carbs_scaling.record import TrialRecord
 from carbs_scaling.report.curves import last_point, read_curve
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.sampler import CarbsSampler
 from carbs_scaling.space import Space
 from carbs_scaling.study import Study, sole_coordinator, spent_flops
+from carbs_scaling.surrogate.encoding import Encoding
+from carbs_scaling.surrogate.space import LegalSpace
 from carbs_scaling.training.data import PreparedText, prepare_text
 from carbs_scaling.training.loop import TrainingJob
 from carbs_scaling.training.outcome import Status, TrialOutcome
 from carbs_scaling.training.windows import training_windows, validation_windows
+
+if TYPE_CHECKING:
+    from carbs_scaling.baselines.projected import ProjectedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -66,25 +73,39 @@ def build_space(config: SearchConfig, vocabulary_size: int) -> Space:
     )
 
 
-def build_sampler(config: SearchConfig, space: Space) -> CarbsSampler:
-    """The sampler that `sampler` of the configuration names, on the search's own space."""
-    options = dict(config.sampler)
+def build_sampler(config: SearchConfig, space: Space) -> "CarbsSampler | ProjectedSampler":
+    """The sampler that `sampler` of the configuration names, on the search's own space.
+
+    It never proposes what needs more memory, by estimate, than a trial may have (`executors.memory`).
+
+    Raises:
+        ConfigError: an unknown sampler or option, or a limit on memory that no run keeps to.
+    """
+    options = {name: value for name, value in config.sampler.items() if value is not None}
     name = options.pop("name", None)
-    if name != "carbs":
-        raise ConfigError(f"sampler.name={name} is not one of carbs")
+    limit = memory_limit(config, space)
     try:
-        return CarbsSampler(
-            space.distributions,
-            flops=space.flops,
-            roles=space.roles,
-            project=space.project,
-            budget_flops=config.budget.flops,
-            overhead_flops=config.budget.trial_overhead_flops,
-            seed=config.study.seed,
-            **options,
-        )
+        if name in PRESETS:
+            return CarbsSampler(
+                space.distributions,
+                flops=space.flops,
+                roles=space.roles,
+                project=space.project,
+                budget_flops=config.budget.flops,
+                seed=config.study.seed,
+                allowed=limit,
+                **carbs_options(name, {"overhead_flops": config.budget.trial_overhead_flops, **options}),
+            )
+        from carbs_scaling.baselines.build import BASELINES, build_baseline
+
+        if name not in BASELINES:
+            raise ConfigError(f"sampler.name={name} is not one of {', '.join((*PRESETS, *BASELINES))}")
+        legal = LegalSpace(Encoding(space.distributions), space.flops, space.roles, space.project, limit)
+        return build_baseline(name, legal, config.budget.flops, config.study.seed, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"sampler: {error}") from error
+        # Of this search's points only the limit on memory refuses any.
+        reason = str(error).replace("allowed()", "executor.memory_bytes")
+        raise ConfigError(f"sampler: {reason}") from error
 
 
 def build_executor(config: SearchConfig) -> Executor:
@@ -157,6 +178,7 @@ class Search:
                 self._config.budget.flops,
                 self._sampler,
             )
+            logger.info("proposals by sampler %s", self._config.sampler["name"])
             self._executor = build_executor(self._config)
             try:
                 with self._display:
@@ -276,6 +298,7 @@ class Search:
             "text": self._text.description,
             "flops_convention": self._config.budget.convention,
             "torch": torch.__version__,
+            "sampler": self._config.sampler["name"],
         }
 
     def _job(self, record: TrialRecord) -> TrainingJob:

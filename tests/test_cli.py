@@ -56,6 +56,8 @@ def test_cfg_job_prints_the_configuration(tmp_path):
         (["search", "study.directory=file/below"], "file/below"),
         (["front", "study.name=none"], "no study"),
         (["front", "format=xml"], "table, csv, json, parquet"),
+        (["search", "sampler=magic"], "sobol"),
+        (["compare", "studies=[a,b]"], "no study 'a'"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -254,3 +254,41 @@ def test_open_trials_that_a_lowered_budget_cannot_pay_are_closed(tiny, monkeypat
     study = run(tiny("lowered", f"budget.flops={max(0.9 * cost, cheapest)}", "budget.max_trial_fraction=1"))
     assert study.records()[0].outcome.status is Status.MACHINE
     assert spent_flops(study.records()) <= study.budget_flops
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sampler.name=magic", "carbs, ei_per_cost, random, sobol, grid"),
+        ("+sampler.magic=1", "which has target, startup_trials"),
+        ("+sampler.members=many", "sampler.members"),
+        ("+sampler.acquisition=luck", "front_gain_per_flop"),
+        ("sampler.target=[1e8]", "such as"),
+        ("sampler.target=large", "such as"),
+        ("sampler.target=[1e8,-1]", "such as"),
+    ],
+)
+def test_a_sampler_that_there_is_not_is_one_line(search_config, override, said):
+    config = search_config(override)
+    with pytest.raises(ConfigError) as error:
+        build_sampler(config, build_space(config, vocabulary_size=256))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_options_reach_the_sampler(search_config):
+    def built(*overrides):
+        config = search_config(*overrides)
+        return build_sampler(config, build_space(config, vocabulary_size=256))
+
+    assert built().target is None
+    assert built("sampler.target=[1e8,2e9]").target == (1e8, 2e9)
+    assert built("+sampler.noise_sds=0").options.noise_sds == 0
+    baseline = built("sampler=ei_per_cost").options
+    assert (baseline.acquisition, baseline.law_mean) == ("ei_per_cost", False)
+
+
+def test_a_baseline_spends_the_budget_and_its_trials_say_whose_they_are(tiny):
+    records = run(tiny("grid", "sampler=grid")).records()
+    assert 0.9 * BUDGET_FLOPS < spent_flops(records) <= BUDGET_FLOPS
+    assert {record.provenance["sampler"] for record in records} == {"grid"}

@@ -119,7 +119,7 @@ class ImbueCarbs(BaseSampler):
         gaps = np.linalg.norm(candidates[:, None] - inputs[pareto][None], axis=-1).min(axis=1)
         score = improvement * norm.pdf(gaps / _SEARCH_RADIUS)
         if self.budget_flops is not None:
-            left = max(self.budget_flops - history.spent_flops - history.committed_flops, 1.0)
+            left = max(history.remaining_flops(self.budget_flops), 1.0)
             cap = 2 * (np.log(left) - low) / (high - low) - 1
             score = np.where(predicted_cost < cap, score, 0.0)
         if history.failed:

@@ -5,10 +5,8 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
-from carbs_scaling.baselines.grid import CarefulGrid
-from carbs_scaling.baselines.imbue_carbs import ImbueCarbs
-from carbs_scaling.baselines.projected import ProjectedSampler
-from carbs_scaling.baselines.qlognehvi import QLogNEHVI
+from carbs_scaling.baselines.build import BASELINES, build_baseline
+from carbs_scaling.baselines.grid import grid_points
 from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.sampler import CarbsSampler, new_study
 from carbs_scaling.surrogate.encoding import Encoding
@@ -39,19 +37,11 @@ def loss(point):
 
 
 def build(name, seed=0):
-    parts = (DISTRIBUTIONS, flops, dict)
     if name == "ours":
-        return CarbsSampler(*parts, project, budget_flops=BUDGET, seed=seed)
+        return CarbsSampler(DISTRIBUTIONS, flops, dict, project, budget_flops=BUDGET, seed=seed)
     space = LegalSpace(Encoding(DISTRIBUTIONS), flops, dict, project)
-    base = {
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "TPE": lambda: optuna.samplers.TPESampler(seed=seed),
-        "NSGA-II": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=4),
-        "grid": lambda: CarefulGrid(space, BUDGET),
-        "CARBS": lambda: ImbueCarbs(space, seed),
-        "qLogNEHVI": lambda: QLogNEHVI(space, seed, startup_trials=6),
-    }[name]()
-    return ProjectedSampler(base, *parts, project, BUDGET)
+    options = {"nsga2": {"population_size": 4}, "qlognehvi": {"startup_trials": 6}}.get(name, {})
+    return build_baseline(name, space, BUDGET, seed, until_spent=False, **options)
 
 
 def run(name, count, seed=0):
@@ -66,9 +56,9 @@ def run(name, count, seed=0):
     return [trial for trial in study.trials if trial.values]
 
 
-@pytest.mark.parametrize("name", ["ours", "random", "TPE", "NSGA-II", "grid", "CARBS", "qLogNEHVI"])
+@pytest.mark.parametrize("name", ["ours", *BASELINES])
 def test_points_are_legal_and_the_budget_holds(name):
-    trials = run(name, 8 if name == "qLogNEHVI" else 14)
+    trials = run(name, 8 if name in ("qlognehvi", "optuna_gp") else 14)
     assert len(trials) >= 5
     assert sum(trial.values[1] for trial in trials) <= BUDGET
     for trial in trials:
@@ -76,15 +66,15 @@ def test_points_are_legal_and_the_budget_holds(name):
         assert set(trial.params) == set(DISTRIBUTIONS)
 
 
-@pytest.mark.parametrize("name", ["ours", "random", "TPE", "grid", "CARBS"])
+@pytest.mark.parametrize("name", ["ours", "random", "sobol", "tpe", "nsga2", "grid", "imbue_carbs"])
 def test_the_same_seed_gives_the_same_points(name):
     first, second = run(name, 9), run(name, 9)
     assert [trial.params for trial in first] == [trial.params for trial in second]
 
 
 def test_the_grid_sweeps_rates_and_batches_on_a_rising_ladder():
-    grid = CarefulGrid(LegalSpace(Encoding(DISTRIBUTIONS), flops, dict, project), BUDGET)
-    costs = [flops(point) for point in grid.points[:12]]
+    points = grid_points(LegalSpace(Encoding(DISTRIBUTIONS), flops, dict, project), BUDGET)
+    costs = [flops(point) for point in points[:12]]
     assert costs == sorted(costs)
-    assert len({point["learning_rate"] for point in grid.points[:6]}) >= 3
-    assert sum(flops(point) for point in grid.points[: len(grid.points) // 2]) < 2 * BUDGET
+    assert len({point["learning_rate"] for point in points[:6]}) >= 3
+    assert sum(flops(point) for point in points[: len(points) // 2]) < 2 * BUDGET
