@@ -1,0 +1,557 @@
+"""Learning rate and batch for a model 8 times larger than any searched, on real text, against a grid.
+
+    python benchmarks/extrapolate_text.py --optimizer adamw
+    python benchmarks/extrapolate_text.py --optimizer sgd
+    python benchmarks/extrapolate_text.py --smoke               # a minute, to see everything work
+
+1. A sweep of learning rates on one small cell finds the range: one to a decade, whatever the optimizer.
+2. Small models are searched under a budget, with the large one as the sampler's target (`--search target`),
+   or by an even spread of sizes and tokens with rates and batches around the law so far (`--search design`).
+3. `fit_law` on all of these runs recommends learning rate and batch for the large model, which is trained.
+4. A grid of 5 learning rates x 3 batches around it, factors of 2 apart, is trained too, and extended where
+   its best lies on an edge. The best cells and the recommendation are repeated with further seeds.
+
+Steps 1 to 3 may cost `--share` of what the 15 runs of the grid do. Every run is written down as it ends; the
+same command goes on from there.
+"""
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir
+from optuna.trial import TrialState, create_trial
+from scipy.stats import qmc
+
+from carbs_scaling import fit_law
+from carbs_scaling.cli import configuration_folder
+from carbs_scaling.compute.flops import ModelShape, flops_per_token
+from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.errors import BudgetSpent
+from carbs_scaling.laws.peak import peak_learning_rate
+from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.report.files import write_atomically
+from carbs_scaling.sampler import CarbsSampler, new_study
+from carbs_scaling.space import Space
+from carbs_scaling.training.data import PreparedText, prepare_text
+from carbs_scaling.training.loop import TrainingJob, train
+from carbs_scaling.training.outcome import Recipe, Status
+
+SEQUENCE_LENGTH = 64  # short, so that a batch can be as small as the smallest models want it
+# Learning rates of the first sweep: all that anybody uses, at little more than a factor of 3.
+SWEEP = {"adamw": np.geomspace(3e-4, 1.0, 8), "sgd": np.geomspace(3e-3, 30.0, 9)}
+SWEEP_SEQUENCES = 2
+RATE_REACH = 10.0  # the search keeps within this factor of the sweep's best rate
+# SGD adds the decay to the gradient, so that AdamW's 0.1 would shrink weights by a tenth of the rate a step.
+WEIGHT_DECAY = {"adamw": 0.1, "sgd": 0.0}
+# Proposals weigh a run's lesson against its FLOPs and this share of the budget: it buys some 50 runs.
+OVERHEAD_SHARE = 1 / 50
+MAX_SEARCH_RUNS = 80
+DESIGN_FIRST = 12  # runs of the design before its first law, and runs between two fits
+DESIGN_REFIT = 8
+DESIGN_SPREAD = 0.7  # nepers around the law's rate and batch
+GRID_RATES, GRID_BATCHES = range(-2, 3), range(-1, 2)  # powers of 2 around the recommendation
+REPEATED_CELLS = 2  # best cells of the grid that are repeated, beside the recommendation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched and what it is for; N are non-embedding parameters.
+
+    Args:
+        optimizer: `adamw` or `sgd` (with momentum).
+        search: `target` or `design`.
+        seed: of the proposals and of the searched runs.
+        share: of the grid's FLOPs that search and recommended run may cost together.
+        repeats: seeds of each repeated cell.
+        head_size: of every model.
+        widths, depths: of the searched models, each with each.
+        tokens_per_parameter: range of the search.
+        target_width, target_depth, target_tokens_per_parameter: the large model.
+    """
+
+    optimizer: str
+    search: str
+    seed: int
+    share: float
+    repeats: int
+    head_size: int = 8
+    widths: tuple[int, ...] = (8, 16, 24)
+    depths: tuple[int, ...] = (1, 2)
+    tokens_per_parameter: tuple[float, float] = (3.0, 30.0)
+    target_width: int = 72
+    target_depth: int = 2
+    target_tokens_per_parameter: float = 4.0
+
+    def __post_init__(self) -> None:
+        largest = self.shape(max(self.widths), max(self.depths), 256).params
+        if 8 * largest > self.target(256).params:
+            raise ValueError(f"the target must be 8 times larger than {largest:,} parameters")
+
+    def shape(self, width: int, depth: int, vocabulary_size: int) -> ModelShape:
+        """A GPT-2 of this plan."""
+        return ModelShape("gpt2", width, depth, self.head_size, vocabulary_size, SEQUENCE_LENGTH)
+
+    def target(self, vocabulary_size: int) -> ModelShape:
+        """The large model."""
+        return self.shape(self.target_width, self.target_depth, vocabulary_size)
+
+
+SMOKE = {
+    "widths": (8, 16),
+    "depths": (1,),
+    "tokens_per_parameter": (4.0, 10.0),
+    "target_width": 32,
+    "target_depth": 2,
+    "target_tokens_per_parameter": 4.0,
+    "repeats": 2,
+}
+
+
+@dataclass
+class Laboratory:
+    """Trains recipes, once each, and keeps what came out in a file.
+
+    Args:
+        plan: what it is for; a file of another plan is refused.
+        path: of the JSON.
+        config: constants of the runs.
+        text: that they train on.
+    """
+
+    plan: Plan
+    path: Path
+    config: SearchConfig
+    text: PreparedText
+
+    def __post_init__(self) -> None:
+        self.runs: list[dict] = []
+        self.result: dict = {}
+        if not self.path.exists():
+            return
+        kept = json.loads(self.path.read_text())
+        if kept["plan"] != self._plan_as_json():
+            raise SystemExit(f"{self.path} holds the runs of another plan: give another --out")
+        self.runs, self.result = kept["runs"], kept["result"]
+
+    def train(self, recipe: Recipe, stage: str, point: dict | None = None) -> dict:
+        """The run of a recipe, from the file or made now."""
+        fields = json.loads(json.dumps(recipe.to_dict()))
+        for run in self.runs:
+            if run["recipe"] == fields:
+                return run
+        outcome = train(
+            TrainingJob(
+                recipe=recipe,
+                text=self.text,
+                optimizer=self.config.optimizer,
+                schedule=self.config.schedule,
+                objective=self.config.objective,
+                device="cpu",
+                compile=False,
+                micro_batch_tokens=None,
+                curve_path=None,
+            )
+        )
+        run = {
+            "stage": stage,
+            "params": recipe.params,
+            "tokens": recipe.tokens,
+            "learning_rate": recipe.learning_rate,
+            "batch_tokens": recipe.batch_tokens,
+            "loss": outcome.loss,
+            "diverged": outcome.status is Status.DIVERGED,
+            "depth": recipe.shape.depth,
+            "width": recipe.shape.width,
+            "seed": recipe.seed,
+            "optimizer": self.plan.optimizer,
+            "flops": outcome.tokens * self.flops_per_token(recipe.shape),
+            "seconds": outcome.seconds,
+            "point": point,
+            "recipe": fields,
+        }
+        self.runs.append(run)
+        self.save()
+        print(f"{len(self.runs):4d} {stage:7}{line(run)}", flush=True)
+        return run
+
+    def flops_per_token(self, shape: ModelShape) -> float:
+        """In the convention that the runs are charged in."""
+        return flops_per_token(shape, self.config.budget.convention)
+
+    def searched(self) -> list[dict]:
+        """Runs of small models, in order."""
+        return [run for run in self.runs if run["stage"] in ("sweep", "search")]
+
+    def save(self) -> None:
+        """Writes everything."""
+        content = {"plan": self._plan_as_json(), "runs": self.runs, "result": self.result}
+        write_atomically(self.path, (json.dumps(content, indent=1) + "\n").encode())
+
+    def _plan_as_json(self) -> dict:
+        return json.loads(json.dumps({**asdict(self.plan), "text": self.text.sha256}))
+
+
+def line(run: dict) -> str:
+    """One run for people."""
+    loss = "diverged" if run["diverged"] else f"{run['loss']:.4f}"
+    return (
+        f"N {run['params']:8,} D {run['tokens']:9,} lr {run['learning_rate']:9.3e} "
+        f"B {run['batch_tokens']:6,} "
+        f"seed {run['seed']} loss {loss}  {run['flops']:.2e} FLOPs {run['seconds']:5.1f} s"
+    )
+
+
+def search_space(lab: Laboratory, rates: tuple[float, float]) -> Space:
+    """Small models, with learning rates in a range."""
+    low, high = lab.plan.tokens_per_parameter
+    return Space(
+        {
+            "width": list(lab.plan.widths),
+            "depth": list(lab.plan.depths),
+            "learning_rate": {"low": rates[0], "high": rates[1], "log": True},
+            "batch_size": {"low": 1, "high": 64, "log": True},
+            "tokens_per_parameter": {"low": low, "high": high, "log": True},
+            **constants(lab),
+        },
+        lab.config.model,
+        lab.text.vocabulary_size,
+        lab.config.budget.convention,
+        optimizer=lab.plan.optimizer,
+    )
+
+
+def constants(lab: Laboratory) -> dict[str, float]:
+    """What no run varies: `conf/space/small.yaml`, but for the weight decay of SGD."""
+    return {
+        "weight_decay": WEIGHT_DECAY[lab.plan.optimizer],
+        "beta2": lab.config.space["beta2"],
+        "warmup_fraction": lab.config.space["warmup_fraction"],
+    }
+
+
+def sweep(lab: Laboratory) -> tuple[float, float]:
+    """Trains one small cell at rates over decades; the range around the best one."""
+    plan = lab.plan
+    shape = plan.shape(plan.widths[len(plan.widths) // 2], max(plan.depths), lab.text.vocabulary_size)
+    tokens = plan.target_tokens_per_parameter * shape.params
+    runs = []
+    for number, rate in enumerate(SWEEP[plan.optimizer]):
+        recipe = Recipe(
+            shape=shape,
+            learning_rate=float(rate),
+            batch_size=SWEEP_SEQUENCES,
+            steps=round(tokens / (SWEEP_SEQUENCES * SEQUENCE_LENGTH)),
+            seed=1000 * plan.seed + number,
+            **constants(lab),
+        )
+        runs.append(lab.train(recipe, "sweep"))
+    best = min((run for run in runs if not run["diverged"]), key=lambda run: run["loss"])["learning_rate"]
+    return best / RATE_REACH, best * RATE_REACH
+
+
+def search(lab: Laboratory, space: Space, budget_flops: float) -> None:
+    """Spends what the sweep left of the budget on small models."""
+    propose = {"target": target_points, "design": design_points}[lab.plan.search]
+    for point in propose(lab, space, budget_flops):
+        if len(lab.searched()) >= MAX_SEARCH_RUNS:
+            return
+        number = len(lab.searched())
+        lab.train(space.recipe(point, 1000 * lab.plan.seed + number), "search", point)
+
+
+def target_points(lab: Laboratory, space: Space, budget_flops: float) -> Iterator[dict]:
+    """What the sampler buys for its target, given all runs so far."""
+    target = lab.plan.target(lab.text.vocabulary_size).params
+    sampler = CarbsSampler(
+        space.distributions,
+        space.flops,
+        space.roles,
+        space.project,
+        budget_flops=budget_flops,
+        target=(target, lab.plan.target_tokens_per_parameter * target),
+        overhead_flops=OVERHEAD_SHARE * budget_flops,
+        seed=lab.plan.seed,
+    )
+    while True:
+        study = study_of(lab, sampler, space)
+        if not sampler.affordable(study):
+            return
+        try:
+            yield space.project(study.ask(space.distributions).params)
+        except BudgetSpent:
+            return
+
+
+def study_of(lab: Laboratory, sampler: CarbsSampler, space: Space) -> optuna.Study:
+    """The small runs so far as an Optuna study in memory. The sweep is charged; its runs are not points."""
+    study = new_study(sampler)
+    for run in lab.searched():
+        common = {
+            "user_attrs": {"flops": run["flops"], "outcome": "diverged" if run["diverged"] else "completed"}
+        }
+        if run["point"] is not None:
+            common |= {"params": run["point"], "distributions": space.distributions}
+        if run["diverged"]:
+            study.add_trial(create_trial(state=TrialState.FAIL, **common))
+        else:
+            study.add_trial(create_trial(values=[run["loss"], run["flops"]], **common))
+    return study
+
+
+def design_points(lab: Laboratory, space: Space, budget_flops: float) -> Iterator[dict]:
+    """Sizes and tokens spread evenly in logs; rates and batches around the law of the runs so far."""
+    plan = lab.plan
+    rows = qmc.Sobol(3, rng=plan.seed).random(128)
+    ratio = math.log(plan.tokens_per_parameter[1] / plan.tokens_per_parameter[0])
+    shapes = sorted(
+        ((w, d) for w in plan.widths for d in plan.depths),
+        key=lambda s: plan.shape(*s, lab.text.vocabulary_size).params,
+    )
+    swept = len(SWEEP[plan.optimizer])
+    rates = space.searched["learning_rate"]
+    for number, row in enumerate(rows):
+        if number < len(lab.searched()) - swept:
+            continue
+        rng = np.random.default_rng([plan.seed, number])
+        width, depth = shapes[int(row[0] * len(shapes))]
+        point = {
+            "width": width,
+            "depth": depth,
+            "tokens_per_parameter": plan.tokens_per_parameter[0] * math.exp(ratio * row[1]),
+            "learning_rate": math.sqrt(rates.low * rates.high) * math.exp(rng.uniform(-1.2, 1.2)),
+            "batch_size": round(math.exp(row[2] * math.log(16))),
+        }
+        if number >= DESIGN_FIRST:
+            known = lab.searched()[: swept + number - (number - DESIGN_FIRST) % DESIGN_REFIT]
+            params = plan.shape(width, depth, lab.text.vocabulary_size).params
+            advice = law_of(known).recommend(params, point["tokens_per_parameter"] * params)
+            rate, batch = np.exp(DESIGN_SPREAD * rng.normal(size=2))
+            point["learning_rate"] = advice.learning_rate * rate
+            point["batch_size"] = max(1, round(advice.batch_tokens * batch / SEQUENCE_LENGTH))
+        point = space.project(point)
+        if sum(run["flops"] for run in lab.searched()) + space.flops(point) > budget_flops:
+            return
+        yield point
+
+
+def law_of(runs: list[dict], check: bool = False) -> ScalingLaw:
+    """The law of some runs; those that diverged bound the rate."""
+    return fit_law(
+        pd.DataFrame(runs).drop(columns=["point", "recipe", "stage", "flops", "seconds"]), check=check
+    )
+
+
+def recommend(lab: Laboratory) -> None:
+    """Fits the law to the searched runs, says what it recommends, and writes it down."""
+    shape = lab.plan.target(lab.text.vocabulary_size)
+    tokens = lab.plan.target_tokens_per_parameter * shape.params
+    runs = lab.searched()
+    law = law_of(runs, check=True)
+    advice = law.recommend(shape.params, tokens)
+    spent = sum(run["flops"] for run in runs)
+    largest = max(run["params"] for run in runs)
+    intervals = {name: advice.interval(name) for name in ("learning_rate", "batch_tokens", "loss")}
+    lab.result = {
+        "search_runs": len(runs),
+        "diverged": sum(run["diverged"] for run in runs),
+        "search_flops": spent,
+        "largest_searched": largest,
+        "law": law.formula(),
+        "held_out": None if law.held_out is None else asdict(law.held_out),
+        "warnings": law.warnings,
+        "recommended": recommended_recipe(lab, law).to_dict(),
+        "recommendation": {name: getattr(advice, name) for name in intervals} | {"intervals": intervals},
+    }
+    lab.save()
+    print(f"\n{len(runs)} runs, {spent:.3g} FLOPs, N up to {largest:,}\n{law.formula()}")
+    print(*law.warnings, f"held out: {law.held_out}", sep="\n")
+    for name, (low, high) in intervals.items():
+        print(f"{name:14}{getattr(advice, name):10.4g}  90% {low:.4g} to {high:.4g}", flush=True)
+
+
+def recommended_recipe(lab: Laboratory, law: ScalingLaw) -> Recipe:
+    """The large model with the law's nearest batch of whole sequences, and its rate at that batch."""
+    shape = lab.plan.target(lab.text.vocabulary_size)
+    tokens = lab.plan.target_tokens_per_parameter * shape.params
+    sequences = max(1, round(float(law.batch_tokens(shape.params, tokens)) / SEQUENCE_LENGTH))
+    peak = peak_learning_rate(law, shape.params, tokens, sequences * SEQUENCE_LENGTH, lab.plan.optimizer)
+    return Recipe(
+        shape=shape,
+        learning_rate=peak.learning_rate,
+        batch_size=sequences,
+        steps=round(tokens / (sequences * SEQUENCE_LENGTH)),
+        seed=0,
+        **constants(lab),
+    )
+
+
+def cell_recipe(centre: Recipe, cell: tuple[int, int], seed: int = 0) -> Recipe:
+    """The large model so many factors of 2 in rate and batch away from the recommendation, at the same D.
+
+    Sequences are whole: a smaller batch is rounded down, so that the grid is no narrower than it says.
+    """
+    sequences = max(1, math.floor(centre.batch_size * 2.0 ** cell[1]))
+    return replace(
+        centre,
+        learning_rate=centre.learning_rate * 2.0 ** cell[0],
+        batch_size=sequences,
+        steps=round(centre.tokens / (sequences * SEQUENCE_LENGTH)),
+        seed=seed,
+    )
+
+
+def train_grid(lab: Laboratory, centre: Recipe, extensions: int) -> dict[tuple[int, int], float]:
+    """Losses by cell, infinite where a run diverged; beyond 5 x 3 where the best lay on an edge."""
+    rates, batches = list(GRID_RATES), list(GRID_BATCHES)
+    while not has_batch(centre, batches[0]):  # below one sequence there is none: one more above
+        batches = [j + 1 for j in batches]
+    losses: dict[tuple[int, int], float] = {}
+    for extension in range(extensions + 1):
+        # The recommendation first, then outwards: what is cut short is still of use.
+        cells = sorted(itertools.product(rates, batches), key=lambda c: (abs(c[0]) + abs(c[1]), c))
+        for cell in cells:
+            if cell not in losses:
+                run = lab.train(cell_recipe(centre, cell), "extend" if extension else "grid")
+                losses[cell] = math.inf if run["diverged"] else run["loss"]
+        best = min(losses, key=losses.get)
+        wider = widened(rates, best[0]), [j for j in widened(batches, best[1]) if has_batch(centre, j)]
+        if wider == (rates, batches):
+            break
+        rates, batches = wider
+    return losses
+
+
+def has_batch(centre: Recipe, step: int) -> bool:
+    """Whether so many factors of 2 from the recommended batch is a sequence or more."""
+    return centre.batch_size * 2.0**step >= 1
+
+
+def widened(steps: list[int], best: int) -> list[int]:
+    """Consecutive steps, with one more on the side whose end is the best."""
+    low = min(steps) - (best == min(steps))
+    return list(range(low, max(steps) + (best == max(steps)) + 1))
+
+
+def compare(lab: Laboratory, centre: Recipe, losses: dict[tuple[int, int], float]) -> dict:
+    """The recommendation against the best cells, each with several seeds."""
+    finite = [cell for cell in losses if math.isfinite(losses[cell])]
+    cells = [(0, 0), *[c for c in sorted(finite, key=losses.get) if c != (0, 0)][:REPEATED_CELLS]]
+    table = {}
+    for seed in range(lab.plan.repeats):
+        for cell in cells:
+            run = lab.train(cell_recipe(centre, cell, seed), "repeat")
+            table.setdefault(cell, []).append(math.inf if run["diverged"] else run["loss"])
+    seeds = np.array([table[cell] for cell in cells])
+    means = seeds.mean(axis=1)
+    best, fresh = int(np.argmin(means)), seeds[:, 1:].mean(axis=1)
+    seed_sd = float(np.sqrt(seeds.var(axis=1, ddof=1).mean()))
+    return {
+        "cells": [list(cell) for cell in cells],
+        "losses": seeds.tolist(),
+        "best_cell": list(cells[best]),
+        "behind_best": float(means[0] - means[best]),
+        # Without the seed by which the cells were chosen, whose luck favours them.
+        "behind_best_fresh_seeds": float(fresh[0] - fresh.min()),
+        "seed_sd": seed_sd,
+        "standard_error": seed_sd * math.sqrt(2 / lab.plan.repeats),
+    }
+
+
+def show_grid(centre: Recipe, losses: dict[tuple[int, int], float]) -> None:
+    """Losses of seed 0, a row for each batch."""
+    rates, batches = (sorted({cell[axis] for cell in losses}) for axis in (0, 1))
+    print(f"{'batch':>8}  " + "".join(f"{centre.learning_rate * 2.0**i:11.3e}" for i in rates))
+    for j in batches:
+        cells = (losses.get((i, j)) for i in rates)
+        tokens = cell_recipe(centre, (0, j)).batch_tokens
+        print(f"{tokens:8,}  " + "".join(f"{'' if loss is None else f'{loss:.4f}':>11}" for loss in cells))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--optimizer", choices=sorted(SWEEP), default="adamw")
+    parser.add_argument("--search", choices=["target", "design"], default="target")
+    parser.add_argument("--share", type=float, default=0.16, help="of the grid's FLOPs, all told")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="seeds of the recommendation and the best cells"
+    )
+    parser.add_argument("--extensions", type=int, default=3, help="times that a best on the edge widens it")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="tiny models")
+    parser.add_argument("--search-only", action="store_true", help="stop at the recommendation")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/extrapolate_text_*.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    plan = Plan(options.optimizer, options.search, options.seed, options.share, options.repeats)
+    if options.smoke:
+        plan = replace(plan, **SMOKE)
+    name = f"extrapolate_text_{plan.optimizer}_{plan.search}{'_smoke' if options.smoke else ''}.json"
+    overrides = [
+        *(f"optimizer={plan.optimizer}", f"model.head_size={plan.head_size}"),
+        f"model.sequence_length={SEQUENCE_LENGTH}",
+    ]
+    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+        config = load_config(SearchConfig, compose("search", overrides))
+    text = prepare_text(config.data)
+    lab = Laboratory(plan, options.out or Path("benchmarks/results") / name, config, text)
+    run_plan(lab, options.search_only, options.extensions)
+
+
+def run_plan(lab: Laboratory, search_only: bool, extensions: int) -> None:
+    """All four steps, and what they say."""
+    plan = lab.plan
+    shape = plan.target(lab.text.vocabulary_size)
+    tokens = plan.target_tokens_per_parameter * shape.params
+    run_flops = tokens * lab.flops_per_token(shape)
+    grid_flops = run_flops * len(GRID_RATES) * len(GRID_BATCHES)
+    budget_flops = plan.share * grid_flops - run_flops
+    print(
+        f"{lab.text.description}; {plan.optimizer}; target N {shape.params:,} D {tokens:,.0f}, "
+        f"{run_flops:.3g} FLOPs a run; search {budget_flops:.3g} FLOPs",
+        flush=True,
+    )
+    if "recommended" not in lab.result:  # once it is there, no later change of the fit may move the grid
+        space = search_space(lab, sweep(lab))
+        search(lab, space, budget_flops)
+        recommend(lab)
+    if search_only:
+        return
+    centre = Recipe.from_dict(lab.result["recommended"])
+    spent = sum(run["flops"] for run in lab.searched())
+    losses = train_grid(lab, centre, extensions)
+    compared = compare(lab, centre, losses)
+    recommended_flops = centre.tokens * lab.flops_per_token(shape)
+    lab.result |= compared | {
+        "grid": [[*cell, loss] for cell, loss in losses.items()],
+        "share_of_grid_flops": (spent + recommended_flops) / grid_flops,
+    }
+    lab.save()
+    print()
+    show_grid(centre, losses)
+    print("\nseeds of the recommendation and of the best cells (powers of 2 in rate and batch around it):")
+    for cell, values in zip(compared["cells"], compared["losses"], strict=True):
+        print(
+            f"  {tuple(cell)!s:>8} " + " ".join(f"{v:.4f}" for v in values) + f"  mean {np.mean(values):.4f}"
+        )
+    print(
+        f"behind the best: {compared['behind_best']:+.4f} "
+        f"({compared['behind_best_fresh_seeds']:+.4f} on fresh seeds), seed sd {compared['seed_sd']:.4f}, "
+        f"standard error of a difference {compared['standard_error']:.4f}; "
+        f"FLOPs all told {lab.result['share_of_grid_flops']:.1%} of the grid's"
+    )
+
+
+if __name__ == "__main__":
+    main()
