@@ -2,7 +2,7 @@
 
     python benchmarks/extrapolate_text.py --optimizer adamw
     python benchmarks/extrapolate_text.py --optimizer sgd
-    python benchmarks/extrapolate_text.py --smoke               # a minute, to see everything work
+    python benchmarks/extrapolate_text.py --smoke               # minutes, to see everything work
 
 1. A sweep of learning rates on one small cell finds the range: one to a decade, whatever the optimizer.
 2. Small models are searched under a budget, with the large one as the sampler's target (`--search target`),
@@ -108,10 +108,10 @@ class Plan:
 SMOKE = {
     "widths": (8, 16),
     "depths": (1,),
-    "tokens_per_parameter": (4.0, 10.0),
+    "tokens_per_parameter": (3.0, 10.0),
     "target_width": 32,
     "target_depth": 2,
-    "target_tokens_per_parameter": 4.0,
+    "target_tokens_per_parameter": 3.0,
     "repeats": 2,
 }
 

@@ -266,6 +266,12 @@ class ScalingLaw:
             notes.append(
                 f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"
             )
+        if batch < low[3] / 2 or batch > 2 * high[3]:
+            notes.append(
+                f"the law's best batch, {batch:.3g} tokens, lies outside all that were tried "
+                f"({low[3]:.3g} to {high[3]:.3g}), and the learning rate is for it: at another batch take "
+                "carbs_scaling.laws.peak.peak_learning_rate"
+            )
         if batch > tokens:
             notes.append("the law's batch is larger than all tokens: this target is out of its reach")
         return Recommendation(

@@ -70,3 +70,11 @@ def test_what_other_programs_read(law):
 def test_more_runs_narrow_the_interval(law):
     need = advise(law, params=1e9, tokens=2e10).halving_flops
     assert need is None or need > 0
+
+
+def test_a_best_batch_outside_all_that_were_tried_is_said(runs):
+    law = fit_law(runs, check=False)
+    assert not any("outside all that were tried" in note for note in law.recommend(2e8, 4e9).notes)
+    far = law.recommend(2e8, 4e12)
+    assert far.batch_tokens > 2 * runs.batch_tokens.max()
+    assert any("outside all that were tried" in note for note in far.notes)
