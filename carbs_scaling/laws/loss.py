@@ -13,7 +13,7 @@ a learning rate hurts more than too low a one and too large a batch leaves too f
 is taken relative to a centre (ln N0, ln D0, ln e0, ln B0), where the parameters are least correlated.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import exp, hypot, isfinite, log
 
 import numpy as np
@@ -280,6 +280,13 @@ def law_prior(
     sd = np.array([mean_sd[name][1] for name in PARAMETERS])
     sd[[_INDEX[name] for name in _absent(has_role)]] = 0.0
     return LawPrior(mean=mean, sd=sd, centre=centre, has_role=has_role)
+
+
+def additive(prior: LawPrior) -> LawPrior:
+    """The same with gamma held at 1, where lack of parameters and lack of tokens add."""
+    mean, sd = prior.mean.copy(), prior.sd.copy()
+    mean[_INDEX["ln_gamma"]] = sd[_INDEX["ln_gamma"]] = 0.0
+    return replace(prior, mean=mean, sd=sd)
 
 
 def _inside(value: float, bounds: tuple[float, float] | None) -> float:

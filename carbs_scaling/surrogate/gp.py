@@ -23,6 +23,7 @@ from carbs_scaling.laws.loss import (
     LawFit,
     LawPrior,
     LossLaw,
+    additive,
     fit_law_map,
     law_floor,
     law_jacobian,
@@ -180,7 +181,9 @@ class SurrogateFitter:
             rng: of the ensemble.
         """
         level, spread = loss_scale(loss)
-        prior = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
+        # A small gamma says that the larger lack rules and more of the other is worth nothing: where the law
+        # is wrong, as for tiny runs, a search that believes it never tries the next size.
+        prior = additive(law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range))
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread)
         rough, vague = robust_law(features, loss, spread, prior)
