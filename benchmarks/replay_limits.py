@@ -89,7 +89,9 @@ def know_the_law(path: str) -> None:
     def informed(level, centre, has_role, *ranges):
         prior = weak(level, centre, has_role, *ranges)
         if centre not in known:
-            sd, at = np.full(len(loss), 0.05), weak(loss.min(), centre, has_role, *ranges)
+            sd = np.full(len(loss), 0.05)
+            # The search for a front holds gamma at 1: the law that it is told must be of that form.
+            at = laws.additive(weak(loss.min(), centre, has_role, *ranges))
             features = logs - np.asarray(centre)
             for _ in range(3):
                 theta = laws.fit_law_map(features, loss, sd, at).theta
