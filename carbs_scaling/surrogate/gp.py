@@ -1,9 +1,9 @@
 """The surrogate: Gaussian processes over runs whose prior means are loss laws.
 
 Fitted in stages: the law, its gamma held at 1, by robust maximum a posteriori (`laws.loss`); scale,
-lengthscales and noise of what it misses through the marginal likelihood with the law integrated out (`residual`); the law again under those
-correlated errors; and an ensemble of laws from its posterior (`ensemble`). Losses are divided by their robust
-spread and nothing else, so the same priors serve any unit.
+lengthscales and noise of what it misses through the marginal likelihood with the law integrated out
+(`residual`); the law again under those correlated errors; and an ensemble of laws from its posterior
+(`ensemble`). Losses are divided by their robust spread and nothing else, so the same priors serve any unit.
 """
 
 import logging
