@@ -87,11 +87,11 @@ def gittins_index(mean, sd, shares, price) -> np.ndarray:
 
     Args:
         mean: each of s laws' predictions, shape (s, m).
-        sd: their common deviation, shape (m,).
+        sd: their deviations, shape (s, m).
         shares: weight of each law, shape (s,).
         price: cost of looking, in losses, shape (m,).
     """
-    low, high = mean.min(axis=0) - 8 * sd - price, mean.max(axis=0) + 8 * sd + 2 * price
+    low, high = (mean - 8 * sd).min(axis=0) - price, (mean + 8 * sd).max(axis=0) + 2 * price
     for _ in range(50):
         middle = (low + high) / 2
         above = shares @ expected_improvement(mean, sd, middle) > price
@@ -155,7 +155,7 @@ class AlternativeInputs:
 
     Args:
         mean: each of s laws' predictions, shape (s, m).
-        sd: their common deviation, shape (m,).
+        sd: their deviations, shape (s, m).
         shares: weight of each law, shape (s,).
         flops: cost of each run, shape (m,).
         front: the front so far.

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.laws.loss import LossLaw
 from carbs_scaling.proposals.front import FrontSearch
-from carbs_scaling.proposals.options import ACQUISITIONS, SamplerOptions
+from carbs_scaling.proposals.options import SamplerOptions
 from carbs_scaling.proposals.target import most_informative, target_design
 from carbs_scaling.surrogate.candidates import design_point
 from carbs_scaling.surrogate.encoding import Encoding
@@ -67,10 +67,6 @@ class CarbsSampler(BaseSampler):
         if unknown:
             raise TypeError(f"CarbsSampler has no option {', '.join(sorted(unknown))}")
         self.options = SamplerOptions(**options)
-        if self.options.acquisition not in ACQUISITIONS:
-            raise ValueError(
-                f"acquisition {self.options.acquisition!r} is not one of {', '.join(ACQUISITIONS)}"
-            )
         self.space = LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed)
         self.budget_flops = budget_flops
         self.target = target
@@ -177,7 +173,7 @@ class CarbsSampler(BaseSampler):
     @property
     def _startup_trials(self) -> int:
         wanted = self.options.startup_trials
-        return min(self.space.encoding.knobs, 8) if wanted is None else wanted
+        return min(2 * self.space.encoding.knobs, 8) if wanted is None else wanted
 
     @property
     def _overhead(self) -> float:
@@ -200,8 +196,9 @@ class CarbsSampler(BaseSampler):
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
         if self.budget_flops is not None:
             cap = min(cap, self.options.startup_fraction * self.budget_flops)
-        # Never so tight that only the very cheapest run is left, which would be proposed again and again.
-        cap = min(max(cap, 4 * self.space.lowest_flops), limit)
+        # Never so tight that only the very cheapest shape is left: twice its parameters or tokens cost twice
+        # as much, give or take what rounding to legal shapes does.
+        cap = min(max(cap, 2.5 * self.space.lowest_flops), limit)
         point = design_point(self.space, history, rng, cap)
         return self._cheapest("no new point for the design") if point is None else point
 

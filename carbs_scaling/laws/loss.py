@@ -282,10 +282,10 @@ def law_prior(
     return LawPrior(mean=mean, sd=sd, centre=centre, has_role=has_role)
 
 
-def additive(prior: LawPrior) -> LawPrior:
-    """The same with gamma held at 1, where lack of parameters and lack of tokens add."""
+def nearly_additive(prior: LawPrior) -> LawPrior:
+    """The same with gamma near .7: between 1, where the two lacks add, and .5."""
     mean, sd = prior.mean.copy(), prior.sd.copy()
-    mean[_INDEX["ln_gamma"]] = sd[_INDEX["ln_gamma"]] = 0.0
+    mean[_INDEX["ln_gamma"]], sd[_INDEX["ln_gamma"]] = -0.35, 0.25
     return replace(prior, mean=mean, sd=sd)
 
 

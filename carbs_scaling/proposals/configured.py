@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from carbs_scaling.config import load_section
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.proposals.options import ACQUISITIONS, SamplerOptions
+from carbs_scaling.proposals.options import SamplerOptions
 
 # Options of `CarbsSampler` under names of their own in `conf/sampler/`.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -35,12 +35,11 @@ def carbs_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
             f"sampler.{unknown[0]} is not an option of {name}, which has target, {', '.join(known)}"
         )
     values = {option: value for option, value in given.items() if option != "target"}
-    options = asdict(load_section("sampler", SamplerOptions, OmegaConf.create({**PRESETS[name], **values})))
-    if options["acquisition"] not in ACQUISITIONS:
-        raise ConfigError(
-            f"sampler.acquisition={options['acquisition']} is not one of {', '.join(ACQUISITIONS)}"
-        )
-    return {**options, "target": _target(given.get("target"))}
+    try:
+        options = load_section("sampler", SamplerOptions, OmegaConf.create({**PRESETS[name], **values}))
+    except ValueError as error:
+        raise ConfigError(f"sampler.{error}") from error
+    return {**asdict(options), "target": _target(given.get("target"))}
 
 
 def _target(value: Any) -> tuple[float, float] | None:

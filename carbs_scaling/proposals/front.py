@@ -79,7 +79,7 @@ class FrontSearch:
         ends = chance_to_end(self.space, history, theta)
 
         # What a run teaches counts less and less: where the law is wrong, doubt about it never ends.
-        lesson = self.options.learning * np.exp(-len(history.points) / (4 * self.space.encoding.knobs))
+        lesson = self.options.learning * np.exp(-len(history.points) / (8 * self.space.encoding.knobs))
 
         def score(batch: Candidates) -> np.ndarray:
             inputs = torch.from_numpy(np.column_stack([batch.cube, batch.features]))
@@ -91,7 +91,7 @@ class FrontSearch:
             if doubt is not None:
                 floor = law_floor(theta, batch.features, self.space.has_role)
                 excess = np.maximum(surrogate.shares @ mean - floor, 0.0)
-                noise = sd**2 + surrogate.noise_sd**2 + (EXCESS_SHARE * excess) ** 2
+                noise = surrogate.shares @ sd**2 + surrogate.noise_sd**2 + (EXCESS_SHARE * excess) ** 2
                 gain += lesson * expected_learning_gain(mean, noise, doubt)
             if ends is not None:
                 gain = gain * ends(batch)

@@ -1,6 +1,7 @@
 """What may be changed about the search."""
 
 from dataclasses import dataclass
+from math import inf
 
 ACQUISITIONS = ("front_gain_per_flop", "front_gain", "ei_front", "ei_per_cost", "gittins", "carbs_local")
 
@@ -22,6 +23,9 @@ class SamplerOptions:
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
             gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
+
+    Raises:
+        ValueError: a value that cannot be.
     """
 
     startup_trials: int | None = None
@@ -30,8 +34,26 @@ class SamplerOptions:
     candidates: int = 256
     members: int = 48
     anytime: bool = False
-    learning: float = 0.5
+    learning: float = 1.0
     law_mean: bool = True
     acquisition: str = "front_gain_per_flop"
     max_trial_flops: float | None = None
     overhead_flops: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.acquisition not in ACQUISITIONS:
+            raise ValueError(f"acquisition={self.acquisition} is not one of {', '.join(ACQUISITIONS)}")
+        # (lowest, whether the lowest itself may be); NaN is below everything.
+        for name, least, itself in (
+            ("startup_trials", 0, True),
+            ("startup_fraction", 0, False),
+            ("noise_sds", 0, True),
+            ("candidates", 8, True),
+            ("members", 1, True),
+            ("learning", 0, True),
+            ("max_trial_flops", 0, False),
+            ("overhead_flops", 0, True),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (least < value < inf or (itself and value == least)):
+                raise ValueError(f"{name}={value} must be {'at least' if itself else 'above'} {least}")

@@ -1,6 +1,6 @@
 """The surrogate: Gaussian processes over runs whose prior means are loss laws.
 
-Fitted in stages: the law, its gamma held at 1, by robust maximum a posteriori (`laws.loss`); scale,
+Fitted in stages: the law, its gamma kept near .7, by robust maximum a posteriori (`laws.loss`); scale,
 lengthscales and noise of what it misses through the marginal likelihood with the law integrated out
 (`residual`); the law again under those correlated errors; and an ensemble of laws from its posterior
 (`ensemble`). Losses are divided by their robust spread and nothing else, so the same priors serve any unit.
@@ -23,13 +23,13 @@ from carbs_scaling.laws.loss import (
     LawFit,
     LawPrior,
     LossLaw,
-    additive,
     fit_law_map,
     law_floor,
     law_jacobian,
     law_prior,
     law_value,
     loss_scale,
+    nearly_additive,
     refine_law,
 )
 from carbs_scaling.surrogate.ensemble import sample_laws
@@ -85,19 +85,25 @@ class Surrogate:
         return sqrt(self.repeat_noise) * self.scale
 
     def predict(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Noise-free losses at m rows of `inputs`: members' means (s, m), their common deviations (m,)."""
+        """Noise-free losses at m rows of `inputs`: members' means and deviations, each of shape (s, m).
+
+        The kernel is wide where the most probable law has its walls. A member that sees a lower wall there
+        is as sure of it as the kernel is at that height; else every steep wall would hide a loss below the
+        floor, which no wall does.
+        """
         with torch.no_grad():
             cross = self.kernel(inputs, self.inputs).to_dense()
             half = torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False)
             mean = self.mean(inputs) + (cross @ self.weights).T
             variance = (self.kernel(inputs, diag=True) - half.square().sum(dim=0)).clamp_min(1e-12)
-        return mean.numpy() * self.scale, variance.sqrt().numpy() * self.scale
+            sd = variance.sqrt() * self.kernel.relative_sd(self.mean.thetas, inputs)
+        return mean.numpy() * self.scale, sd.numpy() * self.scale
 
     def marginal(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation over the whole ensemble, each of shape (m,)."""
         members, sd = self.predict(inputs)
         mean = self.shares @ members
-        return mean, np.sqrt(sd**2 + self.shares @ (members - mean) ** 2)
+        return mean, np.sqrt(self.shares @ (sd**2 + (members - mean) ** 2))
 
     def believe(self, inputs: torch.Tensor) -> "Surrogate":
         """Conditioned on m runs at `inputs` ending at the ensemble's mean prediction.
@@ -183,7 +189,8 @@ class SurrogateFitter:
         level, spread = loss_scale(loss)
         # A small gamma says that the larger lack rules and more of the other is worth nothing: where the law
         # is wrong, as for tiny runs, a search that believes it never tries the next size.
-        prior = additive(law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range))
+        published = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
+        prior = nearly_additive(published)
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread)
         rough, vague = robust_law(features, loss, spread, prior)

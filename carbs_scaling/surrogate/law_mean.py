@@ -68,12 +68,23 @@ class ExcessKernel(gpytorch.kernels.Kernel):
             return self.base(x1, x2, diag=True) * (1 + left * right)
         return self.base(x1, x2).to_dense() * (1 + left[..., None] * right[..., None, :])
 
-    def _spread(self, x: torch.Tensor) -> torch.Tensor:
+    def relative_sd(self, thetas: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+        """Deviation that the kernel would have with other laws' walls over that with its own, shape (s, n).
+
+        Args:
+            thetas: the other laws, shape (s, 19).
+            x: inputs, shape (n, d + 4).
+        """
+        return ((1 + self._spread(x, thetas).square()) / (1 + self._spread(x).square())).sqrt()
+
+    def _spread(self, x: torch.Tensor, theta: np.ndarray | None = None) -> torch.Tensor:
         rows = x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
-        excess = torch.from_numpy(law_excess(self.theta, rows, self.has_role)) / self.scale
-        return self.share * excess.reshape(x.shape[:-1]) / self.base.outputscale.detach().sqrt()
+        theta = self.theta if theta is None else theta
+        excess = torch.from_numpy(law_excess(theta, rows, self.has_role)) / self.scale
+        excess = excess.reshape(*theta.shape[:-1], *x.shape[:-1])
+        return self.share * excess / self.base.outputscale.detach().sqrt()
 
 
 def law_excess(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
-    """The law's excess over the valley's floor, in losses, shape (n,), at features (n, 4)."""
+    """Laws' excess over the valley's floor, in losses, `batch_shape x n`, of theta `batch_shape x 19`."""
     return law_value(theta, features, has_role) - law_floor(theta, features, has_role)

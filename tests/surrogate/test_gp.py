@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from carbs_scaling.laws.loss import PARAMETERS
 from carbs_scaling.surrogate.ensemble import sample_laws
 from carbs_scaling.surrogate.gp import SurrogateFitter, stable_cholesky
 from carbs_scaling.surrogate.residual import ResidualPrior, fit_residual
@@ -44,8 +45,23 @@ def test_predictions_are_those_of_the_botorch_model():
     mean, sd = surrogate.predict(inputs)
     posterior = surrogate.botorch_model().posterior(inputs.expand(6, -1, -1))
     np.testing.assert_allclose(posterior.mean[..., 0].detach().numpy() * surrogate.scale, mean, atol=1e-4)
-    expected = posterior.variance[0, :, 0].detach().sqrt().numpy() * surrogate.scale
-    np.testing.assert_allclose(expected, sd, rtol=0.02, atol=1e-4)
+    common = posterior.variance[0, :, 0].detach().sqrt() * surrogate.scale
+    expected = common * surrogate.kernel.relative_sd(surrogate.mean.thetas, inputs)
+    np.testing.assert_allclose(expected.numpy(), sd, rtol=0.02, atol=1e-4)
+
+
+def test_a_law_with_lower_walls_is_surer_of_what_they_hide():
+    """Else one flat law in an ensemble of steep ones hopes for losses below the floor far up the walls."""
+    surrogate = fitted(20, members=4)
+    theta = surrogate.kernel.theta
+    flat = theta.copy()
+    flat[PARAMETERS.index("ln_k_e")] -= np.log(8)
+    far, near = np.array([[0.0, 0.0, 2.4, 0.0]]), np.array([[0.0, 0.0, 0.0, 0.0]])
+    inputs = inputs_of(np.full((2, 4), 0.5), np.concatenate([far, near]))
+    relative = surrogate.kernel.relative_sd(np.stack([theta, flat]), inputs).numpy()
+    np.testing.assert_allclose(relative[0], 1.0)
+    assert relative[1, 0] < 0.8
+    assert relative[1, 1] == pytest.approx(1.0, abs=0.05)
 
 
 def test_unseen_runs_fall_where_the_surrogate_says():
