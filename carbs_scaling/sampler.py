@@ -32,6 +32,9 @@ from carbs_scaling.surrogate.space import LegalSpace, Point
 
 logger = logging.getLogger(__name__)
 
+# A design goes on beyond one run a dimension while it has spent at most this share of the budget.
+_DESIGN_SHARE = 0.02
+
 
 class CarbsSampler(BaseSampler):
     """Proposes the runs that are expected to push out the front of loss against FLOPs most, per FLOP.
@@ -158,7 +161,7 @@ class CarbsSampler(BaseSampler):
             )
         with torch.random.fork_rng(devices=[]):
             rng = np.random.default_rng([self.seed, number])
-            if len(history.points) + len(history.pending) + len(history.failed) < self._startup_trials:
+            if self._designs(history):
                 return self._design_point(history, rng, limit)
             if len(history.points) < 2:
                 return self._design_point(history, rng, limit)
@@ -170,10 +173,18 @@ class CarbsSampler(BaseSampler):
                 point = search.best(history, self._surrogate(history, rng), rng, limit)
             return self._cheapest("no new affordable candidate") if point is None else point
 
-    @property
-    def _startup_trials(self) -> int:
-        wanted = self.options.startup_trials
-        return min(2 * self.space.encoding.knobs, 8) if wanted is None else wanted
+    def _designs(self, history: History) -> bool:
+        """Whether the next point is one of the cheap design."""
+        begun = len(history.points) + len(history.pending) + len(history.failed)
+        if self.options.startup_trials is not None:
+            return begun < self.options.startup_trials
+        knobs = self.space.encoding.knobs
+        if begun < min(knobs, 8):
+            return True
+        # A second round tells more of the valley than it costs, where it costs next to nothing.
+        spent = history.spent_flops + history.committed_flops
+        cheap = self.budget_flops is None or spent <= _DESIGN_SHARE * self.budget_flops
+        return begun < min(2 * knobs, 8) and cheap
 
     @property
     def _overhead(self) -> float:

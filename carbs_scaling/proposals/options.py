@@ -11,7 +11,8 @@ class SamplerOptions:
     """What may be changed about the search.
 
     Args:
-        startup_trials: runs of the cheap design before the surrogate takes over; None for one by dimension.
+        startup_trials: runs of the cheap design before the surrogate takes over; None for one or two a
+            dimension, at most 8.
         startup_fraction: share of the budget that one run of the design may cost.
         noise_sds: an improvement counts beyond this many standard deviations of seed noise.
         candidates: random points scored a proposal; twice as many more follow around the best.
