@@ -23,6 +23,7 @@ ABLATIONS = {
     "ours: no noise threshold": {"noise_sds": 0.0},
     "ours: no projection": {"project_first": False},
     "ours: nothing for learning": {"learning": 0.0},
+    "ours: no repeats": {"repeats": False},
     "ours: anytime price": {"anytime": True},
     "ours: EI along the front": {"acquisition": "ei_front"},
     "ours: Gittins index": {"acquisition": "gittins"},

@@ -80,6 +80,39 @@ def expected_front_gain(mean, sd, log_cost, front: FrontLevels, threshold: float
     return (width * gain).sum(axis=-1)
 
 
+def expected_repeat_gain(
+    mean, sd, noise_sd: float, log_cost, lowest: float, reference: tuple[float, float]
+) -> np.ndarray:
+    """Expected growth of the front's area by running points once more, in decades x loss; shape (n,).
+
+    The front is that of the believed losses, since what counts is which point will be used at a cost, not
+    which was lucky. One more run moves point i's mean by a normal step of deviation s = v / sqrt(v + noise^2)
+    for its variance v. The area is convex in that mean, so the step's expected gain is never below 0, and it
+    is above only where the step may change which points are on the front: among near ties (the knowledge
+    gradient, Frazier et al. 2009).
+
+    Args:
+        mean: believed losses of n points, shape (n,).
+        sd: their standard deviations, shape (n,).
+        noise_sd: standard deviation of a repeated run.
+        log_cost: log10 FLOPs, shape (n,).
+        lowest: log10 FLOPs of the cheapest legal run.
+        reference: (log10 FLOPs, loss) of the corner that areas are measured to.
+    """
+    mean, log_cost = np.asarray(mean, dtype=float), np.asarray(log_cost, dtype=float)
+    variance = np.square(np.asarray(sd, dtype=float))
+    step = variance / np.sqrt(np.maximum(variance + noise_sd**2, 1e-300))
+    flops = 10.0**log_cost
+    gains = np.zeros(len(mean))
+    for i in range(len(mean)):
+        others = np.arange(len(mean)) != i
+        front = FrontLevels.of(flops[others], mean[others], lowest, reference)
+        here, cost = mean[i : i + 1], log_cost[i : i + 1]
+        with_doubt = expected_front_gain(here, step[i : i + 1], cost, front)
+        gains[i] = max(float(with_doubt[0] - expected_front_gain(here, 0.0, cost, front)[0]), 0.0)
+    return gains
+
+
 def gittins_index(mean, sd, shares, price) -> np.ndarray:
     """Pandora's-box index g with E[(g - y)+] = price, the lower the better; shape (m,).
 

@@ -9,6 +9,7 @@ from carbs_scaling.acquisition import (
     expected_front_gain,
     expected_improvement,
     expected_learning_gain,
+    expected_repeat_gain,
     gittins_index,
 )
 from carbs_scaling.frontier import hypervolume
@@ -91,3 +92,21 @@ def test_a_run_that_the_laws_disagree_on_teaches_and_one_they_agree_on_does_not(
     assert gain[1] == 0.0
     # All doubt goes: width x curvature x variance of the best rate.
     assert gain[0] == pytest.approx(2.0 * 0.1 * rates.var(), rel=0.02)
+
+
+def test_a_repeat_is_worth_what_choosing_by_the_new_means_gains():
+    mean, sd, noise_sd = np.array([2.0, 2.01, 1.5]), np.array([0.02, 0.03, 0.02]), 0.02
+    log_cost, reference = np.array([9.0, 9.0, 10.0]), (11.0, 3.0)
+    gain = expected_repeat_gain(mean, sd, noise_sd, log_cost, 9.0, reference)
+    rng = np.random.default_rng(0)
+
+    def area(values):
+        return np.minimum(values[:, 0], values[:, 1]) * -1.0 - np.minimum(values.min(axis=1), values[:, 2])
+
+    for i in range(2):
+        moved = np.repeat(mean[None], 400_000, axis=0)
+        moved[:, i] += sd[i] ** 2 / np.hypot(sd[i], noise_sd) * rng.normal(size=len(moved))
+        assert gain[i] == pytest.approx(area(moved).mean() - area(mean[None])[0], rel=0.03)
+    assert gain[2] < 1e-12  # a clear winner at its cost stays one
+    quiet = expected_repeat_gain(mean, np.full(3, 1e-6), noise_sd, log_cost, 9.0, reference)
+    assert quiet.max() < 1e-12  # what is known needs no repeat

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections import Counter
 
 import numpy as np
 import optuna
@@ -347,7 +348,9 @@ def test_the_recipe_for_a_target_beyond_the_search_is_near_the_truth():
 
 def test_when_every_point_is_known_it_says_so_counts_it_and_proposes_the_cheapest(caplog):
     sizes = {"width": IntDistribution(1, 4), "kind": CategoricalDistribution(["a", "b"])}
-    own = CarbsSampler(sizes, lambda p: 1e3 * p["width"], lambda p: {"params": p["width"]}, seed=0)
+    own = CarbsSampler(
+        sizes, lambda p: 1e3 * p["width"], lambda p: {"params": p["width"]}, seed=0, repeats=False
+    )
     study = study_of(own)
     for _ in range(12):
         trial = study.ask(sizes)
@@ -356,6 +359,27 @@ def test_when_every_point_is_known_it_says_so_counts_it_and_proposes_the_cheapes
     assert {trial.params["width"] for trial in study.trials[8:]} == {1}
     assert sum(own.fallbacks.values()) == 4
     assert "cheapest legal point" in caplog.text
+
+
+def test_near_ties_of_the_front_are_run_again_and_clear_cases_are_not():
+    """Two kinds at each width; noise hides which is better at width 4, at the other widths it is plain."""
+    sizes = {"width": IntDistribution(1, 4), "kind": CategoricalDistribution(["a", "b"])}
+    rng = np.random.default_rng(0)
+
+    def noisy_loss(point):
+        gap = 0.01 if point["width"] == 4 else 0.5
+        return 5 - point["width"] + gap * (point["kind"] == "b") + 0.03 * rng.normal()
+
+    own = CarbsSampler(sizes, lambda p: 1e3 * p["width"], lambda p: {"params": p["width"]}, seed=0)
+    study = study_of(own)
+    for _ in range(24):
+        trial = study.ask(sizes)
+        study.tell(trial, [noisy_loss(trial.params), 1e3 * trial.params["width"]])
+    runs = Counter((trial.params["width"], trial.params["kind"]) for trial in study.trials)
+    assert len(runs) == 8
+    assert runs[4, "a"] + runs[4, "b"] >= 8
+    assert max(runs[width, "b"] for width in (1, 2, 3)) <= 3
+    assert not own.fallbacks
 
 
 def test_what_the_caller_refuses_is_never_proposed():

@@ -19,6 +19,7 @@ class SamplerOptions:
         members: laws in the surrogate's ensemble; 1 leaves the doubt about the law out.
         learning: share in which a run is also worth what it teaches about the valley for later runs.
         law_mean: whether the prior mean is the loss law; else it is a constant.
+        repeats: whether a point of the front may be run again, to tell it from its near ties.
         acquisition: one of `ACQUISITIONS`.
         anytime: whether runs dear beside what is spent are put off, for a front that is good at every moment.
         max_trial_flops: dearest run that may be proposed, or None.
@@ -37,6 +38,7 @@ class SamplerOptions:
     anytime: bool = False
     learning: float = 1.0
     law_mean: bool = True
+    repeats: bool = True
     acquisition: str = "front_gain_per_flop"
     max_trial_flops: float | None = None
     overhead_flops: float | None = None

@@ -6,7 +6,9 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from carbs_scaling.errors import CarbsScalingError
@@ -20,7 +22,7 @@ COLUMNS = (
     "trial", "flops", "loss_nats_per_token", "bits_per_byte", "params", "tokens", "width", "depth",
     "learning_rate", "batch_tokens", "batch_size", "steps", "weight_decay", "beta2", "warmup_fraction",
     "architecture", "head_size", "vocabulary_size", "sequence_length", "seed",
-    "seconds", "device", "peak_memory_bytes",
+    "seconds", "device", "peak_memory_bytes", "runs",
 )  # fmt: skip
 
 
@@ -29,13 +31,43 @@ def completed_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.completed and math.isfinite(record.loss)]
 
 
+def merged_repeats(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, int]]:
+    """Completed records, those that differ by their seed alone as one with their mean loss, and their number.
+
+    The luckiest of several runs says less of a recipe than their mean. The first of them stands for all.
+    """
+    same: dict[tuple, list[TrialRecord]] = {}
+    for record in completed_records(records):
+        same.setdefault((replace(record.recipe, seed=0), record.flops), []).append(record)
+    return [(_averaged(runs), len(runs)) for runs in same.values()]
+
+
+def _averaged(runs: Sequence[TrialRecord]) -> TrialRecord:
+    if len(runs) == 1:
+        return runs[0]
+    outcomes = [run.outcome for run in runs]
+    return replace(
+        runs[0],
+        loss=fmean(run.loss for run in runs),
+        outcome=replace(
+            outcomes[0],
+            loss=fmean(outcome.loss for outcome in outcomes),
+            bits_per_byte=fmean(outcome.bits_per_byte for outcome in outcomes),
+        ),
+    )
+
+
 def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The records that no other beats in both loss and training FLOPs, the cheapest first."""
-    completed = completed_records(records)
-    if not completed:
+    """The records that no other beats in both loss and training FLOPs, the cheapest first; repeats merged."""
+    return [record for record, _ in _front(records)]
+
+
+def _front(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, int]]:
+    merged = merged_repeats(records)
+    if not merged:
         return []
-    indices = pareto_front([record.flops for record in completed], [record.loss for record in completed])
-    return [completed[int(index)] for index in indices]
+    indices = pareto_front([record.flops for record, _ in merged], [record.loss for record, _ in merged])
+    return [merged[int(index)] for index in indices]
 
 
 def front_law(records: Sequence[TrialRecord]) -> PowerLaw | None:
@@ -46,7 +78,7 @@ def front_law(records: Sequence[TrialRecord]) -> PowerLaw | None:
 
 def front_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """The front, the cheapest run first: a flat dict of plain values a run, all with the same keys."""
-    rows = [_row(record) for record in front_records(records)]
+    rows = [{**_row(record), "runs": runs} for record, runs in _front(records)]
     keys = list(dict.fromkeys((*COLUMNS, *(key for row in rows for key in row))))
     return [{key: row.get(key) for key in keys} for row in rows]
 

@@ -44,6 +44,7 @@ COLUMNS = (
     Column("beta2", lambda row: f"{row['beta2']:.3g}", 120, only_if_it_varies=True),
     Column("warmup", lambda row: f"{row['warmup_fraction']:.2g}", 130, only_if_it_varies=True),
     Column("seconds", lambda row: f"{row['seconds']:.1f}", 90, "dim"),
+    Column("runs", lambda row: str(row["runs"]), only_if_it_varies=True),
     Column("trial", lambda row: str(row["trial"]), style="dim"),
 )
 LEGEND = "N: non-embedding parameters. D, batch: tokens. d x L: width x depth. lr: peak."

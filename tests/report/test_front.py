@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -38,6 +39,17 @@ def test_a_row_says_the_whole_recipe(make_record):
     assert row["text_sha256"] == "ab" * 32
     assert row["versions_torch"] == "2.9"
     assert row["flops_6N"] == 6 * 24576 * 102400
+
+
+def test_repeats_count_once_by_their_mean(make_record):
+    lucky, unlucky = make_record(1, loss=1.9, flops=1e10), make_record(5, loss=2.3, flops=1e10)
+    unlucky = replace(unlucky, recipe=replace(unlucky.recipe, seed=lucky.recipe.seed + 1))
+    (row,) = front_rows([lucky, unlucky])
+    assert (row["trial"], row["runs"]) == (1, 2)
+    assert row["loss_nats_per_token"] == pytest.approx(2.1)
+    assert row["bits_per_byte"] == pytest.approx(2.1 / math.log(2))
+    cheaper = make_record(6, loss=2.0, flops=9e9)
+    assert [row["trial"] for row in front_rows([lucky, unlucky, cheaper])] == [6]
 
 
 def test_formats_round_trip(random_records, tmp_path):
