@@ -21,7 +21,9 @@ from replay import AROUND, MARKS, regret_at
 
 from carbs_scaling import proposals, surrogate
 from carbs_scaling.acquisition import FrontLevels, expected_front_gain
-from carbs_scaling.laws import loss as laws
+from carbs_scaling.laws.loss import law_floor, law_value
+from carbs_scaling.laws.loss_fit import fit_law_map
+from carbs_scaling.laws.loss_prior import law_prior, nearly_additive
 
 DESIGN_SHARE = 0.004
 
@@ -84,18 +86,18 @@ def know_the_law(path: str) -> None:
             ]
         )
     )
-    loss, weak, known = runs.loss.to_numpy(), laws.law_prior, {}
+    loss, weak, known = runs.loss.to_numpy(), law_prior, {}
 
     def informed(level, centre, has_role, *ranges):
         prior = weak(level, centre, has_role, *ranges)
         if centre not in known:
             sd = np.full(len(loss), 0.05)
-            at = laws.nearly_additive(weak(loss.min(), centre, has_role, *ranges))
+            at = nearly_additive(weak(loss.min(), centre, has_role, *ranges))
             features = logs - np.asarray(centre)
             for _ in range(3):
-                theta = laws.fit_law_map(features, loss, sd, at).theta
-                off = np.abs(loss - laws.law_value(theta, features, has_role))
-                height = np.maximum(loss - laws.law_floor(theta, features, has_role), 0.0)
+                theta = fit_law_map(features, loss, sd, at).theta
+                off = np.abs(loss - law_value(theta, features, has_role))
+                height = np.maximum(loss - law_floor(theta, features, has_role), 0.0)
                 sd = max(1.4826 * float(np.median(off)), 0.003) + 0.1 * height
             known[centre] = theta
         return replace(prior, mean=known[centre], sd=0.1 * prior.sd)

@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
-from carbs_scaling.laws.loss import published_learning_rate
+from carbs_scaling.laws.loss_prior import published_learning_rate
 from carbs_scaling.surrogate.space import LegalSpace, Point
 
 # Hoffmann et al. 2022: about 20 tokens a parameter, whatever the budget.

@@ -13,11 +13,10 @@ a learning rate hurts more than too low a one and too large a batch leaves too f
 is taken relative to a centre (ln N0, ln D0, ln e0, ln B0), where the parameters are least correlated.
 """
 
-from dataclasses import asdict, dataclass, replace
-from math import exp, hypot, isfinite, log
+from dataclasses import asdict, dataclass
+from math import exp
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 ROLES = ("params", "tokens", "learning_rate", "batch_tokens")
 
@@ -42,11 +41,10 @@ PARAMETERS = (
     "kappa_N",
     "ln_gamma",
 )
-_INDEX = {name: i for i, name in enumerate(PARAMETERS)}
+INDEX = {name: i for i, name in enumerate(PARAMETERS)}
 
 # Beyond this many nepers from its floor the valley is taken at this distance: keeps exp() finite.
 _VALLEY_REACH = 9.0
-MIN_POINTS = 5
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class LossLaw:
 
     def parameter(self, name: str) -> float:
         """The value of one of `PARAMETERS`, relative to the centre."""
-        return self.theta[_INDEX[name]]
+        return self.theta[INDEX[name]]
 
     @property
     def irreducible_loss(self) -> float:
@@ -176,145 +174,6 @@ class LossLaw:
         return np.log(np.asarray(value, dtype=float)) - self.centre[role]
 
 
-@dataclass(frozen=True)
-class LawPrior:
-    """Independent normal priors of `PARAMETERS`; a standard deviation of 0 pins a parameter.
-
-    Args:
-        mean: shape (19,).
-        sd: shape (19,).
-        centre: (ln N0, ln D0, ln e0, ln B0).
-        has_role: which of `ROLES` there are.
-    """
-
-    mean: np.ndarray
-    sd: np.ndarray
-    centre: tuple[float, float, float, float]
-    has_role: tuple[bool, bool, bool, bool]
-
-
-def published_learning_rate(params: float, tokens: float) -> tuple[float, float]:
-    """(ln learning rate, ln batch tokens): geometric means of two published laws.
-
-    Step Law (arXiv 2503.04715) and DeepSeek (arXiv 2401.02954, with C = 6 N D).
-    """
-    rates, batches = _published_recipes(params, tokens)
-    return sum(rates) / 2, sum(batches) / 2
-
-
-def _published_recipes(params: float, tokens: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    compute = log(6.0) + log(params) + log(tokens)
-    rates = (log(1.79) - 0.713 * log(params) + 0.307 * log(tokens), log(0.3118) - 0.125 * compute)
-    batches = (log(0.58) + 0.571 * log(tokens), log(0.2920) + 0.3271 * compute)
-    return rates, batches
-
-
-def published_disagreement(
-    centre: tuple[float, float, float, float], has_role: tuple[bool, bool, bool, bool]
-) -> tuple[float, float]:
-    """Nepers that the two laws of `published_learning_rate` lie from their mean: in rate, and in batch.
-
-    They agree where they were fitted and part ways with every decade away from there, which is how much less
-    they are to be believed. Without both N and D, a neper is said.
-    """
-    if not (has_role[0] and has_role[1]):
-        return 1.0, 1.0
-    rates, batches = _published_recipes(exp(centre[0]), exp(centre[1]))
-    return abs(rates[0] - rates[1]) / 2, abs(batches[0] - batches[1]) / 2
-
-
-def law_prior(
-    loss_level: float,
-    centre: tuple[float, float, float, float],
-    has_role: tuple[bool, bool, bool, bool],
-    rate_range: tuple[float, float] | None = None,
-    batch_range: tuple[float, float] | None = None,
-) -> LawPrior:
-    """Priors of the law for losses of about `loss_level`, from published laws and general reasoning.
-
-    Amplitudes are shares of the loss, so nothing depends on its unit. E and the exponents of the loss lie
-    between 0, .076, .095 (Kaplan, arXiv 2001.08361) and .7, .35, .37 (Besiroglu, arXiv 2404.10102). Learning
-    rate against N: -1/8 (DeepSeek) to -0.7 (Step Law), -1/2 for muP's 1/width; against D at fixed batch:
-    -0.32 (Bjorck, arXiv 2409.19913) to 0; against B: 1/2 (the Adam square-root rule, arXiv 2205.10287), less
-    beyond the critical batch. Batch against D: 0.33 to 0.57. A mistuned rate acts like fewer tokens, so the
-    valley flattens like the D term.
-
-    Args:
-        loss_level: a loss near the low end of what is seen; positive.
-        centre: logs of N, D, learning rate, batch tokens that the parameters are relative to.
-        has_role: which of `ROLES` there are.
-        rate_range: (ln lowest, ln highest) learning rate, to keep the prior inside what may be proposed.
-        batch_range: the same for batch tokens.
-    """
-    ln_n, ln_d, ln_e, ln_b = centre
-    rate, batch = ln_e, ln_b
-    if has_role[0] and has_role[1]:
-        rate, batch = published_learning_rate(exp(ln_n), exp(ln_d))
-    batch = _inside(batch, batch_range)
-    if has_role[3]:
-        rate += 0.4 * (ln_b - batch)
-    rate = _inside(rate, rate_range)
-    doubt_rate, doubt_batch = published_disagreement(centre, has_role)
-    mean_sd = {
-        "E": (0.45 * loss_level, 0.3 * loss_level),
-        "ln_A": (log(0.2 * loss_level), 1.0),
-        "ln_alpha": (log(0.25), 0.6),
-        "ln_C": (log(0.15 * loss_level), 1.0),
-        "ln_beta": (log(0.25), 0.6),
-        "ln_k_e": (log(0.015 * loss_level), 1.2),
-        "r_e": (0.5, 0.4),
-        "a0": (rate - ln_e, hypot(0.6, doubt_rate)),
-        "a1": (-0.5, 0.25),
-        "a2": (-0.1, 0.2),
-        "a3": (0.4, 0.2),
-        "ln_k_B": (log(0.01 * loss_level), 1.2),
-        "r_B": (0.7, 0.4),
-        "b0": (batch - ln_b, hypot(0.6, doubt_batch)),
-        "b1": (0.5, 0.15),
-        "b2": (0.1, 0.15),
-        "kappa_D": (0.3, 0.2),
-        "kappa_N": (0.0, 0.2),
-        "ln_gamma": (log(0.5), 0.6),
-    }
-    mean = np.array([mean_sd[name][0] for name in PARAMETERS])
-    sd = np.array([mean_sd[name][1] for name in PARAMETERS])
-    sd[[_INDEX[name] for name in _absent(has_role)]] = 0.0
-    return LawPrior(mean=mean, sd=sd, centre=centre, has_role=has_role)
-
-
-def nearly_additive(prior: LawPrior) -> LawPrior:
-    """The same with gamma near .7: between 1, where the two lacks add, and .5."""
-    mean, sd = prior.mean.copy(), prior.sd.copy()
-    mean[_INDEX["ln_gamma"]], sd[_INDEX["ln_gamma"]] = -0.35, 0.25
-    return replace(prior, mean=mean, sd=sd)
-
-
-def _inside(value: float, bounds: tuple[float, float] | None) -> float:
-    if bounds is None:
-        return value
-    low, high = bounds
-    margin = 0.15 * (high - low)
-    return min(max(value, low + margin), high - margin)
-
-
-def _absent(has_role: tuple[bool, bool, bool, bool]) -> list[str]:
-    names: list[str] = []
-    has_n, has_d, has_e, has_b = has_role
-    if not has_n:
-        names += ["ln_A", "ln_alpha", "a1", "b2", "kappa_N"]
-    if not has_d:
-        names += ["ln_C", "ln_beta", "a2", "b1", "kappa_D"]
-    if not has_e:
-        names += ["ln_k_e", "r_e", "a0", "a1", "a2", "a3"]
-    if not has_b:
-        names += ["ln_k_B", "r_B", "b0", "b1", "b2", "a3"]
-    if not has_e and not has_b:
-        names += ["kappa_D", "kappa_N"]
-    if not (has_n and has_d):
-        names += ["ln_gamma"]
-    return names
-
-
 def law_value(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
     """Losses at centred log features (n, 4) in the order of `ROLES`.
 
@@ -392,7 +251,7 @@ def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.
     n, d, e, b = features.T
     slopes = np.zeros((len(features), len(PARAMETERS)))
     value = law_floor(theta, features, has_role)
-    slopes[:, _INDEX["E"]] = 1.0
+    slopes[:, INDEX["E"]] = 1.0
     _lack_slopes(p, n, d, value - p["E"], slopes, has_role)
     flattening = -p["kappa_D"] * d - p["kappa_N"] * n
     rate_offset = e - p["a0"] - p["a1"] * n - p["a2"] * d - p["a3"] * b
@@ -407,12 +266,12 @@ def law_jacobian(theta: np.ndarray, features: np.ndarray, has_role) -> tuple[np.
         curvature = np.exp(_bounded(p[depth] + flattening))
         shape, by_offset, by_skew = valley(offset, p[skew])
         value += curvature * shape
-        slopes[:, _INDEX[depth]] = curvature * shape
-        slopes[:, _INDEX[skew]] = curvature * by_skew
-        slopes[:, _INDEX["kappa_D"]] -= d * curvature * shape
-        slopes[:, _INDEX["kappa_N"]] -= n * curvature * shape
+        slopes[:, INDEX[depth]] = curvature * shape
+        slopes[:, INDEX[skew]] = curvature * by_skew
+        slopes[:, INDEX["kappa_D"]] -= d * curvature * shape
+        slopes[:, INDEX["kappa_N"]] -= n * curvature * shape
         for name, factor in moves:
-            slopes[:, _INDEX[name]] = -curvature * by_offset * factor
+            slopes[:, INDEX[name]] = -curvature * by_offset * factor
     return value, slopes
 
 
@@ -429,11 +288,11 @@ def _lack_slopes(p: dict, n, d, lack: np.ndarray, slopes: np.ndarray, has_role) 
     )
     by_gamma = np.log(np.maximum(lack, 1e-300))
     for _, x, log_term, share, amplitude, exponent in (term for term in terms if term[0]):
-        slopes[:, _INDEX[amplitude]] = lack * share
-        slopes[:, _INDEX[exponent]] = -lack * share * np.exp(_bounded(p[exponent])) * x
+        slopes[:, INDEX[amplitude]] = lack * share
+        slopes[:, INDEX[exponent]] = -lack * share * np.exp(_bounded(p[exponent])) * x
         by_gamma = by_gamma - share * log_term
     if both:
-        slopes[:, _INDEX["ln_gamma"]] = lack * by_gamma
+        slopes[:, INDEX["ln_gamma"]] = lack * by_gamma
 
 
 def valley_depth(offset, skew) -> np.ndarray:
@@ -464,176 +323,3 @@ def valley(offset, skew) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     by_offset = np.where(small, 2 * u + skew * u**2, 2 * grown / r)
     by_skew = np.where(small, u**3 / 3 + skew * u**4 / 6, 2 * u * grown / r**2 - 4 * (grown - x) / r**3)
     return shape, np.where(inside, by_offset, 0.0), by_skew
-
-
-@dataclass(frozen=True)
-class LawFit:
-    """The most probable law for some runs.
-
-    Args:
-        theta: shape (19,).
-        covariance: Laplace (Gauss-Newton) posterior covariance, shape (19, 19); 0 for pinned parameters.
-        objective: half the weighted squares plus half the prior's squares, Huber's where that is larger.
-        converged: whether the last step was small.
-    """
-
-    theta: np.ndarray
-    covariance: np.ndarray
-    objective: float
-    converged: bool
-
-
-def fit_law_map(
-    features: np.ndarray,
-    loss: np.ndarray,
-    noise_sd: np.ndarray,
-    prior: LawPrior,
-    starts: tuple[np.ndarray, ...] = (),
-    iterations: int = 40,
-    huber: float = 2.0,
-) -> LawFit:
-    """Maximum a posteriori law under Huber's loss: Levenberg-Marquardt from several starts, the best kept.
-
-    Args:
-        features: centred log features, shape (n, 4).
-        loss: shape (n,).
-        noise_sd: standard deviation of each run around the law, shape (n,).
-        prior: of the parameters; its mean is always one of the starts.
-        starts: further starts, each of shape (19,).
-        iterations: Levenberg-Marquardt steps a start.
-        huber: residuals beyond this many standard deviations count linearly.
-    """
-
-    def whiten(values: np.ndarray) -> np.ndarray:
-        return values / (noise_sd if values.ndim == 1 else noise_sd[:, None])
-
-    fits = [
-        _levenberg_marquardt(features, loss, whiten, prior, start, iterations, huber)
-        for start in (prior.mean, *starts)
-    ]
-    return min(fits, key=lambda fit: fit.objective)
-
-
-def _levenberg_marquardt(
-    features, loss, whiten, prior: LawPrior, start, iterations: int, huber: float
-) -> LawFit:
-    free = np.flatnonzero(prior.sd > 0)
-    prior_sd = prior.sd[free]
-    theta = np.where(prior.sd > 0, start, prior.mean).astype(float)
-
-    reach = min(huber, 1e9)
-
-    def objective(candidate: np.ndarray) -> float:
-        z = np.abs(whiten(loss - law_value(candidate, features, prior.has_role)))
-        data = np.where(z <= huber, z**2 / 2, reach * (z - reach / 2)).sum()
-        return float(data + 0.5 * np.sum(((candidate[free] - prior.mean[free]) / prior_sd) ** 2))
-
-    damping, best, converged = 1e-2, objective(theta), False
-    hessian = np.eye(free.size)
-    for _ in range(iterations):
-        value, slopes = law_jacobian(theta, features, prior.has_role)
-        residual = whiten(loss - value)
-        # In units of the prior's standard deviations the prior's own Hessian is the identity.
-        scaled = whiten(slopes[:, free] * prior_sd)
-        weight = np.minimum(1.0, huber / np.maximum(np.abs(residual), 1e-12))
-        hessian = scaled.T @ (weight[:, None] * scaled) + np.eye(free.size)
-        gradient = scaled.T @ (weight * residual) - (theta[free] - prior.mean[free]) / prior_sd
-        for _ in range(8):
-            step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
-            step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-12))
-            candidate = theta.copy()
-            candidate[free] += step * prior_sd
-            value_there = objective(candidate)
-            if isfinite(value_there) and value_there < best:
-                break
-            damping *= 4
-        else:
-            converged = True
-            break
-        gained, best, theta = best - value_there, value_there, candidate
-        damping = max(damping / 5, 1e-9)
-        if gained < 1e-4:
-            converged = True
-            break
-    covariance = np.zeros((len(PARAMETERS), len(PARAMETERS)))
-    covariance[np.ix_(free, free)] = np.linalg.inv(hessian) * np.outer(prior_sd, prior_sd)
-    return LawFit(theta=theta, covariance=covariance, objective=best, converged=converged)
-
-
-def refine_law(
-    features: np.ndarray, loss: np.ndarray, cholesky: np.ndarray, prior: LawPrior, start
-) -> LawFit:
-    """Maximum a posteriori law under correlated normal errors.
-
-    Args:
-        features: centred log features, shape (n, 4).
-        loss: shape (n,).
-        cholesky: lower factor of the errors' covariance, shape (n, n).
-        prior: of the parameters.
-        start: shape (19,).
-    """
-
-    def whiten(values: np.ndarray) -> np.ndarray:
-        return solve_triangular(cholesky, values, lower=True, check_finite=False)
-
-    return _levenberg_marquardt(features, loss, whiten, prior, start, 20, float("inf"))
-
-
-def fit_loss_law(params, tokens, learning_rate, batch_tokens, loss) -> LossLaw | None:
-    """The loss law of some finished runs, or None where there are too few to say anything.
-
-    Args:
-        params: non-embedding parameters, shape (n,); None for a role that there is not (also below).
-        tokens: training tokens, shape (n,).
-        learning_rate: peak learning rates, shape (n,).
-        batch_tokens: tokens a step, shape (n,).
-        loss: final losses, shape (n,); runs with any number that is not finite are left out.
-
-    Returns:
-        The law, or None with fewer than `MIN_POINTS` distinct runs.
-    """
-    loss = np.asarray(loss, dtype=float).reshape(-1)
-    given = (params, tokens, learning_rate, batch_tokens)
-    has_role = tuple(column is not None for column in given)
-    columns = [
-        np.log(np.asarray(c, dtype=float).reshape(-1)) if c is not None else np.zeros_like(loss)
-        for c in given
-    ]
-    logs = np.stack(columns, axis=-1)
-    keep = np.isfinite(logs).all(axis=1) & np.isfinite(loss)
-    logs, loss = logs[keep], loss[keep]
-    if len(np.unique(np.column_stack([logs, loss]), axis=0)) < MIN_POINTS:
-        return None
-    centre = tuple(float(c) for c in (logs.min(axis=0) + logs.max(axis=0)) / 2)
-    level, spread = loss_scale(loss)
-    prior = law_prior(level, centre, has_role)
-    features = logs - np.asarray(centre)
-    noise_sd = np.full(loss.shape, 0.2 * spread)
-    for _ in range(3):
-        fit = fit_law_map(features, loss, noise_sd, prior)
-        residual = loss - law_value(fit.theta, features, has_role)
-        # A run far above the floor says less about it: its error is taken to grow with its excess.
-        excess = np.maximum(loss - law_floor(fit.theta, features, has_role), 0.0)
-        typical = max(1.4826 * float(np.median(np.abs(residual))), 0.01 * spread)
-        noise_sd = np.sqrt(typical**2 + (0.15 * excess) ** 2)
-    return LossLaw(
-        theta=tuple(float(v) for v in fit.theta),
-        centre=centre,
-        has_role=has_role,
-        covariance=tuple(tuple(float(v) for v in row) for row in fit.covariance),
-        residual_sd=float(np.sqrt(np.mean(residual**2))),
-    )
-
-
-def loss_scale(loss: np.ndarray) -> tuple[float, float]:
-    """(level, spread) of some losses: their low end, and a robust standard deviation; both positive.
-
-    The spread has a floor of a thousandth of the level, so that equal losses do no harm.
-    """
-    low = float(np.min(loss))
-    quartiles = np.quantile(loss, [0.25, 0.75])
-    spread = max(
-        float(quartiles[1] - quartiles[0]) / 1.349, 0.5 * float(np.median(np.abs(loss - np.median(loss))))
-    )
-    level = max(abs(low), spread, 1e-9)
-    return level, max(spread, 1e-2 * level)

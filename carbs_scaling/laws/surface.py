@@ -18,7 +18,8 @@ from math import log
 
 import numpy as np
 
-from carbs_scaling.laws.loss import published_learning_rate, valley
+from carbs_scaling.laws.loss import valley
+from carbs_scaling.laws.loss_prior import published_learning_rate
 
 # name: what it is. In this order the parameters make the vector `theta`.
 PARAMETERS = {

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from carbs_scaling.laws.loss import law_prior, law_value, loss_scale
+from carbs_scaling.laws.loss import law_value
+from carbs_scaling.laws.loss_fit import loss_scale
+from carbs_scaling.laws.loss_prior import law_prior
 from carbs_scaling.surrogate.candidates import target_candidates
 from carbs_scaling.surrogate.feasibility import chance_to_end
 from carbs_scaling.surrogate.gp import robust_law

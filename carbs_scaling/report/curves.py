@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from carbs_scaling.laws.convergence import RunCurve
+from carbs_scaling.laws.loss_curves import RunCurve
 from carbs_scaling.record import TrialRecord
 
 # Several lines of a curve, each some 120 bytes, so that a partial one at the end leaves a whole one before.
@@ -49,7 +49,7 @@ def last_point(path: str | Path) -> dict | None:
 
 
 def run_curves(records: Sequence[TrialRecord], folder: str | Path) -> list[RunCurve]:
-    """The curves in `folder` of the completed trials, as `laws.convergence` takes them."""
+    """The curves in `folder` of the completed trials, as `laws.convergence_fit` takes them."""
     completed = [record for record in records if record.completed]
     curves = [_run_curve(record, read_curve(curve_path(folder, record.number))) for record in completed]
     return [curve for curve in curves if curve is not None]

@@ -4,7 +4,8 @@ import numpy as np
 from scipy.stats import qmc
 
 from carbs_scaling.frontier import pareto_front
-from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature, law_prior, published_disagreement
+from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature
+from carbs_scaling.laws.loss_prior import law_prior, published_disagreement
 from carbs_scaling.surrogate.gp import Surrogate
 from carbs_scaling.surrogate.history import History
 from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key

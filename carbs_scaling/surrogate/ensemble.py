@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from carbs_scaling.laws.loss import LawFit
+from carbs_scaling.laws.loss_fit import LawFit
 
 _STEPS = 80
 # Shares of fresh noise in a proposal, taken in turn: small ones are accepted, large ones get far.

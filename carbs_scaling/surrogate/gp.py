@@ -1,6 +1,6 @@
 """The surrogate: Gaussian processes over runs whose prior means are loss laws.
 
-Fitted in stages: the law, its gamma kept near .7, by robust maximum a posteriori (`laws.loss`); scale,
+Fitted in stages: the law, its gamma kept near .7, by robust maximum a posteriori (`laws.loss_fit`); scale,
 lengthscales and noise of what it misses through the marginal likelihood with the law integrated out
 (`residual`); the law again under those correlated errors; and an ensemble of laws from its posterior
 (`ensemble`). Losses are divided by their robust spread and nothing else, so the same priors serve any unit.
@@ -19,19 +19,9 @@ from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from linear_operator.utils.errors import NotPSDError
 from numpy.linalg import LinAlgError
 
-from carbs_scaling.laws.loss import (
-    LawFit,
-    LawPrior,
-    LossLaw,
-    fit_law_map,
-    law_floor,
-    law_jacobian,
-    law_prior,
-    law_value,
-    loss_scale,
-    nearly_additive,
-    refine_law,
-)
+from carbs_scaling.laws.loss import LossLaw, law_floor, law_jacobian, law_value
+from carbs_scaling.laws.loss_fit import LawFit, fit_law_map, loss_scale, refine_law
+from carbs_scaling.laws.loss_prior import LawPrior, law_prior, nearly_additive
 from carbs_scaling.surrogate.ensemble import sample_laws
 from carbs_scaling.surrogate.law_mean import ExcessKernel, LawMean, law_excess
 from carbs_scaling.surrogate.residual import LEAST_NOISE, Residual, ResidualPrior, fit_residual

@@ -15,13 +15,13 @@ from scipy.linalg import solve_triangular
 
 from carbs_scaling.laws.loss import (
     PARAMETERS,
-    LawPrior,
     best_batch_feature,
     best_rate_feature,
     law_floor,
     law_jacobian,
     law_value,
 )
+from carbs_scaling.laws.loss_prior import LawPrior
 from carbs_scaling.surrogate.gp import stable_cholesky
 
 # Spread, in nepers, of best rate and best batch around a power law, and of the floor as a share of what N and

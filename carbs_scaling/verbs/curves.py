@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from carbs_scaling.config import CurvesConfig, load_config
-from carbs_scaling.laws.convergence import fit_convergence
+from carbs_scaling.laws.convergence_fit import fit_convergence
 
 
 def run(composed: DictConfig) -> None:

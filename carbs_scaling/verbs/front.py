@@ -83,7 +83,7 @@ def law_lines(records: list[TrialRecord]) -> list[str]:
 
 def loss_law(records: list[TrialRecord]) -> "LossLaw | None":  # noqa: F821
     """The loss law fitted to all completed runs; None where they are too few."""
-    from carbs_scaling.laws.loss import fit_loss_law
+    from carbs_scaling.laws.loss_fit import fit_loss_law
 
     completed = completed_records(records)
     columns = [

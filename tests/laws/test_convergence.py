@@ -5,15 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from carbs_scaling.laws.convergence import (
-    RunCurve,
-    Steady,
-    crossing,
-    fit_convergence,
-    noise_scale_near,
-    smooth,
-    steady_part,
-)
+from carbs_scaling.laws.convergence_fit import fit_convergence
+from carbs_scaling.laws.loss_curves import RunCurve, Steady, crossing, noise_scale_near, smooth, steady_part
 from carbs_scaling.laws.runs import LawError
 
 N0, EXPONENT = 3e4, -0.4

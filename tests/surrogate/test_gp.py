@@ -147,7 +147,8 @@ def test_a_singular_covariance_gets_the_least_jitter():
 
 
 def test_drawn_laws_follow_a_normal_posterior_where_it_is_normal():
-    from carbs_scaling.laws.loss import PARAMETERS, LawFit
+    from carbs_scaling.laws.loss import PARAMETERS
+    from carbs_scaling.laws.loss_fit import LawFit
 
     count = len(PARAMETERS)
     covariance = np.zeros((count, count))

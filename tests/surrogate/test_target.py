@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from carbs_scaling.laws.loss import (
-    PARAMETERS,
-    best_batch_feature,
-    best_rate_feature,
-    law_floor,
-    law_prior,
-    law_value,
-)
+from carbs_scaling.laws.loss import PARAMETERS, best_batch_feature, best_rate_feature, law_floor, law_value
+from carbs_scaling.laws.loss_prior import law_prior
 from carbs_scaling.surrogate.target import TargetDesign
 
 ALL_ROLES = (True,) * 4

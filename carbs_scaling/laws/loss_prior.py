@@ -1,0 +1,147 @@
+"""What is believed of the loss law before any run, from published laws."""
+
+from dataclasses import dataclass, replace
+from math import exp, hypot, log
+
+import numpy as np
+
+from carbs_scaling.laws.loss import INDEX, PARAMETERS
+
+
+@dataclass(frozen=True)
+class LawPrior:
+    """Independent normal priors of `PARAMETERS`; a standard deviation of 0 pins a parameter.
+
+    Args:
+        mean: shape (19,).
+        sd: shape (19,).
+        centre: (ln N0, ln D0, ln e0, ln B0).
+        has_role: which of `ROLES` there are.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    centre: tuple[float, float, float, float]
+    has_role: tuple[bool, bool, bool, bool]
+
+
+def published_learning_rate(params: float, tokens: float) -> tuple[float, float]:
+    """(ln learning rate, ln batch tokens): geometric means of two published laws.
+
+    Step Law (arXiv 2503.04715) and DeepSeek (arXiv 2401.02954, with C = 6 N D).
+    """
+    rates, batches = _published_recipes(params, tokens)
+    return sum(rates) / 2, sum(batches) / 2
+
+
+def _published_recipes(params: float, tokens: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    compute = log(6.0) + log(params) + log(tokens)
+    rates = (log(1.79) - 0.713 * log(params) + 0.307 * log(tokens), log(0.3118) - 0.125 * compute)
+    batches = (log(0.58) + 0.571 * log(tokens), log(0.2920) + 0.3271 * compute)
+    return rates, batches
+
+
+def published_disagreement(
+    centre: tuple[float, float, float, float], has_role: tuple[bool, bool, bool, bool]
+) -> tuple[float, float]:
+    """Nepers that the two laws of `published_learning_rate` lie from their mean: in rate, and in batch.
+
+    They agree where they were fitted and part ways with every decade away from there, which is how much less
+    they are to be believed. Without both N and D, a neper is said.
+    """
+    if not (has_role[0] and has_role[1]):
+        return 1.0, 1.0
+    rates, batches = _published_recipes(exp(centre[0]), exp(centre[1]))
+    return abs(rates[0] - rates[1]) / 2, abs(batches[0] - batches[1]) / 2
+
+
+def law_prior(
+    loss_level: float,
+    centre: tuple[float, float, float, float],
+    has_role: tuple[bool, bool, bool, bool],
+    rate_range: tuple[float, float] | None = None,
+    batch_range: tuple[float, float] | None = None,
+) -> LawPrior:
+    """Priors of the law for losses of about `loss_level`, from published laws and general reasoning.
+
+    Amplitudes are shares of the loss, so nothing depends on its unit. E and the exponents of the loss lie
+    between 0, .076, .095 (Kaplan, arXiv 2001.08361) and .7, .35, .37 (Besiroglu, arXiv 2404.10102). Learning
+    rate against N: -1/8 (DeepSeek) to -0.7 (Step Law), -1/2 for muP's 1/width; against D at fixed batch:
+    -0.32 (Bjorck, arXiv 2409.19913) to 0; against B: 1/2 (the Adam square-root rule, arXiv 2205.10287), less
+    beyond the critical batch. Batch against D: 0.33 to 0.57. A mistuned rate acts like fewer tokens, so the
+    valley flattens like the D term.
+
+    Args:
+        loss_level: a loss near the low end of what is seen; positive.
+        centre: logs of N, D, learning rate, batch tokens that the parameters are relative to.
+        has_role: which of `ROLES` there are.
+        rate_range: (ln lowest, ln highest) learning rate, to keep the prior inside what may be proposed.
+        batch_range: the same for batch tokens.
+    """
+    ln_n, ln_d, ln_e, ln_b = centre
+    rate, batch = ln_e, ln_b
+    if has_role[0] and has_role[1]:
+        rate, batch = published_learning_rate(exp(ln_n), exp(ln_d))
+    batch = _inside(batch, batch_range)
+    if has_role[3]:
+        rate += 0.4 * (ln_b - batch)
+    rate = _inside(rate, rate_range)
+    doubt_rate, doubt_batch = published_disagreement(centre, has_role)
+    mean_sd = {
+        "E": (0.45 * loss_level, 0.3 * loss_level),
+        "ln_A": (log(0.2 * loss_level), 1.0),
+        "ln_alpha": (log(0.25), 0.6),
+        "ln_C": (log(0.15 * loss_level), 1.0),
+        "ln_beta": (log(0.25), 0.6),
+        "ln_k_e": (log(0.015 * loss_level), 1.2),
+        "r_e": (0.5, 0.4),
+        "a0": (rate - ln_e, hypot(0.6, doubt_rate)),
+        "a1": (-0.5, 0.25),
+        "a2": (-0.1, 0.2),
+        "a3": (0.4, 0.2),
+        "ln_k_B": (log(0.01 * loss_level), 1.2),
+        "r_B": (0.7, 0.4),
+        "b0": (batch - ln_b, hypot(0.6, doubt_batch)),
+        "b1": (0.5, 0.15),
+        "b2": (0.1, 0.15),
+        "kappa_D": (0.3, 0.2),
+        "kappa_N": (0.0, 0.2),
+        "ln_gamma": (log(0.5), 0.6),
+    }
+    mean = np.array([mean_sd[name][0] for name in PARAMETERS])
+    sd = np.array([mean_sd[name][1] for name in PARAMETERS])
+    sd[[INDEX[name] for name in _absent(has_role)]] = 0.0
+    return LawPrior(mean=mean, sd=sd, centre=centre, has_role=has_role)
+
+
+def nearly_additive(prior: LawPrior) -> LawPrior:
+    """The same with gamma near .7: between 1, where the two lacks add, and .5."""
+    mean, sd = prior.mean.copy(), prior.sd.copy()
+    mean[INDEX["ln_gamma"]], sd[INDEX["ln_gamma"]] = -0.35, 0.25
+    return replace(prior, mean=mean, sd=sd)
+
+
+def _inside(value: float, bounds: tuple[float, float] | None) -> float:
+    if bounds is None:
+        return value
+    low, high = bounds
+    margin = 0.15 * (high - low)
+    return min(max(value, low + margin), high - margin)
+
+
+def _absent(has_role: tuple[bool, bool, bool, bool]) -> list[str]:
+    names: list[str] = []
+    has_n, has_d, has_e, has_b = has_role
+    if not has_n:
+        names += ["ln_A", "ln_alpha", "a1", "b2", "kappa_N"]
+    if not has_d:
+        names += ["ln_C", "ln_beta", "a2", "b1", "kappa_D"]
+    if not has_e:
+        names += ["ln_k_e", "r_e", "a0", "a1", "a2", "a3"]
+    if not has_b:
+        names += ["ln_k_B", "r_B", "b0", "b1", "b2", "a3"]
+    if not has_e and not has_b:
+        names += ["kappa_D", "kappa_N"]
+    if not (has_n and has_d):
+        names += ["ln_gamma"]
+    return names
