@@ -12,6 +12,11 @@ from scipy.special import ndtr
 
 from carbs_scaling.frontier import pareto_front
 
+# Standard normal numbers and their probabilities: even steps, since what is averaged over them has kinks.
+_NORMAL_NUMBERS = np.linspace(-5.0, 5.0, 41)
+_PROBABILITIES = np.exp(-0.5 * _NORMAL_NUMBERS**2)
+_PROBABILITIES /= _PROBABILITIES.sum()
+
 
 @dataclass(frozen=True)
 class FrontLevels:
@@ -81,36 +86,37 @@ def expected_front_gain(mean, sd, log_cost, front: FrontLevels, threshold: float
 
 
 def expected_repeat_gain(
-    mean, sd, noise_sd: float, log_cost, lowest: float, reference: tuple[float, float]
+    mean, covariance, noise_sd: float, log_cost, reference: tuple[float, float]
 ) -> np.ndarray:
-    """Expected growth of the front's area by running points once more, in decades x loss; shape (n,).
+    """Expected growth of the front's area by running each of n points once more, in decades x loss; (n,).
 
     The front is that of the believed losses, since what counts is which point will be used at a cost, not
-    which was lucky. One more run moves point i's mean by a normal step of deviation s = v / sqrt(v + noise^2)
-    for its variance v. The area is convex in that mean, so the step's expected gain is never below 0, and it
-    is above only where the step may change which points are on the front: among near ties (the knowledge
-    gradient, Frazier et al. 2009).
+    which was lucky. One more run of point i moves the belief in every point j by cov(j, i) / sqrt(var(i) +
+    noise^2) times a standard normal number: neighbours that are alike move together, and nothing is learnt
+    about which is better. The area is convex in that number, so its expected growth is never below 0, and it
+    is above only where the run may change which points are on the front: the knowledge gradient for
+    correlated beliefs (Frazier et al. 2009).
 
     Args:
-        mean: believed losses of n points, shape (n,).
-        sd: their standard deviations, shape (n,).
+        mean: believed losses, shape (n,).
+        covariance: of the beliefs, shape (n, n).
         noise_sd: standard deviation of a repeated run.
         log_cost: log10 FLOPs, shape (n,).
-        lowest: log10 FLOPs of the cheapest legal run.
         reference: (log10 FLOPs, loss) of the corner that areas are measured to.
     """
-    mean, log_cost = np.asarray(mean, dtype=float), np.asarray(log_cost, dtype=float)
-    variance = np.square(np.asarray(sd, dtype=float))
-    step = variance / np.sqrt(np.maximum(variance + noise_sd**2, 1e-300))
-    flops = 10.0**log_cost
-    gains = np.zeros(len(mean))
-    for i in range(len(mean)):
-        others = np.arange(len(mean)) != i
-        front = FrontLevels.of(flops[others], mean[others], lowest, reference)
-        here, cost = mean[i : i + 1], log_cost[i : i + 1]
-        with_doubt = expected_front_gain(here, step[i : i + 1], cost, front)
-        gains[i] = max(float(with_doubt[0] - expected_front_gain(here, 0.0, cost, front)[0]), 0.0)
-    return gains
+    order = np.argsort(log_cost, kind="stable")
+    mean, covariance = np.asarray(mean, dtype=float)[order], np.asarray(covariance, dtype=float)
+    edges = np.minimum(np.append(np.asarray(log_cost, dtype=float)[order], reference[0]), reference[0])
+    widths = np.diff(edges)
+    variance = np.maximum(np.diag(covariance) + noise_sd**2, 1e-300)
+    steps = (covariance / np.sqrt(variance)[:, None])[:, order]
+
+    def area(losses: np.ndarray) -> np.ndarray:
+        best = np.minimum(np.minimum.accumulate(losses, axis=-1), reference[1])
+        return (reference[1] - best) @ widths
+
+    moved = area(mean + _NORMAL_NUMBERS[:, None] * steps[:, None, :])
+    return np.maximum(moved @ _PROBABILITIES - area(mean), 0.0)
 
 
 def gittins_index(mean, sd, shares, price) -> np.ndarray:

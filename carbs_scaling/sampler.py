@@ -208,9 +208,13 @@ class CarbsSampler(BaseSampler):
         if self.budget_flops is not None:
             cap = min(cap, self.options.startup_fraction * self.budget_flops)
         # Never so tight that only the very cheapest shape is left: twice its parameters or tokens cost twice
-        # as much, give or take what rounding to legal shapes does.
-        cap = min(max(cap, 2.5 * self.space.lowest_flops), limit)
-        point = design_point(self.space, history, rng, cap)
+        # as much, give or take what rounding to legal shapes does; twice its width four times.
+        for least in (2.5, 5.0):
+            point = design_point(
+                self.space, history, rng, min(max(cap, least * self.space.lowest_flops), limit)
+            )
+            if point is not None:
+                break
         return self._cheapest("no new point for the design") if point is None else point
 
     def _surrogate(self, history: History, rng: np.random.Generator) -> Surrogate | None:

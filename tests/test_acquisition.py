@@ -95,18 +95,22 @@ def test_a_run_that_the_laws_disagree_on_teaches_and_one_they_agree_on_does_not(
 
 
 def test_a_repeat_is_worth_what_choosing_by_the_new_means_gains():
-    mean, sd, noise_sd = np.array([2.0, 2.01, 1.5]), np.array([0.02, 0.03, 0.02]), 0.02
-    log_cost, reference = np.array([9.0, 9.0, 10.0]), (11.0, 3.0)
-    gain = expected_repeat_gain(mean, sd, noise_sd, log_cost, 9.0, reference)
-    rng = np.random.default_rng(0)
+    """Against draws: two near ties that hang together by `correlation`, and a clear winner at its cost."""
+    mean, noise_sd, reference = np.array([1.5, 2.01, 2.0]), 0.02, (11.0, 3.0)
+    log_cost, draws = np.array([10.0, 9.0, 9.0]), np.random.default_rng(0).normal(size=400_000)
 
     def area(values):
-        return np.minimum(values[:, 0], values[:, 1]) * -1.0 - np.minimum(values.min(axis=1), values[:, 2])
+        cheap = np.minimum(values[:, 1], values[:, 2])
+        return (3 - cheap) + (3 - np.minimum(cheap, values[:, 0]))
 
-    for i in range(2):
-        moved = np.repeat(mean[None], 400_000, axis=0)
-        moved[:, i] += sd[i] ** 2 / np.hypot(sd[i], noise_sd) * rng.normal(size=len(moved))
-        assert gain[i] == pytest.approx(area(moved).mean() - area(mean[None])[0], rel=0.03)
-    assert gain[2] < 1e-12  # a clear winner at its cost stays one
-    quiet = expected_repeat_gain(mean, np.full(3, 1e-6), noise_sd, log_cost, 9.0, reference)
-    assert quiet.max() < 1e-12  # what is known needs no repeat
+    gains = []
+    for correlation in (0.0, 0.6, 0.9999):
+        covariance = 0.02**2 * np.array([[1, 0, 0], [0, 1, correlation], [0, correlation, 1]])
+        gain = expected_repeat_gain(mean, covariance, noise_sd, log_cost, reference)
+        for i in (1, 2):
+            step = covariance[i] / np.sqrt(covariance[i, i] + noise_sd**2)
+            real = area(mean + step * draws[:, None]).mean() - area(mean[None])[0]
+            assert gain[i] == pytest.approx(real, rel=0.05, abs=3e-5)
+        assert gain[0] < 1e-12
+        gains.append(gain[2])
+    assert gains[0] > gains[1] > 1e3 * max(gains[2], 1e-15)  # neighbours that are alike teach nothing

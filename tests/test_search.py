@@ -77,7 +77,7 @@ def test_the_budget_is_spent_and_never_exceeded(tiny):
     assert 0.9 * BUDGET_FLOPS < spent_flops(records) <= BUDGET_FLOPS
     assert all(record.flops <= 0.25 * BUDGET_FLOPS for record in records)
     rows = front_rows(records)
-    assert rows[-1]["loss_nats_per_token"] == min(record.loss for record in records)
+    assert min(row["flops"] for row in rows) < 0.1 * BUDGET_FLOPS
     assert records[0].provenance["text_sha256"]
     assert records[0].provenance["flops_convention"] == "6N+head+attention"
     assert (config.study.folder / "curves" / "00000.jsonl").exists()
@@ -263,8 +263,8 @@ def test_open_trials_that_a_lowered_budget_cannot_pay_are_closed(tiny, monkeypat
         ("+sampler.magic=1", "which has target, startup_trials"),
         ("+sampler.members=many", "sampler.members"),
         ("+sampler.acquisition=luck", "sampler.acquisition=luck is not one of front_gain_per_flop"),
-        ("+sampler.candidates=0", "sampler.candidates=0 must be at least 8"),
-        ("+sampler.startup_fraction=0", "must be above 0"),
+        ("+sampler.candidates=0", "sampler.candidates=0 must be a whole number, at least 8"),
+        ("+sampler.startup_fraction=0", "must be a finite number, above 0"),
         ("+sampler.noise_sds=nan", "sampler.noise_sds=nan must be"),
         ("sampler.target=[1e8]", "such as"),
         ("sampler.target=large", "such as"),

@@ -1,7 +1,7 @@
 """The run that is expected to push out the front of loss against FLOPs most, per FLOP."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,19 +13,17 @@ from carbs_scaling.acquisition import (
     alternative_score,
     expected_front_gain,
     expected_learning_gain,
-    expected_repeat_gain,
 )
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature, law_floor, valley_curvatures
 from carbs_scaling.proposals.options import SamplerOptions
+from carbs_scaling.proposals.repeats import Repeats, without_repeats
 from carbs_scaling.surrogate.candidates import affordable_pool, around, candidates, joined
 from carbs_scaling.surrogate.feasibility import chance_to_end
 from carbs_scaling.surrogate.gp import EXCESS_SHARE, Surrogate
 from carbs_scaling.surrogate.history import History
-from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
+from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point
 
-# Known points, the nearest to the front, that are weighed for another run.
-_MOST_REPEATED = 40
 # Levels of cost at which what is learnt about the valley is put to use.
 _LEVELS = 10
 
@@ -57,7 +55,7 @@ class FrontSearch:
             rng: of the candidates.
             limit: FLOPs.
         """
-        known = _without_repeats(history)
+        known = without_repeats(history)
         flops, loss = list(known.flops), list(known.loss)
         if history.pending:
             pending = self.space.describe(history.pending)
@@ -73,15 +71,17 @@ class FrontSearch:
         spent = max(history.spent_flops + history.committed_flops, self.space.lowest_flops)
         threshold = self.options.noise_sds * surrogate.noise_sd
 
-        again, its_score = self._best_repeat(known, surrogate, limit, spent, (top, ceiling))
+        theta = np.asarray(surrogate.law.theta)
+        ends = chance_to_end(self.space, history, theta)
+        again, its_score = None, -np.inf
+        if self.options.repeats and self.options.acquisition == "front_gain_per_flop":
+            repeats = Repeats(self.space, known, surrogate, (top, ceiling), ends)
+            again, its_score = repeats.best(limit, lambda cost: self._price(cost, spent))
         pool = candidates(self.space, history, surrogate, rng, limit, self.options.candidates)
         if not len(pool):
             return again
         learns = self.options.law_mean and self.options.learning > 0
         doubt = self._valley_doubt(pool, surrogate, limit) if learns else None
-        theta = np.asarray(surrogate.law.theta)
-
-        ends = chance_to_end(self.space, history, theta)
 
         # What a run teaches counts less and less: where the law is wrong, doubt about it never ends.
         lesson = self.options.learning * np.exp(-len(history.points) / (8 * self.space.encoding.knobs))
@@ -115,25 +115,6 @@ class FrontSearch:
                 pool, scores = joined(pool, more), np.concatenate([scores, score(more)])
         best = int(np.argmax(scores))
         return again if again is not None and its_score > scores[best] else pool.points[best]
-
-    def _best_repeat(
-        self, known: History, surrogate: Surrogate, limit: float, spent: float, reference
-    ) -> tuple[Point | None, float]:
-        """The known point that it pays most to run again, and its score; None where it pays for none."""
-        if not self.options.repeats or self.options.acquisition != "front_gain_per_flop":
-            return None, -np.inf
-        flops = np.asarray(known.flops)
-        lowest = np.log10(self.space.lowest_flops)
-        log_cost = np.log10(flops)
-        behind = known.loss - FrontLevels.of(flops, known.loss, lowest, reference).at(log_cost)
-        near = np.argsort(behind, kind="stable")[:_MOST_REPEATED]
-        batch = self.space.describe([known.points[i] for i in near])
-        mean, sd = surrogate.marginal(torch.from_numpy(np.column_stack([batch.cube, batch.features])))
-        gain = expected_repeat_gain(mean, sd, surrogate.noise_sd, log_cost[near], lowest, reference)
-        gain = np.where(flops[near] <= limit, gain, 0.0)
-        scores = np.log(np.maximum(gain, 1e-300)) - np.log(self._price(flops[near], spent))
-        best = int(np.argmax(scores))
-        return (known.points[near[best]], float(scores[best])) if gain[best] > 0 else (None, -np.inf)
 
     def _price(self, flops: np.ndarray, spent: float) -> np.ndarray:
         """What gains are divided by.
@@ -202,18 +183,3 @@ class FrontSearch:
             width=np.full(len(features), edges[1] - edges[0]),
             shares=surrogate.shares,
         )
-
-
-def _without_repeats(history: History) -> History:
-    """The same with runs of one point merged into their mean loss, so that the luckiest does not count."""
-    runs: dict[tuple, list[int]] = {}
-    for i, point in enumerate(history.points):
-        runs.setdefault(point_key(point), []).append(i)
-    if len(runs) == len(history.points):
-        return history
-    return replace(
-        history,
-        points=[history.points[same[0]] for same in runs.values()],
-        loss=[float(np.mean([history.loss[i] for i in same])) for same in runs.values()],
-        flops=[float(np.mean([history.flops[i] for i in same])) for same in runs.values()],
-    )

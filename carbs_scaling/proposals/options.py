@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
+from numbers import Integral, Real
 
 ACQUISITIONS = ("front_gain_per_flop", "front_gain", "ei_front", "ei_per_cost", "gittins", "carbs_local")
 
@@ -46,17 +47,19 @@ class SamplerOptions:
     def __post_init__(self) -> None:
         if self.acquisition not in ACQUISITIONS:
             raise ValueError(f"acquisition={self.acquisition} is not one of {', '.join(ACQUISITIONS)}")
-        # (lowest, whether the lowest itself may be); NaN is below everything.
-        for name, least, itself in (
-            ("startup_trials", 0, True),
-            ("startup_fraction", 0, False),
-            ("noise_sds", 0, True),
-            ("candidates", 8, True),
-            ("members", 1, True),
-            ("learning", 0, True),
-            ("max_trial_flops", 0, False),
-            ("overhead_flops", 0, True),
-        ):
+        for name, least in (("startup_trials", 0), ("candidates", 8), ("members", 1)):
             value = getattr(self, name)
-            if value is not None and not (least < value < inf or (itself and value == least)):
-                raise ValueError(f"{name}={value} must be {'at least' if itself else 'above'} {least}")
+            whole = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+            if not (whole or (value is None and name == "startup_trials")):
+                raise ValueError(f"{name}={value} must be a whole number, at least {least}")
+        for name in ("startup_fraction", "noise_sds", "learning", "max_trial_flops", "overhead_flops"):
+            value, positive = getattr(self, name), name in ("startup_fraction", "max_trial_flops")
+            if value is None and name in ("max_trial_flops", "overhead_flops"):
+                continue
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not (0 < value < inf or (value == 0 and not positive)):
+                least = "above" if positive else "at least"
+                raise ValueError(f"{name}={value} must be a finite number, {least} 0")
+        for name in ("anytime", "law_mean", "repeats"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)} must be true or false")

@@ -1,6 +1,5 @@
 """Several studies side by side: how much of their joint front each found, for how many FLOPs."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,8 @@ class Spending:
         budget_flops: that it was last run with.
         flops: charged for each trial, in the order in which they ended, shape (n,).
         loss: of each trial, NaN for one that gave none, shape (n,).
+        recipe: a number for each trial, the same for runs that differ by their seed alone, shape (n,); None
+            where all differ.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Spending:
     budget_flops: float
     flops: np.ndarray
     loss: np.ndarray
+    recipe: np.ndarray | None = None
 
     @property
     def spent_flops(self) -> float:
@@ -54,7 +56,17 @@ class Spending:
     @property
     def front(self) -> np.ndarray:
         """Indices of the trials on its front, cheapest first."""
-        return pareto_front(self.flops, self.loss)
+        return pareto_front(self.flops, self.mean_loss())
+
+    def mean_loss(self, trials: int | None = None) -> np.ndarray:
+        """Losses of the first `trials`, repeats of a recipe among them at their mean, shape (trials,)."""
+        loss = np.array(self.loss[:trials], dtype=float)
+        if self.recipe is None:
+            return loss
+        ended = np.flatnonzero(np.isfinite(loss))
+        _, group = np.unique(self.recipe[:trials][ended], return_inverse=True)
+        loss[ended] = (np.bincount(group, loss[ended]) / np.bincount(group))[group]
+        return loss
 
     def ended_within(self, flops: float) -> int:
         """How many trials had ended when `flops` had been spent."""
@@ -93,12 +105,12 @@ def reference_corner(studies: Sequence[Spending]) -> tuple[float, float]:
     with which the studies' fronts begin.
     """
     dearest = max(study.flops[np.isfinite(study.loss)].max() for study in studies)
-    worst = max(study.loss[study.front[0]] for study in studies)
+    worst = max(study.mean_loss()[study.front[0]] for study in studies)
     return float(np.log10(dearest) + REFERENCE_DECADES), float(worst)
 
 
 def compare(studies: Sequence[Spending]) -> list[Comparison]:
-    """Each study against the joint front of all of them, and against the first.
+    """Each study against the joint front of all of them, and against the first; repeats by their mean.
 
     Hypervolume is the area between a front and `reference_corner` in (log10 FLOPs, loss), and regret is
     1 - hypervolume / hypervolume of the joint front: 0 for a study that found all of it.
@@ -109,15 +121,15 @@ def compare(studies: Sequence[Spending]) -> list[Comparison]:
     reference = reference_corner(studies)
     joint = hypervolume(
         np.concatenate([study.flops for study in studies]),
-        np.concatenate([study.loss for study in studies]),
+        np.concatenate([study.mean_loss() for study in studies]),
         reference,
     )
     first = studies[0]
     budget = max(first.budget_flops, first.spent_flops)
-    target = hypervolume(first.flops, first.loss, reference)
+    target = hypervolume(first.flops, first.mean_loss(), reference)
 
     def area(study: Spending, trials: int) -> float:
-        return hypervolume(study.flops[:trials], study.loss[:trials], reference)
+        return hypervolume(study.flops[:trials], study.mean_loss(trials), reference)
 
     def regret(study: Spending, share: float) -> float | None:
         trials = study.ended_within(share * budget)
@@ -126,10 +138,10 @@ def compare(studies: Sequence[Spending]) -> list[Comparison]:
         return 1 - area(study, trials) / joint if joint > 0 else 0.0
 
     def flops_to_match(study: Spending) -> float | None:
-        # The area never shrinks as trials end, so that the first that suffices is found by halving.
-        counts = range(1, len(study.flops) + 1)
-        index = bisect_left(counts, target * (1 - 1e-12), key=lambda trials: area(study, trials))
-        return None if index == len(counts) else float(study.flops[: counts[index]].sum())
+        for trials in range(1, len(study.flops) + 1):
+            if area(study, trials) >= target * (1 - 1e-12):
+                return float(study.flops[:trials].sum())
+        return None
 
     return [
         Comparison(
@@ -138,7 +150,7 @@ def compare(studies: Sequence[Spending]) -> list[Comparison]:
             trials=len(study.flops),
             spent_flops=study.spent_flops,
             front_points=len(study.front),
-            lowest_loss=float(np.nanmin(study.loss)),
+            lowest_loss=float(np.nanmin(study.mean_loss())),
             regrets=tuple(regret(study, share) for share in SHARES),
             flops_to_match=flops_to_match(study),
         )
@@ -224,7 +236,7 @@ def draw_comparison_png(studies: Sequence[Spending], path: str | Path, unit: str
             axes, np.concatenate([s.flops[done] for s, done in zip(studies, completed, strict=True)])
         )
         # Bad runs may be far off; what is compared are the fronts.
-        _scale_loss(axes, np.concatenate([study.loss[study.front] for study in studies]))
+        _scale_loss(axes, np.concatenate([study.mean_loss()[study.front] for study in studies]))
         for index, study in enumerate(studies):
             _draw_study(axes, study, index)
         axes.legend(
@@ -248,7 +260,7 @@ def _draw_study(axes: "Axes", study: Spending, index: int) -> None:
     front = study.front
     beaten = np.setdiff1d(np.arange(len(study.flops)), front)
     axes.plot(study.flops[beaten], study.loss[beaten], "o", color=colour, ms=3, alpha=0.25, mew=0, zorder=2)
-    flops, loss = study.flops[front], study.loss[front]
+    flops, loss = study.flops[front], study.mean_loss()[front]
     # A step: between two of its runs the front is what the cheaper one reached. Drawn on to the edge.
     axes.plot(
         [*flops, axes.get_xlim()[1]], [*loss, loss[-1]],

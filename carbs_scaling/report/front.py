@@ -38,8 +38,13 @@ def merged_repeats(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, in
     """
     same: dict[tuple, list[TrialRecord]] = {}
     for record in completed_records(records):
-        same.setdefault((replace(record.recipe, seed=0), record.flops), []).append(record)
+        same.setdefault(recipe_key(record), []).append(record)
     return [(_averaged(runs), len(runs)) for runs in same.values()]
+
+
+def recipe_key(record: TrialRecord) -> tuple:
+    """Equal for trials that differ by their seed alone."""
+    return replace(record.recipe, seed=0), record.flops
 
 
 def _averaged(runs: Sequence[TrialRecord]) -> TrialRecord:
@@ -52,7 +57,11 @@ def _averaged(runs: Sequence[TrialRecord]) -> TrialRecord:
         outcome=replace(
             outcomes[0],
             loss=fmean(outcome.loss for outcome in outcomes),
-            bits_per_byte=fmean(outcome.bits_per_byte for outcome in outcomes),
+            bits_per_byte=(
+                None
+                if any(outcome.bits_per_byte is None for outcome in outcomes)
+                else fmean(outcome.bits_per_byte for outcome in outcomes)
+            ),
         ),
     )
 

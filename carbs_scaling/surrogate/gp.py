@@ -95,6 +95,17 @@ class Surrogate:
         mean = self.shares @ members
         return mean, np.sqrt(self.shares @ (sd**2 + (members - mean) ** 2))
 
+    def joint(self, inputs: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance over the whole ensemble at m rows of `inputs`, shapes (m,) and (m, m)."""
+        with torch.no_grad():
+            cross = self.kernel(inputs, self.inputs).to_dense()
+            half = torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False)
+            members = (self.mean(inputs) + (cross @ self.weights).T).numpy() * self.scale
+            own = (self.kernel(inputs).to_dense() - half.T @ half).numpy() * self.scale**2
+        mean = self.shares @ members
+        off = members - mean
+        return mean, own + (self.shares[:, None] * off).T @ off
+
     def believe(self, inputs: torch.Tensor) -> "Surrogate":
         """Conditioned on m runs at `inputs` ending at the ensemble's mean prediction.
 

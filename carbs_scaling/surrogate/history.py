@@ -77,7 +77,10 @@ def read_history(study: Study, space: LegalSpace, but: int | None = None) -> His
 
 
 def _point_of(trial: FrozenTrial, space: LegalSpace) -> Point | None:
-    return dict(trial.params) if space.encoding.contains(trial.params) else None
+    """What the space knows of the trial's parameters; the caller may suggest others beside them."""
+    if not space.encoding.contains(trial.params):
+        return None
+    return {name: trial.params[name] for name in space.encoding.distributions}
 
 
 def _charged(trial: FrozenTrial, point: Point | None, space: LegalSpace) -> float:

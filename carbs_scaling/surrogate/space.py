@@ -216,4 +216,6 @@ class LegalSpace:
 
 def point_key(point: Point) -> tuple:
     """A hashable identity of a point, blind to differences in the ninth digit."""
-    return tuple(f"{v:.9g}" if isinstance(v, float) else v for _, v in sorted(point.items()))
+    return tuple(
+        f"{v:.9g}" if isinstance(v, float) else (type(v).__name__, v) for _, v in sorted(point.items())
+    )

@@ -99,7 +99,7 @@ def spending(name: str, study: "Study") -> "Spending":
     import numpy as np
 
     from carbs_scaling.report.compare import Spending
-    from carbs_scaling.report.front import completed_records
+    from carbs_scaling.report.front import completed_records, recipe_key
     from carbs_scaling.study import storage_errors
 
     records = [record for record in study.records() if not record.running]
@@ -109,6 +109,7 @@ def spending(name: str, study: "Study") -> "Spending":
     with storage_errors(name):
         trials = study.optuna_study.get_trials(deepcopy=False)
     records.sort(key=lambda record: (trials[record.number].datetime_complete, record.number))
+    numbers: dict = {}
     samplers = dict.fromkeys(record.provenance.get("sampler", "-") for record in records)
     return Spending(
         name=name,
@@ -116,4 +117,5 @@ def spending(name: str, study: "Study") -> "Spending":
         budget_flops=study.budget_flops,
         flops=np.array([record.flops for record in records]),
         loss=np.array([record.loss if record.number in completed else np.nan for record in records]),
+        recipe=np.array([numbers.setdefault(recipe_key(record), len(numbers)) for record in records]),
     )

@@ -18,6 +18,16 @@ from carbs_scaling.training.outcome import Status, TrialOutcome
 from carbs_scaling.verbs import compare as verb
 
 
+def test_repeats_count_by_their_mean_so_far():
+    flops, loss = np.array([10.0, 100.0, 100.0]), np.array([4.0, 2.0, 3.0])
+    study = Spending("again", "-", 210.0, flops, loss, recipe=np.array([0, 1, 1]))
+    assert study.mean_loss(2).tolist() == [4.0, 2.0]
+    assert study.mean_loss().tolist() == [4.0, 2.5, 2.5]
+    (row,) = compare([study])
+    assert row.lowest_loss == 2.5
+    assert row.front_points == 2
+
+
 def test_regrets_are_missing_areas_and_match_is_when_the_first_ones_area_was_reached():
     # Corner: (log10 FLOPs, loss) = (2.1, 4).
     first = Spending("first", "carbs", 200.0, np.array([10.0, 90.0, 100.0]), np.array([4.0, np.nan, 3.0]))
