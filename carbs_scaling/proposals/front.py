@@ -59,7 +59,7 @@ class FrontSearch:
         flops, loss = list(known.flops), list(known.loss)
         if history.pending:
             pending = self.space.describe(history.pending)
-            inputs = torch.from_numpy(np.column_stack([pending.cube, pending.features]))
+            inputs = torch.from_numpy(pending.inputs)
             believed, _ = surrogate.marginal(inputs)
             surrogate = surrogate.believe(inputs)
             flops += list(pending.flops)
@@ -87,7 +87,7 @@ class FrontSearch:
         lesson = self.options.learning * np.exp(-len(history.points) / (8 * self.space.encoding.knobs))
 
         def score(batch: Candidates) -> np.ndarray:
-            inputs = torch.from_numpy(np.column_stack([batch.cube, batch.features]))
+            inputs = torch.from_numpy(batch.inputs)
             mean, sd = surrogate.predict(inputs)
             if self.options.acquisition != "front_gain_per_flop":
                 return self._other_score(batch, mean, sd, front, threshold, history, surrogate.shares)

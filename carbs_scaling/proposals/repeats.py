@@ -38,16 +38,16 @@ class Repeats:
     def best(self, limit: float, price: Callable[[np.ndarray], np.ndarray]) -> tuple[Point | None, float]:
         """The point that it pays most to run again, with the log of its gain per price; None if for none.
 
-        It costs at most `limit`, is legal and allowed as things are now, and has not failed before.
+        It costs at most `limit`, is legal and allowed as things are now, has not failed and is not running.
         """
         points = self.known.points + self.known.pending
         batch = self.space.describe(points)
-        mean, _ = self.surrogate.marginal(_inputs(batch))
+        mean, _ = self.surrogate.marginal(torch.from_numpy(batch.inputs))
         log_cost = np.log10(batch.flops)
         front = FrontLevels.of(batch.flops, mean, np.log10(self.space.lowest_flops), self.reference)
         near = np.argsort(mean - front.at(log_cost), kind="stable")[:_MOST_WEIGHED]
         batch = batch.take(near)
-        mean, covariance = self.surrogate.joint(_inputs(batch))
+        mean, covariance = self.surrogate.joint(torch.from_numpy(batch.inputs))
         gain = expected_repeat_gain(mean, covariance, self.surrogate.noise_sd, log_cost[near], self.reference)
         if self.ends is not None:
             gain = gain * self.ends(batch)
@@ -78,7 +78,3 @@ def without_repeats(history: History) -> History:
         loss=[float(np.mean([history.loss[i] for i in same])) for same in runs.values()],
         flops=[float(np.mean([history.flops[i] for i in same])) for same in runs.values()],
     )
-
-
-def _inputs(batch: Candidates) -> torch.Tensor:
-    return torch.from_numpy(np.column_stack([batch.cube, batch.features]))

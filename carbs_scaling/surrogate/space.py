@@ -38,6 +38,11 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.points)
 
+    @property
+    def inputs(self) -> np.ndarray:
+        """What the surrogate is asked with, shape (m, d + 4)."""
+        return np.column_stack([self.cube, self.features])
+
     def take(self, indices) -> "Candidates":
         """Those at `indices`."""
         return Candidates(
