@@ -134,6 +134,10 @@ class ReplayTable:
         value = float(inner(*at)) if inner is not None else float("nan")
         return value if np.isfinite(value) else float(outer(*at))
 
+    def best_of(self, point: dict) -> float:
+        """Lowest loss of the point's cell."""
+        return self.cells[self._cell_index(point)].best_loss
+
     def area_regret(self, flops, loss) -> float:
         """1 - area of the runs' front / area of the whole table's front."""
         return 1.0 - hypervolume(flops, loss, self.reference) / self.full_area

@@ -4,13 +4,15 @@
 
 Regret: 1 - hypervolume / that of the whole table's front, in (log10 FLOPs, loss). Single runs cost up to 4%
 of the budget, so a mark says much about whether one of them ended just before or just after it: `around` is
-the mean over shares within a factor of 1.4 of the mark. Prints a table and writes JSON as it goes; runs that
-are in the JSON already are not made again.
+the mean over shares within a factor of 1.4 of the mark. In brackets what is left of it when every run is
+taken to have been its cell's best: the choice of cells, without what rate and batch lost inside them. Prints
+a table and writes JSON as it goes; runs that are in the JSON already are not made again.
 """
 
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +62,8 @@ def main() -> None:
                 "budget": arguments.budget,
                 "seed": seed,
                 "regret": [regret_at(table, bought, mark * arguments.budget) for mark in MARKS],
-                "around": {
-                    name: float(np.mean([regret_at(table, bought, s * arguments.budget) for s in shares]))
-                    for name, shares in AROUND.items()
-                },
+                "around": around_marks(table, bought, arguments.budget),
+                "choice": around_marks(table, as_cells_best(table, bought), arguments.budget),
                 "ends_at": share_to_reach(table, bought, arguments.budget),
                 "trials": len(bought.points),
                 "seconds_a_proposal": float(np.mean(bought.seconds)),
@@ -80,6 +80,19 @@ def regret_at(table: ReplayTable, bought, flops: float) -> float:
     return table.area_regret(bought.flops[done], bought.loss[done])
 
 
+def around_marks(table: ReplayTable, bought, budget: float) -> dict[str, float]:
+    """Regrets averaged around each mark."""
+    return {
+        name: float(np.mean([regret_at(table, bought, share * budget) for share in shares]))
+        for name, shares in AROUND.items()
+    }
+
+
+def as_cells_best(table: ReplayTable, bought):
+    """The same purchases, had each run been the best of its cell."""
+    return replace(bought, loss=np.array([table.best_of(point) for point in bought.points]))
+
+
 def share_to_reach(table: ReplayTable, bought, budget: float) -> dict[str, float | None]:
     """Share of the budget at which regrets of .1, .05, .034, .02 and .01 were reached, None where never."""
     spent = np.cumsum(bought.flops)
@@ -92,12 +105,17 @@ def share_to_reach(table: ReplayTable, bought, budget: float) -> dict[str, float
 
 
 def around(runs: list[dict]) -> list[str]:
-    """Mean and standard error of the smoothed regrets; a dash where a file of older runs lacks them."""
+    """Mean and standard error of the smoothed regrets, and what the choice of cells alone leaves of them.
+
+    A file of older runs may lack either.
+    """
     cells = []
     for name in AROUND:
         values = [run["around"][name] for run in runs if "around" in run]
+        choice = [run["choice"][name] for run in runs if "choice" in run]
         error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-        cells.append(f"{np.mean(values):.4f} ±{error:.4f}" if values else "-")
+        cell = f"{np.mean(values):.4f} ±{error:.4f}" if values else "-"
+        cells.append(f"{cell} ({np.mean(choice):.4f})" if choice else cell)
     return cells
 
 

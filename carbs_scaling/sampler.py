@@ -121,7 +121,7 @@ class CarbsSampler(BaseSampler):
     def law(self, study: Study) -> LossLaw | None:
         """The loss law of the study's completed trials; None where there are too few."""
         history = read_history(study, self.space)
-        surrogate = self._surrogate(history, np.random.default_rng(self.seed))
+        surrogate = self.surrogate_of(history, np.random.default_rng(self.seed))
         return None if surrogate is None else surrogate.law
 
     def best_recipe(self, study: Study, params: float, tokens: float) -> dict[str, float]:
@@ -170,7 +170,7 @@ class CarbsSampler(BaseSampler):
                 point = most_informative(self.space, history, self.target, rng, limit, self._overhead, count)
             else:
                 search = FrontSearch(self.space, self.options, self.budget_flops, self._overhead)
-                point = search.best(history, self._surrogate(history, rng), rng, limit)
+                point = search.best(history, self.surrogate_of(history, rng), rng, limit)
             return self._cheapest("no new affordable candidate") if point is None else point
 
     def _designs(self, history: History) -> bool:
@@ -217,7 +217,8 @@ class CarbsSampler(BaseSampler):
                 break
         return self._cheapest("no new point for the design") if point is None else point
 
-    def _surrogate(self, history: History, rng: np.random.Generator) -> Surrogate | None:
+    def surrogate_of(self, history: History, rng: np.random.Generator) -> Surrogate | None:
+        """What is believed after the completed trials of `history`; None with fewer than two."""
         if len(history.points) < 2:
             return None
         known = self.space.describe(history.points)
@@ -227,6 +228,7 @@ class CarbsSampler(BaseSampler):
             self.space.role_range("learning_rate"),
             self.space.role_range("batch_tokens"),
             self.options.members,
+            self.space.floor_field,
             self.fallbacks,
         )
         return fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)

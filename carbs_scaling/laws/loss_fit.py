@@ -6,7 +6,7 @@ from math import isfinite
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from carbs_scaling.laws.loss import PARAMETERS, LossLaw, law_floor, law_jacobian, law_value
+from carbs_scaling.laws.loss import LossLaw, law_floor, law_jacobian, law_value
 from carbs_scaling.laws.loss_prior import LawPrior, law_prior
 
 # Distinct runs below which there is no law.
@@ -64,46 +64,43 @@ def fit_law_map(
 def _levenberg_marquardt(
     features, loss, whiten, prior: LawPrior, start, iterations: int, huber: float
 ) -> LawFit:
-    free = np.flatnonzero(prior.sd > 0)
-    prior_sd = prior.sd[free]
-    theta = np.where(prior.sd > 0, start, prior.mean).astype(float)
-
+    # Steps are taken in z, of which the prior's own Hessian is the identity.
+    root = prior.root
+    z = prior.inverse_root @ (np.asarray(start, dtype=float) - prior.mean)
+    theta = prior.mean + root @ z
     reach = min(huber, 1e9)
 
-    def objective(candidate: np.ndarray) -> float:
-        z = np.abs(whiten(loss - law_value(candidate, features, prior.has_role)))
-        data = np.where(z <= huber, z**2 / 2, reach * (z - reach / 2)).sum()
-        return float(data + 0.5 * np.sum(((candidate[free] - prior.mean[free]) / prior_sd) ** 2))
+    def objective(theta: np.ndarray, z: np.ndarray) -> float:
+        off = np.abs(whiten(loss - law_value(theta, features, prior.has_role)))
+        data = np.where(off <= huber, off**2 / 2, reach * (off - reach / 2)).sum()
+        return float(data + 0.5 * z @ z)
 
-    damping, best, converged = 1e-2, objective(theta), False
-    hessian = np.eye(free.size)
+    damping, best, converged = 1e-2, objective(theta, z), False
+    hessian = np.eye(z.size)
     for _ in range(iterations):
         value, slopes = law_jacobian(theta, features, prior.has_role)
         residual = whiten(loss - value)
-        # In units of the prior's standard deviations the prior's own Hessian is the identity.
-        scaled = whiten(slopes[:, free] * prior_sd)
+        scaled = whiten(slopes @ root)
         weight = np.minimum(1.0, huber / np.maximum(np.abs(residual), 1e-12))
-        hessian = scaled.T @ (weight[:, None] * scaled) + np.eye(free.size)
-        gradient = scaled.T @ (weight * residual) - (theta[free] - prior.mean[free]) / prior_sd
+        hessian = scaled.T @ (weight[:, None] * scaled) + np.eye(z.size)
+        gradient = scaled.T @ (weight * residual) - z
         for _ in range(8):
             step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
             step *= min(1.0, 2.0 / max(np.abs(step).max(), 1e-12))
-            candidate = theta.copy()
-            candidate[free] += step * prior_sd
-            value_there = objective(candidate)
+            there = prior.mean + root @ (z + step)
+            value_there = objective(there, z + step)
             if isfinite(value_there) and value_there < best:
                 break
             damping *= 4
         else:
             converged = True
             break
-        gained, best, theta = best - value_there, value_there, candidate
+        gained, best, theta, z = best - value_there, value_there, there, z + step
         damping = max(damping / 5, 1e-9)
         if gained < 1e-4:
             converged = True
             break
-    covariance = np.zeros((len(PARAMETERS), len(PARAMETERS)))
-    covariance[np.ix_(free, free)] = np.linalg.inv(hessian) * np.outer(prior_sd, prior_sd)
+    covariance = root @ np.linalg.solve(hessian, root.T)
     return LawFit(theta=theta, covariance=covariance, objective=best, converged=converged)
 
 

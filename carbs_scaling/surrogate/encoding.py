@@ -59,6 +59,11 @@ class Encoding:
                 columns.append(scale.unit(point[name]))
         return np.array(columns)
 
+    def spread_to_columns(self, of_knobs: np.ndarray) -> np.ndarray:
+        """What is said of each dimension (k,) said of its columns (d,)."""
+        widths = [1 if scale.choices is None else len(scale.choices) for scale in self._scales.values()]
+        return np.repeat(of_knobs, widths)
+
     def clip(self, point: dict) -> dict:
         """The nearest point inside the distributions, with whole numbers as `int`.
 

@@ -21,9 +21,10 @@ from numpy.linalg import LinAlgError
 
 from carbs_scaling.laws.loss import LossLaw, law_floor, law_jacobian, law_value
 from carbs_scaling.laws.loss_fit import LawFit, fit_law_map, loss_scale, refine_law
-from carbs_scaling.laws.loss_prior import LawPrior, law_prior, nearly_additive
+from carbs_scaling.laws.loss_prior import LawPrior, law_prior
 from carbs_scaling.surrogate.ensemble import sample_laws
-from carbs_scaling.surrogate.law_mean import ExcessKernel, LawMean, law_excess
+from carbs_scaling.surrogate.floor_field import FloorField, field_covariance, law_lack
+from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel, law_excess
 from carbs_scaling.surrogate.residual import LEAST_NOISE, Residual, ResidualPrior, fit_residual
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Surrogate:
 
     law: LossLaw
     mean: LawMean
-    kernel: ExcessKernel
+    kernel: MisfitKernel
     inputs: torch.Tensor
     target: torch.Tensor
     noise: torch.Tensor
@@ -166,6 +167,7 @@ class SurrogateFitter:
         rate_range: (ln lowest, ln highest) learning rate, or None.
         batch_range: the same for batch tokens.
         members: laws in the ensemble; 1 for the most probable one alone.
+        floor_field: where the law's floor is off by the same, or None for no such field.
         fallbacks: reasons, counted.
     """
 
@@ -174,6 +176,7 @@ class SurrogateFitter:
     rate_range: tuple[float, float] | None = None
     batch_range: tuple[float, float] | None = None
     members: int = 48
+    floor_field: FloorField | None = None
     fallbacks: Counter = field(default_factory=Counter)
 
     def fit(
@@ -188,16 +191,21 @@ class SurrogateFitter:
             rng: of the ensemble.
         """
         level, spread = loss_scale(loss)
-        # A small gamma says that the larger lack rules and more of the other is worth nothing: where the law
-        # is wrong, as for tiny runs, a search that believes it never tries the next size.
-        published = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
-        prior = nearly_additive(published)
+        prior = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread)
         rough, vague = robust_law(features, loss, spread, prior)
         residual = self._residual(cube, features, loss / spread, vague, rough, prior, spread)
         inputs = torch.from_numpy(np.column_stack([cube, features]))
-        kernel = ExcessKernel(residual_kernel(residual), rough.theta, self.has_role, WALL_SHARE, spread)
+        kernel = MisfitKernel(
+            residual_kernel(residual),
+            rough.theta,
+            self.has_role,
+            WALL_SHARE,
+            self.floor_field,
+            residual.field_share,
+            spread,
+        )
         noise = torch.from_numpy(np.maximum(vague + residual.noise, LEAST_NOISE))
         with torch.no_grad():
             cholesky = stable_cholesky(kernel(inputs).to_dense() + torch.diag(noise))
@@ -232,13 +240,17 @@ class SurrogateFitter:
         chosen = _subset(target, _MAX_FITTED)
         value, slopes = law_jacobian(fit.theta, features[chosen], self.has_role)
         centred = (value + slopes @ (prior.mean - fit.theta)) / spread
-        basis = slopes * prior.sd / spread
+        basis = slopes @ prior.root / spread
         walls = WALL_SHARE * law_excess(fit.theta, features[chosen], self.has_role) / spread
         hyperprior = ResidualPrior(cube.shape[1])
+        floors = np.zeros((len(chosen), len(chosen)))
+        if self.floor_field is not None:
+            places = self.floor_field.places(cube[chosen], features[chosen])
+            lack = law_lack(fit.theta, features[chosen], self.has_role) / spread
+            floors = np.outer(lack, lack) * field_covariance(places, places)
+        surprise, law = target[chosen] - centred, basis @ basis.T
         try:
-            return fit_residual(
-                cube[chosen], target[chosen] - centred, basis @ basis.T, vague[chosen], walls, hyperprior
-            )
+            return fit_residual(cube[chosen], surprise, law, floors, vague[chosen], walls, hyperprior)
         except LinAlgError as error:
             self._fall_back("hyperparameters kept at their prior", error)
             return hyperprior.unpack(hyperprior.mean)
@@ -253,14 +265,12 @@ class SurrogateFitter:
     def _ensemble(self, features, loss, whitener, prior: LawPrior, fit: LawFit, rng) -> np.ndarray:
         if self.members == 1:
             return fit.theta[None]
-        free = np.flatnonzero(prior.sd > 0)
         chol = torch.from_numpy(whitener)
 
         def log_density(thetas: np.ndarray) -> np.ndarray:
             off = torch.from_numpy(loss - law_value(thetas, features, self.has_role))
             z = torch.linalg.solve_triangular(chol, off.T, upper=False)
-            from_prior = (thetas[:, free] - prior.mean[free]) / prior.sd[free]
-            return -0.5 * z.square().sum(dim=0).numpy() - 0.5 * np.square(from_prior).sum(axis=1)
+            return -0.5 * z.square().sum(dim=0).numpy() - prior.half_squares(thetas)
 
         try:
             return sample_laws(fit, log_density, self.members, rng)

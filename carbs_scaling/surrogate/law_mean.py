@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from carbs_scaling.laws.loss import law_floor, law_value
+from carbs_scaling.surrogate.floor_field import FloorField, field_covariance, law_lack
 
 N_FEATURES = 4
 
@@ -34,18 +35,21 @@ class LawMean(gpytorch.means.Mean):
         return torch.from_numpy(law_value(self.thetas, rows, self.has_role) / self.scale)
 
 
-class ExcessKernel(gpytorch.kernels.Kernel):
-    """A kernel that widens up the walls of the valley: (s^2 + share^2 e e') c(x, x') for a base s^2 c(x, x').
+class MisfitKernel(gpytorch.kernels.Kernel):
+    """What a law misses: (s^2 + w^2 e e') c(x, x') + f^2 l l' g(x, x') for a base s^2 c(x, x').
 
     e is the law's excess over the valley's floor. What a law misses grows with what it says: near the floor a
     curve is off by little, far up its walls by a share of their height. Without this, bad runs make the
     process distrust the law everywhere; with it, a wall is still no place to hope for losses below the floor.
+    l is what N and D lack and g the field of `floor_field`.
 
     Args:
         base: of what the law misses at the floor.
         theta: the law, shape (19,).
         has_role: which of the law's roles there are.
-        share: deviation as a share of the excess.
+        wall_share: w, deviation as a share of the excess.
+        floor_field: where floors are off by the same, or None for no such field.
+        field_share: f, deviation as a share of the lack.
         scale: unit of the process in losses.
     """
 
@@ -56,17 +60,21 @@ class ExcessKernel(gpytorch.kernels.Kernel):
         base: gpytorch.kernels.ScaleKernel,
         theta: np.ndarray,
         has_role: tuple[bool, bool, bool, bool],
-        share: float,
+        wall_share: float,
+        floor_field: FloorField | None,
+        field_share: float,
         scale: float,
     ) -> None:
         super().__init__()
-        self.base, self.theta, self.has_role, self.share, self.scale = base, theta, has_role, share, scale
+        self.base, self.theta, self.has_role, self.scale = base, theta, has_role, scale
+        self.wall_share, self.floor_field, self.field_share = wall_share, floor_field, field_share
 
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **params) -> torch.Tensor:
-        left, right = self._spread(x1), self._spread(x2)
+        left, right = self._wall(x1), self._wall(x2)
         if diag:
-            return self.base(x1, x2, diag=True) * (1 + left * right)
-        return self.base(x1, x2).to_dense() * (1 + left[..., None] * right[..., None, :])
+            return self.base(x1, x2, diag=True) * (1 + left * right) + self._floor(x1) * self._floor(x2)
+        process = self.base(x1, x2).to_dense() * (1 + left[..., None] * right[..., None, :])
+        return process if self.floor_field is None else process + self._field(x1, x2)
 
     def relative_sd(self, thetas: np.ndarray, x: torch.Tensor) -> torch.Tensor:
         """Deviation that the kernel would have with other laws' walls over that with its own, shape (s, n).
@@ -75,14 +83,34 @@ class ExcessKernel(gpytorch.kernels.Kernel):
             thetas: the other laws, shape (s, 19).
             x: inputs, shape (n, d + 4).
         """
-        return ((1 + self._spread(x, thetas).square()) / (1 + self._spread(x).square())).sqrt()
+        level = 1 + self._floor(x).square() / self.base.outputscale.detach()
+        return ((level + self._wall(x, thetas).square()) / (level + self._wall(x).square())).sqrt()
 
-    def _spread(self, x: torch.Tensor, theta: np.ndarray | None = None) -> torch.Tensor:
+    def _wall(self, x: torch.Tensor, theta: np.ndarray | None = None) -> torch.Tensor:
+        """w e / s, in the shape of the laws and of the rows."""
         rows = x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
         theta = self.theta if theta is None else theta
         excess = torch.from_numpy(law_excess(theta, rows, self.has_role)) / self.scale
         excess = excess.reshape(*theta.shape[:-1], *x.shape[:-1])
-        return self.share * excess / self.base.outputscale.detach().sqrt()
+        return self.wall_share * excess / self.base.outputscale.detach().sqrt()
+
+    def _floor(self, x: torch.Tensor) -> torch.Tensor:
+        """f l, in the shape of the rows."""
+        if self.floor_field is None:
+            return torch.zeros(x.shape[:-1], dtype=torch.float64)
+        rows = x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
+        lack = law_lack(self.theta, rows, self.has_role).reshape(x.shape[:-1])
+        return torch.from_numpy(self.field_share * lack / self.scale)
+
+    def _field(self, x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+        left, right = (self._places(x) for x in (x1, x2))
+        alike = torch.from_numpy(field_covariance(left, right))
+        return self._floor(x1)[..., None] * self._floor(x2)[..., None, :] * alike
+
+    def _places(self, x: torch.Tensor) -> np.ndarray:
+        # A batch of members repeats the same rows.
+        rows = x.detach().reshape(-1, *x.shape[-2:])[0].numpy()
+        return self.floor_field.places(rows[:, :-N_FEATURES], rows[:, -N_FEATURES:])
 
 
 def law_excess(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:

@@ -24,11 +24,13 @@ class Residual:
     Args:
         lengthscales: of the unit-cube columns, shape (d,).
         variance: of the residual.
+        field_share: deviation of the law's floor, as a share of what N and D lack.
         noise: variance of a repeated run.
     """
 
     lengthscales: np.ndarray
     variance: float
+    field_share: float
     noise: float
 
 
@@ -37,8 +39,8 @@ class ResidualPrior:
     """Independent normal priors of the logs of `Residual`.
 
     Lengthscales grow with the square root of the dimension (Hvarfner et al. 2024, arXiv 2402.02229). What
-    the law misses: published runs leave some 5% of their spread, tiny ones 25%. A repeat moves by 1-2% of
-    the spread.
+    the law misses: published runs leave some 5% of their spread, tiny ones 25%. Its floor is off by some 5%
+    of what N and D lack. A repeat moves by 1-2% of the spread.
 
     Args:
         dimensions: columns of the unit cube.
@@ -49,34 +51,40 @@ class ResidualPrior:
     lengthscale_sd: float = 0.7
     ln_variance: float = 2 * log(0.15)
     ln_variance_sd: float = 1.2
+    ln_field_share: float = log(0.05)
+    ln_field_share_sd: float = 0.7
     ln_noise: float = 2 * log(0.015)
     ln_noise_sd: float = 2.0
 
     @property
     def mean(self) -> np.ndarray:
-        """Of (ln lengthscales, ln variance, ln noise), shape (d + 2,)."""
+        """Of (ln lengthscales, ln variance, ln field share, ln noise), shape (d + 3,)."""
         lengthscale = self.ln_lengthscale + 0.5 * log(max(self.dimensions, 1))
-        return np.array([lengthscale] * self.dimensions + [self.ln_variance, self.ln_noise])
+        scalars = [self.ln_variance, self.ln_field_share, self.ln_noise]
+        return np.array([lengthscale] * self.dimensions + scalars)
 
     @property
     def sd(self) -> np.ndarray:
-        """Shape (d + 2,)."""
-        return np.array([self.lengthscale_sd] * self.dimensions + [self.ln_variance_sd, self.ln_noise_sd])
+        """Shape (d + 3,)."""
+        scalars = [self.ln_variance_sd, self.ln_field_share_sd, self.ln_noise_sd]
+        return np.array([self.lengthscale_sd] * self.dimensions + scalars)
 
     @property
     def bounds(self) -> list[tuple[float, float]]:
         """Of the logs."""
-        return [(log(0.05), log(30.0))] * self.dimensions + [(log(1e-5), log(10.0)), (log(LEAST_NOISE), 0.0)]
+        scalars = [(log(1e-5), log(10.0)), (log(1e-4), log(0.5)), (log(LEAST_NOISE), 0.0)]
+        return [(log(0.05), log(30.0))] * self.dimensions + scalars
 
     def unpack(self, logs: np.ndarray) -> Residual:
         """Hyperparameters from their logs."""
-        return Residual(np.exp(logs[:-2]), exp(logs[-2]), exp(logs[-1]))
+        return Residual(np.exp(logs[:-3]), exp(logs[-3]), exp(logs[-2]), exp(logs[-1]))
 
 
 def fit_residual(
     cube: np.ndarray,
     surprise: np.ndarray,
     law_covariance: np.ndarray,
+    field_covariance: np.ndarray,
     vague: np.ndarray,
     spread: np.ndarray,
     prior: ResidualPrior,
@@ -88,6 +96,7 @@ def fit_residual(
         cube: unit-cube columns, shape (n, d).
         surprise: losses less the law's prior mean, shape (n,).
         law_covariance: covariance of the law's values under its parameters' prior, shape (n, n).
+        field_covariance: covariance of the floors were they off by all that N and D lack, shape (n, n).
         vague: extra noise variance of each run, shape (n,).
         spread: standard deviation that each run's place up the valley's walls adds, shape (n,).
         prior: of the hyperparameters.
@@ -108,7 +117,8 @@ def fit_residual(
         decay = np.exp(-_SQRT5 * distance)
         variance = at.variance + walls
         matern = (1 + _SQRT5 * distance + 5.0 / 3.0 * distance**2) * decay
-        covariance = law_covariance + variance * matern
+        field = at.field_share**2 * field_covariance
+        covariance = law_covariance + variance * matern + field
         covariance[np.diag_indices(n)] += vague + at.noise
         factor = cho_factor(covariance, lower=True)
         weights = cho_solve(factor, surprise)
@@ -117,10 +127,11 @@ def fit_residual(
         steepness = sensitivity * (variance * 5.0 / 3.0 * (1 + _SQRT5 * distance) * decay)
         by_lengthscale = 0.5 * np.einsum("ij,ijk->k", steepness, scaled)
         by_variance = 0.5 * at.variance * float(np.sum(sensitivity * matern))
+        by_field = float(np.sum(sensitivity * field))
         by_noise = 0.5 * at.noise * float(np.trace(sensitivity))
         z = (logs - mean) / sd
         value = 0.5 * surprise @ weights + np.log(np.diag(factor[0])).sum() + 0.5 * z @ z
-        return value, np.append(by_lengthscale, [by_variance, by_noise]) + z / sd
+        return value, np.append(by_lengthscale, [by_variance, by_field, by_noise]) + z / sd
 
     fit = minimize(
         negative_log_posterior,

@@ -10,6 +10,7 @@ from scipy.stats import qmc
 
 from carbs_scaling.laws.loss import ROLES
 from carbs_scaling.surrogate.encoding import Encoding
+from carbs_scaling.surrogate.floor_field import FloorField
 
 Point = dict
 
@@ -78,6 +79,7 @@ class LegalSpace:
         self._low, self._high = filled.min(axis=0), filled.max(axis=0)
         self.centre = tuple(float(c) for c in (self._low + self._high) / 2)
         self._find_extremes(points)
+        self.floor_field = self._floor_field(points)
         self._role_knobs = {name: self._role_knob(name) for name in ("learning_rate", "batch_tokens")}
 
     def legal(self, point: Point) -> Point:
@@ -150,9 +152,17 @@ class LegalSpace:
         costs = [self.cost(point) for point in points]
         self.cheapest, self.lowest_flops = self._descend(points[int(np.argmin(costs))], 1.0)
         self.dearest, self.highest_flops = self._descend(points[int(np.argmax(costs))], -1.0)
-        knobs = self.encoding.position(points[int(np.argsort(costs)[len(costs) // 2])])
-        ends = np.arange(self.encoding.knobs)
-        self.moves_cost = np.array([self._matters(knobs, int(i)) for i in ends])
+        # A cheap point too: where most of the space is cut down to a limit, nothing seems to cost anything.
+        order = np.argsort(costs)
+        at = [self.encoding.position(points[order[len(order) // part]]) for part in (10, 2)]
+        self.moves_cost = np.array(
+            [any(self._matters(knobs, i) for knobs in at) for i in range(self.encoding.knobs)]
+        )
+
+    def _floor_field(self, points: list[Point]) -> FloorField:
+        cube = np.array([self.encoding.row(point) for point in points])
+        columns = np.flatnonzero(self.encoding.spread_to_columns(self.moves_cost))
+        return FloorField.of(cube, self.features(points), columns)
 
     def _role_knob(self, role: str) -> tuple[int, np.ndarray, np.ndarray] | None:
         """The one dimension that sets a role, its levels, and the role's logs there; None if several do."""

@@ -120,12 +120,14 @@ class TargetDesign:
         return np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * lack], axis=-1)
 
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        scaled = [law_jacobian(self.theta, f, self.prior.has_role)[1] * self.prior.sd for f in (left, right)]
+        scaled = [
+            law_jacobian(self.theta, f, self.prior.has_role)[1] @ self.prior.root for f in (left, right)
+        ]
         moved = self._shift_slopes(left) @ self._shift_slopes(right).T
         return scaled[0] @ scaled[1].T + moved * self._fields(left, right)
 
     def _variance(self, features: np.ndarray) -> np.ndarray:
-        scaled = law_jacobian(self.theta, features, self.prior.has_role)[1] * self.prior.sd
+        scaled = law_jacobian(self.theta, features, self.prior.has_role)[1] @ self.prior.root
         return np.square(scaled).sum(axis=1) + np.square(self._shift_slopes(features)).sum(axis=1)
 
     def _noise(self, features: np.ndarray) -> np.ndarray:
@@ -149,8 +151,8 @@ class TargetDesign:
 
     def _target_covariances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Prior covariance of runs (m,) with the target's (rate, batch, loss), (m, 3), and its own (3, 3)."""
-        slopes = self._target_slopes() * self.prior.sd
-        runs = law_jacobian(self.theta, features, self.prior.has_role)[1] * self.prior.sd
+        slopes = self._target_slopes() @ self.prior.root
+        runs = law_jacobian(self.theta, features, self.prior.has_role)[1] @ self.prior.root
         lack = float(law_floor(self.theta, self.at, self.prior.has_role)[0] - self.theta[0])
         spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * lack])
         shared = self._fields(features, self.at) * self._shift_slopes(features)

@@ -6,6 +6,7 @@ import torch
 
 from carbs_scaling.laws.loss import PARAMETERS
 from carbs_scaling.surrogate.ensemble import sample_laws
+from carbs_scaling.surrogate.floor_field import FloorField, field_covariance
 from carbs_scaling.surrogate.gp import SurrogateFitter, stable_cholesky
 from carbs_scaling.surrogate.residual import ResidualPrior, fit_residual
 
@@ -34,12 +35,16 @@ def fitted(count, seed=0, **options):
     return SurrogateFitter(CENTRE, ALL, **options).fit(cube, features, loss, np.random.default_rng(seed))
 
 
+# Of a space whose cube is its features: the first two columns are N and D, and no shape is left.
+FIELD = FloorField(np.array([0, 1]), np.diag(1 / (2 * HALF[:2])))
+
+
 def inputs_of(cube, features):
     return torch.from_numpy(np.column_stack([cube, features]))
 
 
 def test_predictions_are_those_of_the_botorch_model():
-    surrogate = fitted(20, members=6)
+    surrogate = fitted(20, members=6, floor_field=FIELD)
     cube, features, _ = drawn_runs(7, seed=9)
     inputs = inputs_of(cube, features)
     mean, sd = surrogate.predict(inputs)
@@ -121,7 +126,8 @@ def test_hard_histories_give_finite_predictions(spoil):
 def test_the_hyperparameters_gradient_is_the_derivative():
     rng = np.random.default_rng(0)
     cube, surprise, spread = rng.random((12, 2)), 0.2 * rng.normal(size=12), 0.1 * rng.random(12)
-    basis = rng.normal(size=(12, 3))
+    basis, lack = rng.normal(size=(12, 3)), rng.random(12)
+    floors = np.outer(lack, lack) * field_covariance(cube, cube)
     from scipy.optimize import check_grad
 
     seen = {}
@@ -134,7 +140,7 @@ def test_the_hyperparameters_gradient_is_the_derivative():
 
     original, residual.minimize = residual.minimize, spy
     try:
-        fit_residual(cube, surprise, basis @ basis.T, np.full(12, 1e-3), spread, ResidualPrior(2))
+        fit_residual(cube, surprise, basis @ basis.T, floors, np.full(12, 1e-3), spread, ResidualPrior(2))
     finally:
         residual.minimize = original
     at = ResidualPrior(2).mean + 0.3

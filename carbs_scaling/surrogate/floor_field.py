@@ -1,0 +1,58 @@
+"""What a loss law's floor misses: a smooth field over N, D and the shape at given N and D.
+
+No law of N and D is exact, and what it misses at one size says little about another: a surrogate that leaves
+this out is sure of sizes that it has never seen, and lays it on N when a deeper model of twice the parameters
+is no better. The field is a share of what N and D lack (the floor less E), so it has no unit and fades
+towards the irreducible loss (Kennedy and O'Hagan 2001, a model's discrepancy).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbs_scaling.laws.loss import INDEX, law_floor
+
+# Nepers of N and D, and of a unit cube's side, over which the field forgets.
+FIELD_REACH = 1.5
+SHAPE_REACH = 0.5
+
+
+@dataclass(frozen=True)
+class FloorField:
+    """Which unit-cube columns are shape, and what of them N and D explain.
+
+    Args:
+        columns: of the unit cube that move the cost, such as width and depth, shape (k,).
+        slopes: of these columns in ln N and ln D over the space, shape (2, k).
+    """
+
+    columns: np.ndarray
+    slopes: np.ndarray
+
+    @staticmethod
+    def of(cube: np.ndarray, features: np.ndarray, columns: np.ndarray) -> "FloorField":
+        """The field of a space, from points that are spread over it.
+
+        Args:
+            cube: unit-cube rows, shape (m, d).
+            features: centred log features, shape (m, 4).
+            columns: of `cube` that move the cost, shape (k,).
+        """
+        sizes = np.column_stack([features[:, :2], np.ones(len(features))])
+        return FloorField(columns, np.linalg.lstsq(sizes, cube[:, columns], rcond=None)[0][:2])
+
+    def places(self, cube: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Where runs (n, d), (n, 4) lie in the field, in units of its reach, shape (n, 2 + k)."""
+        shape = cube[:, self.columns] - features[:, :2] @ self.slopes
+        return np.column_stack([features[:, :2] / FIELD_REACH, shape / SHAPE_REACH])
+
+
+def field_covariance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Correlation of the field between places (n, k) and (m, k), shape (n, m)."""
+    squares = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1) - 2 * left @ right.T
+    return np.exp(-0.5 * np.maximum(squares, 0.0))
+
+
+def law_lack(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
+    """What N and D lack by a law (19,): its floor less E, in losses, shape (n,)."""
+    return law_floor(theta, features, has_role) - theta[INDEX["E"]]
