@@ -221,7 +221,8 @@ def _log_lacks(p: dict, n: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _bounded(exponent):
-    return np.clip(exponent, -60.0, 60.0)
+    # A third of the time of np.clip on the small arrays of a fit, which asks for it some ten thousand times.
+    return np.minimum(np.maximum(exponent, -60.0), 60.0)
 
 
 def best_batch_feature(theta: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -297,10 +298,10 @@ def _lack_slopes(p: dict, n, d, lack: np.ndarray, slopes: np.ndarray, has_role) 
 
 def valley_depth(offset, skew) -> np.ndarray:
     """The first of `valley` alone: a proposal takes it some hundred thousand times."""
-    u = np.clip(offset, -_VALLEY_REACH, _VALLEY_REACH)
+    u = np.minimum(np.maximum(offset, -_VALLEY_REACH), _VALLEY_REACH)
     small = np.abs(skew) < 1e-3
     r = np.where(small, 1.0, skew)
-    x = np.clip(r * u, -60.0, 8.0)
+    x = np.minimum(np.maximum(r * u, -60.0), 8.0)
     depth = 2 * (np.expm1(x) - x) / (r * r)
     return np.where(small, u * u * (1 + skew * u / 3), depth) if small.any() else depth
 

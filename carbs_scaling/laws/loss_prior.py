@@ -1,6 +1,6 @@
 """What is believed of the loss law before any run, from published laws."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp, hypot, log
 
@@ -174,6 +174,16 @@ def law_prior(
     absent = [INDEX[name] for name in _absent(has_role)]
     sd[absent] = shared[absent] = 0.0
     return LawPrior(mean=mean, sd=sd, centre=centre, has_role=has_role, shared=shared)
+
+
+def nearly_additive(prior: LawPrior) -> LawPrior:
+    """The same with gamma near .7: between 1, where the two lacks add, and .5."""
+    mean, sd, shared = prior.mean.copy(), prior.sd.copy(), prior.shared.copy()
+    gamma = INDEX["ln_gamma"]
+    shared[gamma] = 0.0
+    if sd[gamma] > 0:
+        mean[gamma], sd[gamma] = -0.35, 0.25
+    return replace(prior, mean=mean, sd=sd, shared=shared)
 
 
 def _inside(value: float, bounds: tuple[float, float] | None) -> float:

@@ -21,7 +21,7 @@ from numpy.linalg import LinAlgError
 
 from carbs_scaling.laws.loss import LossLaw, law_floor, law_jacobian, law_value
 from carbs_scaling.laws.loss_fit import LawFit, fit_law_map, loss_scale, refine_law
-from carbs_scaling.laws.loss_prior import LawPrior, law_prior
+from carbs_scaling.laws.loss_prior import LawPrior, law_prior, nearly_additive
 from carbs_scaling.surrogate.ensemble import sample_laws
 from carbs_scaling.surrogate.floor_field import FloorField, field_covariance, law_lack
 from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel, law_excess
@@ -191,7 +191,10 @@ class SurrogateFitter:
             rng: of the ensemble.
         """
         level, spread = loss_scale(loss)
-        prior = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
+        # A small gamma says that the larger lack rules and more of the other is worth nothing: where the law
+        # is wrong, as for tiny runs, a search that believes it never tries the next size.
+        published = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
+        prior = nearly_additive(published)
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread)
         rough, vague = robust_law(features, loss, spread, prior)

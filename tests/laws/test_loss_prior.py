@@ -8,6 +8,7 @@ import pytest
 from carbs_scaling.laws.loss import INDEX, PARAMETERS, law_floor
 from carbs_scaling.laws.loss_prior import (
     law_prior,
+    nearly_additive,
     published_disagreement,
     published_learning_rate,
     published_losses,
@@ -50,6 +51,18 @@ def test_absent_roles_are_pinned():
     assert (alone.root[pinned] == 0).all()
     nothing = law_prior(3.0, centre, (False,) * 4)
     assert np.flatnonzero(nothing.root.any(axis=1)).tolist() == [INDEX["E"]]
+
+
+def test_gamma_alone_changes_for_the_search():
+    centre = (log(1e8), log(2e9), log(1e-3), log(1e5))
+    prior = law_prior(3.0, centre, ALL)
+    near, gamma = nearly_additive(prior), INDEX["ln_gamma"]
+    others = [i for i in range(len(PARAMETERS)) if i != gamma]
+    np.testing.assert_array_equal(near.root[others], np.delete(prior.root, gamma, axis=0))
+    assert log(0.5) < near.mean[gamma] < 0
+    assert np.square(near.root[gamma]).sum() == pytest.approx(near.sd[gamma] ** 2)
+    without = law_prior(3.0, centre, (True, False, True, True))
+    assert (nearly_additive(without).root[gamma] == 0).all()
 
 
 @pytest.mark.parametrize(("params", "tokens"), [(3e3, 3e5), (1e8, 2e9), (7e9, 1.4e12)])
