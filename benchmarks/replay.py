@@ -115,7 +115,7 @@ def around(runs: list[dict]) -> list[str]:
         choice = [run["choice"][name] for run in runs if "choice" in run]
         error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
         cell = f"{np.mean(values):.4f} ±{error:.4f}" if values else "-"
-        cells.append(f"{cell} ({np.mean(choice):.4f})" if choice else cell)
+        cells.append(f"{cell} ({np.mean(choice):.4f})" if choice and len(choice) == len(values) else cell)
     return cells
 
 

@@ -38,7 +38,9 @@ class LawPrior:
     @cached_property
     def inverse_root(self) -> np.ndarray:
         """Of a departure from the mean the least z that gives it, shape (k, 19)."""
-        return np.linalg.pinv(self.root)
+        # E is in the loss's unit, which may be any.
+        unit = np.where(self.sd > 0, np.hypot(self.sd, self.shared), 1.0)
+        return np.linalg.pinv(self.root / unit[:, None]) / unit
 
     def half_squares(self, thetas: np.ndarray) -> np.ndarray:
         """Half the squared distance of laws (m, 19) from the mean, in deviations of the prior; shape (m,)."""
@@ -75,7 +77,7 @@ def published_disagreement(
     return abs(rates[0] - rates[1]) / 2, abs(batches[0] - batches[1]) / 2
 
 
-# E, A, alpha, C, beta and gamma of two published laws that share no more than the powers: Besiroglu et al.
+# E, A, alpha, C, beta and gamma of two of `laws.published`, in this law's form: Besiroglu et al.
 # (arXiv 2404.10102), with gamma = 1, and Kaplan et al. (arXiv 2001.08361, equation 1.5), with E = 0.
 _PUBLISHED_LOSSES = (
     (1.8172, 482.01, 0.3478, 2085.43, 0.3658, 1.0),
@@ -177,7 +179,11 @@ def law_prior(
 
 
 def nearly_additive(prior: LawPrior) -> LawPrior:
-    """The same with gamma near .7: between 1, where the two lacks add, and .5."""
+    """The same with gamma near .7: between 1, where the two lacks add, and .5.
+
+    Amplitudes stay as they are, so Kaplan's end of the shared direction then says higher losses at the
+    centre; correcting them for it made no difference to what the search foresees.
+    """
     mean, sd, shared = prior.mean.copy(), prior.sd.copy(), prior.shared.copy()
     gamma = INDEX["ln_gamma"]
     shared[gamma] = 0.0

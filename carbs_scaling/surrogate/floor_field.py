@@ -12,14 +12,16 @@ import numpy as np
 
 from carbs_scaling.laws.loss import INDEX, law_floor
 
-# Nepers of N and D, and of a unit cube's side, over which the field forgets.
-FIELD_REACH = 1.5
+# Nepers of N and D, and share of a unit cube's side, over which the field forgets.
+FLOOR_REACH = 1.5
 SHAPE_REACH = 0.5
 
 
 @dataclass(frozen=True)
 class FloorField:
     """Which unit-cube columns are shape, and what of them N and D explain.
+
+    Columns that say the same of the shape at given N, as width and depth do, count as often as they are many.
 
     Args:
         columns: of the unit cube that move the cost, such as width and depth, shape (k,).
@@ -42,15 +44,23 @@ class FloorField:
         return FloorField(columns, np.linalg.lstsq(sizes, cube[:, columns], rcond=None)[0][:2])
 
     def places(self, cube: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Where runs (n, d), (n, 4) lie in the field, in units of its reach, shape (n, 2 + k)."""
-        shape = cube[:, self.columns] - features[:, :2] @ self.slopes
-        return np.column_stack([features[:, :2] / FIELD_REACH, shape / SHAPE_REACH])
+        """Where runs lie in the field, in units of its reach.
+
+        Args:
+            cube: unit-cube rows, shape `batch_shape x n x d`.
+            features: centred log features, shape `batch_shape x n x 4`.
+
+        Returns:
+            Shape `batch_shape x n x (2 + k)`.
+        """
+        shape = cube[..., self.columns] - features[..., :2] @ self.slopes
+        return np.concatenate([features[..., :2] / FLOOR_REACH, shape / SHAPE_REACH], axis=-1)
 
 
-def field_covariance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Correlation of the field between places (n, k) and (m, k), shape (n, m)."""
-    squares = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1) - 2 * left @ right.T
-    return np.exp(-0.5 * np.maximum(squares, 0.0))
+def field_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Of the field between places `batch_shape x n x k` and `batch_shape x m x k`; `batch_shape x n x m`."""
+    squares = np.square(left).sum(axis=-1)[..., :, None] + np.square(right).sum(axis=-1)[..., None, :]
+    return np.exp(-0.5 * np.maximum(squares - 2 * left @ np.swapaxes(right, -1, -2), 0.0))
 
 
 def law_lack(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:

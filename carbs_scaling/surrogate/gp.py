@@ -1,9 +1,10 @@
 """The surrogate: Gaussian processes over runs whose prior means are loss laws.
 
 Fitted in stages: the law, its gamma kept near .7, by robust maximum a posteriori (`laws.loss_fit`); scale,
-lengthscales and noise of what it misses through the marginal likelihood with the law integrated out
-(`residual`); the law again under those correlated errors; and an ensemble of laws from its posterior
-(`ensemble`). Losses are divided by their robust spread and nothing else, so the same priors serve any unit.
+lengthscales, noise and the floor's field (`floor_field`) of what it misses through the marginal likelihood
+with the law integrated out (`residual`); the law again under those correlated errors; and an ensemble of laws
+from its posterior (`ensemble`). Losses are divided by their robust spread and nothing else, so the same
+priors serve any unit.
 """
 
 import logging
@@ -23,7 +24,7 @@ from carbs_scaling.laws.loss import LossLaw, law_floor, law_jacobian, law_value
 from carbs_scaling.laws.loss_fit import LawFit, fit_law_map, loss_scale, refine_law
 from carbs_scaling.laws.loss_prior import LawPrior, law_prior, nearly_additive
 from carbs_scaling.surrogate.ensemble import sample_laws
-from carbs_scaling.surrogate.floor_field import FloorField, field_covariance, law_lack
+from carbs_scaling.surrogate.floor_field import FloorField, field_correlation, law_lack
 from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel, law_excess
 from carbs_scaling.surrogate.residual import LEAST_NOISE, Residual, ResidualPrior, fit_residual
 
@@ -218,13 +219,14 @@ class SurrogateFitter:
         mean = LawMean(thetas, self.has_role, spread)
         target = torch.from_numpy(loss / spread)
         weights = torch.cholesky_solve(target[:, None] - mean(inputs).T, cholesky)
+        off = loss - law_value(fit.theta, features, prior.has_role)
         return Surrogate(
             law=LossLaw(
                 theta=tuple(float(v) for v in fit.theta),
                 centre=prior.centre,
                 has_role=prior.has_role,
                 covariance=tuple(tuple(float(v) for v in row) for row in fit.covariance),
-                residual_sd=sqrt(residual.variance + residual.noise) * spread,
+                residual_sd=float(np.sqrt(np.mean(np.square(off)))),
             ),
             mean=mean,
             kernel=kernel,
@@ -250,7 +252,7 @@ class SurrogateFitter:
         if self.floor_field is not None:
             places = self.floor_field.places(cube[chosen], features[chosen])
             lack = law_lack(fit.theta, features[chosen], self.has_role) / spread
-            floors = np.outer(lack, lack) * field_covariance(places, places)
+            floors = np.outer(lack, lack) * field_correlation(places, places)
         surprise, law = target[chosen] - centred, basis @ basis.T
         try:
             return fit_residual(cube[chosen], surprise, law, floors, vague[chosen], walls, hyperprior)

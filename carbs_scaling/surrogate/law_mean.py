@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from carbs_scaling.laws.loss import law_floor, law_value
-from carbs_scaling.surrogate.floor_field import FloorField, field_covariance, law_lack
+from carbs_scaling.surrogate.floor_field import FloorField, field_correlation, law_lack
 
 N_FEATURES = 4
 
@@ -31,8 +31,10 @@ class LawMean(gpytorch.means.Mean):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`n x (d + 4)` to `batch_shape x n`; with inputs repeated over `batch_shape` to the same."""
         rows = x[..., -N_FEATURES:].detach()
-        rows = rows.reshape(-1, *rows.shape[-2:])[0].numpy()
-        return torch.from_numpy(law_value(self.thetas, rows, self.has_role) / self.scale)
+        batch = rows.reshape(-1, *rows.shape[-2:])
+        if not torch.equal(batch, batch[:1].expand_as(batch)):
+            raise ValueError("the laws of an ensemble are asked for the same rows")
+        return torch.from_numpy(law_value(self.thetas, batch[0].numpy(), self.has_role) / self.scale)
 
 
 class MisfitKernel(gpytorch.kernels.Kernel):
@@ -72,9 +74,10 @@ class MisfitKernel(gpytorch.kernels.Kernel):
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **params) -> torch.Tensor:
         left, right = self._wall(x1), self._wall(x2)
         if diag:
-            return self.base(x1, x2, diag=True) * (1 + left * right) + self._floor(x1) * self._floor(x2)
-        process = self.base(x1, x2).to_dense() * (1 + left[..., None] * right[..., None, :])
-        return process if self.floor_field is None else process + self._field(x1, x2)
+            process = self.base(x1, x2, diag=True) * (1 + left * right)
+        else:
+            process = self.base(x1, x2).to_dense() * (1 + left[..., None] * right[..., None, :])
+        return process if self.floor_field is None else process + self._field(x1, x2, diag)
 
     def relative_sd(self, thetas: np.ndarray, x: torch.Tensor) -> torch.Tensor:
         """Deviation that the kernel would have with other laws' walls over that with its own, shape (s, n).
@@ -83,7 +86,7 @@ class MisfitKernel(gpytorch.kernels.Kernel):
             thetas: the other laws, shape (s, 19).
             x: inputs, shape (n, d + 4).
         """
-        level = 1 + self._floor(x).square() / self.base.outputscale.detach()
+        level = 1 + self._field_sd(x).square() / self.base.outputscale.detach()
         return ((level + self._wall(x, thetas).square()) / (level + self._wall(x).square())).sqrt()
 
     def _wall(self, x: torch.Tensor, theta: np.ndarray | None = None) -> torch.Tensor:
@@ -94,7 +97,7 @@ class MisfitKernel(gpytorch.kernels.Kernel):
         excess = excess.reshape(*theta.shape[:-1], *x.shape[:-1])
         return self.wall_share * excess / self.base.outputscale.detach().sqrt()
 
-    def _floor(self, x: torch.Tensor) -> torch.Tensor:
+    def _field_sd(self, x: torch.Tensor) -> torch.Tensor:
         """f l, in the shape of the rows."""
         if self.floor_field is None:
             return torch.zeros(x.shape[:-1], dtype=torch.float64)
@@ -102,15 +105,16 @@ class MisfitKernel(gpytorch.kernels.Kernel):
         lack = law_lack(self.theta, rows, self.has_role).reshape(x.shape[:-1])
         return torch.from_numpy(self.field_share * lack / self.scale)
 
-    def _field(self, x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
-        left, right = (self._places(x) for x in (x1, x2))
-        alike = torch.from_numpy(field_covariance(left, right))
-        return self._floor(x1)[..., None] * self._floor(x2)[..., None, :] * alike
-
-    def _places(self, x: torch.Tensor) -> np.ndarray:
-        # A batch of members repeats the same rows.
-        rows = x.detach().reshape(-1, *x.shape[-2:])[0].numpy()
-        return self.floor_field.places(rows[:, :-N_FEATURES], rows[:, -N_FEATURES:])
+    def _field(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool) -> torch.Tensor:
+        places = [
+            self.floor_field.places(x[..., :-N_FEATURES], x[..., -N_FEATURES:])
+            for x in (x1.detach().numpy(), x2.detach().numpy())
+        ]
+        left, right = self._field_sd(x1), self._field_sd(x2)
+        if diag:
+            apart = np.square(places[0] - places[1]).sum(axis=-1)
+            return left * right * torch.from_numpy(np.exp(-0.5 * apart))
+        return left[..., None] * right[..., None, :] * torch.from_numpy(field_correlation(*places))
 
 
 def law_excess(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:

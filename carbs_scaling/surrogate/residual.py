@@ -1,8 +1,8 @@
-"""Scale, lengthscales and noise of what the law misses, by maximum a posteriori with the law integrated out.
+"""Scale, lengthscales, floor's field and noise of what the law misses, with the law integrated out.
 
-The same objective as `gpytorch.mlls.ExactMarginalLogLikelihood` with priors, written out with its gradient:
-at 50 runs the generic closure takes 4 ms an evaluation and this one 0.3 ms, and a proposal needs some 20 to
-40.
+Maximum a posteriori: the same objective as `gpytorch.mlls.ExactMarginalLogLikelihood` with priors, written
+out with its gradient: at 50 runs the generic closure takes 4 ms an evaluation and this one 0.3 ms, and a
+proposal needs some 20 to 40.
 """
 
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def fit_residual(
     cube: np.ndarray,
     surprise: np.ndarray,
     law_covariance: np.ndarray,
-    field_covariance: np.ndarray,
+    floor_covariance: np.ndarray,
     vague: np.ndarray,
     spread: np.ndarray,
     prior: ResidualPrior,
@@ -96,7 +96,7 @@ def fit_residual(
         cube: unit-cube columns, shape (n, d).
         surprise: losses less the law's prior mean, shape (n,).
         law_covariance: covariance of the law's values under its parameters' prior, shape (n, n).
-        field_covariance: covariance of the floors were they off by all that N and D lack, shape (n, n).
+        floor_covariance: covariance of the floors were they off by all that N and D lack, shape (n, n).
         vague: extra noise variance of each run, shape (n,).
         spread: standard deviation that each run's place up the valley's walls adds, shape (n,).
         prior: of the hyperparameters.
@@ -117,7 +117,7 @@ def fit_residual(
         decay = np.exp(-_SQRT5 * distance)
         variance = at.variance + walls
         matern = (1 + _SQRT5 * distance + 5.0 / 3.0 * distance**2) * decay
-        field = at.field_share**2 * field_covariance
+        field = at.field_share**2 * floor_covariance
         covariance = law_covariance + variance * matern + field
         covariance[np.diag_indices(n)] += vague + at.noise
         factor = cho_factor(covariance, lower=True)

@@ -22,6 +22,7 @@ from carbs_scaling.laws.loss import (
     law_value,
 )
 from carbs_scaling.laws.loss_prior import LawPrior
+from carbs_scaling.surrogate.floor_field import field_correlation, law_lack
 from carbs_scaling.surrogate.gp import stable_cholesky
 
 # Spread, in nepers, of best rate and best batch around a power law, and of the floor as a share of what N and
@@ -109,13 +110,12 @@ class TargetDesign:
         return mean, own - reached.T @ reached
 
     def _fields(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        gap = left[:, None, :2] - right[None, :, :2]
-        return np.exp(-0.5 * np.square(gap / FIELD_REACH).sum(axis=-1))
+        return field_correlation(left[:, :2] / FIELD_REACH, right[:, :2] / FIELD_REACH)
 
     def _shift_slopes(self, features: np.ndarray) -> np.ndarray:
         """Of losses by a shift of best rate, best batch and floor, times the fields' spread; shape (n, 3)."""
         slopes = law_jacobian(self.theta, features, self.prior.has_role)[1]
-        lack = law_floor(self.theta, features, self.prior.has_role) - self.theta[0]
+        lack = law_lack(self.theta, features, self.prior.has_role)
         rate, batch = (slopes[:, PARAMETERS.index(name)] for name in ("a0", "b0"))
         return np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * lack], axis=-1)
 
@@ -153,7 +153,7 @@ class TargetDesign:
         """Prior covariance of runs (m,) with the target's (rate, batch, loss), (m, 3), and its own (3, 3)."""
         slopes = self._target_slopes() @ self.prior.root
         runs = law_jacobian(self.theta, features, self.prior.has_role)[1] @ self.prior.root
-        lack = float(law_floor(self.theta, self.at, self.prior.has_role)[0] - self.theta[0])
+        lack = float(law_lack(self.theta, self.at, self.prior.has_role)[0])
         spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * lack])
         shared = self._fields(features, self.at) * self._shift_slopes(features)
         return runs @ slopes.T + shared * spread, slopes @ slopes.T + np.diag(spread**2)

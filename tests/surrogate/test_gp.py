@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from carbs_scaling.laws.loss import PARAMETERS
+from carbs_scaling.laws.loss import PARAMETERS, law_value
 from carbs_scaling.surrogate.ensemble import sample_laws
-from carbs_scaling.surrogate.floor_field import FloorField, field_covariance
+from carbs_scaling.surrogate.floor_field import FloorField, field_correlation
 from carbs_scaling.surrogate.gp import SurrogateFitter, stable_cholesky
 from carbs_scaling.surrogate.residual import ResidualPrior, fit_residual
 
@@ -53,6 +53,30 @@ def test_predictions_are_those_of_the_botorch_model():
     common = posterior.variance[0, :, 0].detach().sqrt() * surrogate.scale
     expected = common * surrogate.kernel.relative_sd(surrogate.mean.thetas, inputs)
     np.testing.assert_allclose(expected.numpy(), sd, rtol=0.02, atol=1e-4)
+
+
+def test_the_kernel_is_the_same_by_diagonal_by_batch_and_by_pair():
+    kernel = fitted(20, members=1, floor_field=FIELD).kernel
+    left, right = (inputs_of(*drawn_runs(5, seed=seed)[:2]) for seed in (7, 8))
+    with torch.no_grad():
+        pairs = kernel(left, right).to_dense()
+        torch.testing.assert_close(kernel(left, right, diag=True), pairs.diagonal())
+        batch = kernel(torch.stack([right, left]), torch.stack([left, right])).to_dense()
+    torch.testing.assert_close(batch[1], pairs)
+    torch.testing.assert_close(batch[0], pairs.T)
+
+
+def test_the_laws_stated_residual_is_that_of_the_runs():
+    cube, features, loss = drawn_runs(40)
+    # A floor that no law of the form has.
+    loss = loss + 0.04 * np.sin(2 * features[:, 0])
+    law = (
+        SurrogateFitter(CENTRE, ALL, floor_field=FIELD)
+        .fit(cube, features, loss, np.random.default_rng(0))
+        .law
+    )
+    off = loss - law_value(np.array(law.theta), features, ALL)
+    assert law.residual_sd == pytest.approx(np.sqrt(np.mean(off**2)))
 
 
 def test_a_law_with_lower_walls_is_surer_of_what_they_hide():
@@ -115,7 +139,8 @@ def test_believing_a_pending_run_keeps_its_mean_and_shrinks_its_deviation():
 )
 def test_hard_histories_give_finite_predictions(spoil):
     cube, features, loss = spoil(*drawn_runs(30))
-    surrogate = SurrogateFitter(CENTRE, ALL).fit(cube, features, loss, np.random.default_rng(0))
+    fitter = SurrogateFitter(CENTRE, ALL, floor_field=FIELD)
+    surrogate = fitter.fit(cube, features, loss, np.random.default_rng(0))
     test_cube, test_features, _ = drawn_runs(20, seed=3)
     mean, sd = surrogate.marginal(inputs_of(test_cube, test_features))
     assert np.isfinite(mean).all()
@@ -127,7 +152,7 @@ def test_the_hyperparameters_gradient_is_the_derivative():
     rng = np.random.default_rng(0)
     cube, surprise, spread = rng.random((12, 2)), 0.2 * rng.normal(size=12), 0.1 * rng.random(12)
     basis, lack = rng.normal(size=(12, 3)), rng.random(12)
-    floors = np.outer(lack, lack) * field_covariance(cube, cube)
+    floors = np.outer(lack, lack) * field_correlation(cube, cube)
     from scipy.optimize import check_grad
 
     seen = {}
