@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import exp, hypot, log
+from math import exp, hypot, log, sqrt
 
 import numpy as np
 
@@ -47,6 +47,12 @@ class LawPrior:
         return 0.5 * np.square((thetas - self.mean) @ self.inverse_root.T).sum(axis=-1)
 
 
+# Parameters and tokens about which published laws of rate and batch were fitted, and how well their exponents
+# are known along the way on which both grow.
+_FITTED_ON = (2e8, 1e10)
+_EXPONENT_DOUBT = 0.1
+
+
 def published_learning_rate(params: float, tokens: float) -> tuple[float, float]:
     """(ln learning rate, ln batch tokens): geometric means of two published laws.
 
@@ -63,18 +69,19 @@ def _published_recipes(params: float, tokens: float) -> tuple[tuple[float, float
     return rates, batches
 
 
-def published_disagreement(
+def published_doubt(
     centre: tuple[float, float, float, float], has_role: tuple[bool, bool, bool, bool]
 ) -> tuple[float, float]:
-    """Nepers that the two laws of `published_learning_rate` lie from their mean: in rate, and in batch.
+    """Nepers by which `published_learning_rate` may be off: in rate, and in batch.
 
-    They agree where they were fitted and part ways with every decade away from there, which is how much less
-    they are to be believed. Without both N and D, a neper is said.
+    What its two laws lie from their mean, and what an exponent that is known to a tenth makes of the way from
+    the sizes that they were fitted on. Without both N and D, a neper.
     """
     if not (has_role[0] and has_role[1]):
         return 1.0, 1.0
     rates, batches = _published_recipes(exp(centre[0]), exp(centre[1]))
-    return abs(rates[0] - rates[1]) / 2, abs(batches[0] - batches[1]) / 2
+    way = hypot(centre[0] - log(_FITTED_ON[0]), centre[1] - log(_FITTED_ON[1])) / sqrt(2)
+    return tuple(hypot(laws[0] - laws[1], 2 * _EXPONENT_DOUBT * way) / 2 for laws in (rates, batches))
 
 
 # E, A, alpha, C, beta and gamma of two of `laws.published`, in this law's form: Besiroglu et al.
@@ -145,7 +152,7 @@ def law_prior(
     if has_role[3]:
         rate += 0.4 * (ln_b - batch)
     rate = _inside(rate, rate_range)
-    doubt_rate, doubt_batch = published_disagreement(centre, has_role)
+    doubt_rate, doubt_batch = published_doubt(centre, has_role)
     first, second = published_losses(centre, has_role)
     own = {"E": 0.2, "ln_A": 0.6, "ln_alpha": 0.5, "ln_C": 0.6, "ln_beta": 0.5, "ln_gamma": 0.4}
     mean_sd = {name: ((first[name] + second[name]) / 2, sd) for name, sd in own.items()}

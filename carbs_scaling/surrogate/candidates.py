@@ -5,7 +5,7 @@ from scipy.stats import qmc
 
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature
-from carbs_scaling.laws.loss_prior import law_prior, published_disagreement
+from carbs_scaling.laws.loss_prior import law_prior, published_doubt
 from carbs_scaling.surrogate.gp import Surrogate
 from carbs_scaling.surrogate.history import History
 from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
@@ -56,7 +56,7 @@ def _around_published_optimum(space: LegalSpace, knobs: np.ndarray, rng: np.rand
         space.role_range("batch_tokens"),
     )
     features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
-    doubt_rate, doubt_batch = published_disagreement(space.centre, space.has_role)
+    doubt_rate, doubt_batch = published_doubt(space.centre, space.has_role)
     if space.has_role[3]:
         spread = np.hypot(_DESIGN_SPREAD, doubt_batch)
         features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, spread, len(knobs))

@@ -9,7 +9,7 @@ from carbs_scaling.laws.loss import INDEX, PARAMETERS, law_floor
 from carbs_scaling.laws.loss_prior import (
     law_prior,
     nearly_additive,
-    published_disagreement,
+    published_doubt,
     published_learning_rate,
     published_losses,
 )
@@ -24,9 +24,19 @@ def test_the_centre_is_the_geometric_mean_of_two_published_laws(params, tokens):
     rate, batch = published_learning_rate(params, tokens)
     assert exp(rate) == pytest.approx(sqrt(step.learning_rate * deepseek.learning_rate))
     assert exp(batch) == pytest.approx(sqrt(step.batch_tokens * deepseek.batch_tokens))
-    doubt = published_disagreement((log(params), log(tokens), 0.0, 0.0), ALL)
-    assert doubt[0] == pytest.approx(abs(log(step.learning_rate / deepseek.learning_rate)) / 2)
-    assert doubt[1] == pytest.approx(abs(log(step.batch_tokens / deepseek.batch_tokens)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens", "way"), [(2e8, 1e10, 0.0), (2e8 * exp(-9), 1e10 * exp(-9), 9.0)]
+)
+def test_what_is_published_is_doubted_by_disagreement_and_by_distance(params, tokens, way):
+    """Where two laws cross they agree by chance: of exponents known to a tenth that says nothing."""
+    step, deepseek = (BY_NAME[name].recipe(params, tokens) for name in ("Step Law", "DeepSeek"))
+    doubt = published_doubt((log(params), log(tokens), 0.0, 0.0), ALL)
+    rates, batches = (
+        log(getattr(step, name) / getattr(deepseek, name)) / 2 for name in ("learning_rate", "batch_tokens")
+    )
+    assert doubt == pytest.approx((np.hypot(rates, 0.1 * way), np.hypot(batches, 0.1 * way)))
 
 
 def test_far_from_where_laws_were_fitted_the_prior_is_wider():
