@@ -40,8 +40,7 @@ def run(composed: DictConfig) -> None:
     names = [str(name) for name in config.studies]
     places = [study_place(name, config.study) for name in names]
     studies = [Study.load(place) for place in places]
-    if len({place.name for place in places}) == len(places):
-        names = [place.name for place in places]  # short, and still told apart
+    names = shortest_names([place.folder for place in places]) or names
     require_comparable(names, studies)
     spendings = [spending(name, study) for name, study in zip(names, studies, strict=True)]
     comparisons = compare(spendings)
@@ -71,6 +70,15 @@ def study_place(name: str, study: StudyConfig) -> StudyConfig:
         folder = Path(name).expanduser()
         return dataclasses.replace(study, name=folder.name, directory=str(folder.parent))
     return dataclasses.replace(study, name=name)
+
+
+def shortest_names(folders: Sequence[Path]) -> list[str]:
+    """As little of the ends of some paths as tells them apart; none where they are not all different."""
+    for parts in range(1, max((len(folder.parts) for folder in folders), default=0) + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return []
 
 
 def require_comparable(names: Sequence[str], studies: "Sequence[Study]") -> None:

@@ -1,6 +1,7 @@
 """`compare` as a person uses it, and its figures against areas worked out by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +42,18 @@ def test_regrets_are_missing_areas_and_match_is_when_the_first_ones_area_was_rea
     assert (one.flops_to_match, two.flops_to_match) == (200.0, 10.0)
     assert compare([other, first])[1].flops_to_match is None
     assert (two.trials, two.front_points, two.lowest_loss, two.spent_flops) == (3, 2, 2.0, 200.0)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["studies/mine", "studies/grid"], ["mine", "grid"]),
+        (["/a/x/default", "/a/y/default", "/b/z"], ["x/default", "y/default", "b/z"]),
+        (["/a/x", "/a/x"], []),
+    ],
+)
+def test_studies_are_told_apart_by_as_little_of_their_paths_as_does_it(folders, names):
+    assert verb.shortest_names([Path(folder) for folder in folders]) == names
 
 
 def test_before_a_run_completed_there_is_no_regret():
