@@ -100,7 +100,7 @@ def know_the_law(path: str) -> None:
                 height = np.maximum(loss - law_floor(theta, features, has_role), 0.0)
                 sd = max(1.4826 * float(np.median(off)), 0.003) + 0.1 * height
             known[centre] = theta
-        return replace(prior, mean=known[centre], sd=0.1 * prior.sd)
+        return replace(prior, mean=known[centre], sd=0.1 * prior.sd, shared=0.1 * prior.shared)
 
     for module in (surrogate.gp, surrogate.candidates, proposals.target):
         module.law_prior = informed
