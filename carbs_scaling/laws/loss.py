@@ -221,7 +221,7 @@ def _log_lacks(p: dict, n: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _bounded(exponent):
-    # A third of the time of np.clip on the small arrays of a fit, which asks for it some ten thousand times.
+    # Half the time of np.clip on the small arrays of a fit, which asks for it some ten thousand times.
     return np.minimum(np.maximum(exponent, -60.0), 60.0)
 
 

@@ -10,8 +10,8 @@ from carbs_scaling.surrogate.gp import Surrogate
 from carbs_scaling.surrogate.history import History
 from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
 
-# Nepers around the published learning rate and batch in which the design looks, beside what published laws
-# disagree about there.
+# Nepers around the published learning rate and batch in which the design looks, beside the doubt about them
+# there (`published_doubt`).
 _DESIGN_SPREAD = 0.3
 # The same around the optimum of a law drawn from the posterior.
 _FLOOR_SPREAD = 0.1
