@@ -1,4 +1,4 @@
-"""Step Law's table of runs as columns of `fit_law`, and what a recommendation costs in one of its cells."""
+"""What a recommendation costs in a swept cell of a table of runs."""
 
 import argparse
 import json
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _replay_table import MISSING, SEQUENCE_LENGTH
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from carbs_scaling.laws import surface
@@ -30,19 +29,6 @@ def write(output: str | None, figures: dict) -> None:
     """Writes the figures as JSON, where a file is asked for."""
     if output:
         Path(output).write_text(json.dumps(figures, indent=1) + "\n")
-
-
-def step_law_runs(path: str) -> pd.DataFrame:
-    """Columns params, tokens, learning_rate, batch_tokens, loss.
-
-    Raises:
-        SystemExit: the file is absent; one line says what it is.
-    """
-    if not Path(path).exists():
-        raise SystemExit(MISSING.format(path=path))
-    runs = pd.read_csv(path).rename(columns={"params_non_embedding": "params"})
-    runs["batch_tokens"] = runs.batch_size_sequences * SEQUENCE_LENGTH
-    return runs
 
 
 def smoothed_optimum(points: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,28 +1,20 @@
-"""Published language-model runs as a function to be searched: Step Law's grid of learning rates and batches.
+"""Published language-model runs as a function to be searched: a grid of learning rates and batches.
 
-The table has some 40 cells (N, D), each swept over learning rate and batch size. A point snaps to the nearest
-trained (N, D) in logs scaled to the table's range; inside a cell the loss is interpolated linearly in the
-logs of learning rate and batch, clamped to what was swept. Cost is 6 N D.
+A table has some 40 or 50 cells (N, D), each swept over learning rate and batch size. A point snaps to the
+nearest trained (N, D) in logs scaled to the table's range; inside a cell the loss is interpolated linearly in
+the logs of learning rate and batch, clamped to what was swept. Cost is 6 N D.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from _runs_table import read_table
 from optuna.distributions import FloatDistribution
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import QhullError
 
 from carbs_scaling.frontier import hypervolume, pareto_front
-
-SEQUENCE_LENGTH = 2048
-START = {"params": 6e7, "tokens": 2e9, "learning_rate": 1e-3, "batch_sequences": 128.0}
-NAMES = ("params", "tokens", "learning_rate", "batch_sequences")
-MISSING = (
-    "{path} is not there: it is Step Law's table of runs (arXiv 2503.04715, github.com/step-law/steplaw), "
-    "with the columns params_non_embedding, tokens, learning_rate, batch_size_sequences, loss"
-)
 
 
 @dataclass(frozen=True)
@@ -58,29 +50,27 @@ class ReplayTable:
     """The table as a space, a cost and a loss.
 
     Args:
-        path: the CSV file.
+        path: the CSV file, one of `_runs_table.SOURCES`.
         max_params: cells above are left out.
-        max_flops: cells above are left out.
 
     Raises:
-        SystemExit: the file is absent; one line says what it is.
+        SystemExit: the file is absent or unknown; one line says what is meant.
     """
 
     def __init__(self, path: str | Path, max_params: float = np.inf) -> None:
-        path = Path(path)
-        if not path.exists():
-            raise SystemExit(MISSING.format(path=path))
-        runs = pd.read_csv(path)
-        runs = runs[runs.params_non_embedding <= max_params]
+        runs, source = read_table(path)
+        self.sequence_length, self.start = source.sequence_length, source.start
+        runs = runs[runs.params <= max_params]
+        runs = runs.assign(batch_sequences=runs.batch_tokens / source.sequence_length)
         self.cells = [
             Cell(
                 float(params),
                 float(tokens),
                 np.log(group.learning_rate.to_numpy()),
-                np.log(group.batch_size_sequences.to_numpy()),
+                np.log(group.batch_sequences.to_numpy()),
                 group.loss.to_numpy(),
             )
-            for (params, tokens), group in runs.groupby(["params_non_embedding", "tokens"])
+            for (params, tokens), group in runs.groupby(["params", "tokens"])
         ]
         self._tables = [_interpolators(cell) for cell in self.cells]
         self._memory: dict[tuple, tuple[dict, int]] = {}
@@ -93,12 +83,10 @@ class ReplayTable:
         self.full_area = hypervolume(self.cell_flops, self.cell_best, self.reference)
         low, high = runs.min(), runs.max()
         self.distributions = {
-            "params": FloatDistribution(low.params_non_embedding, high.params_non_embedding, log=True),
+            "params": FloatDistribution(low.params, high.params, log=True),
             "tokens": FloatDistribution(low.tokens, high.tokens, log=True),
             "learning_rate": FloatDistribution(low.learning_rate, high.learning_rate, log=True),
-            "batch_sequences": FloatDistribution(
-                low.batch_size_sequences, high.batch_size_sequences, log=True
-            ),
+            "batch_sequences": FloatDistribution(low.batch_sequences, high.batch_sequences, log=True),
         }
 
     def project(self, point: dict) -> dict:
@@ -124,7 +112,7 @@ class ReplayTable:
             "params": point["params"],
             "tokens": point["tokens"],
             "learning_rate": point["learning_rate"],
-            "batch_tokens": point["batch_sequences"] * SEQUENCE_LENGTH,
+            "batch_tokens": point["batch_sequences"] * self.sequence_length,
         }
 
     def loss(self, point: dict) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 import optuna
 import torch
 from _problems import BANK, SEQUENCE_LENGTH, best_rate, params_of
-from _replay_table import START, ReplayTable
+from _replay_table import ReplayTable
 from _samplers import Task, build, spend
 from scipy.special import logsumexp
 
@@ -127,7 +127,7 @@ def foreseen(source: Source) -> dict[str, list[tuple[float, float, float, float]
 def replay_source(path: str) -> Source:
     """Three searches of the published runs."""
     table = ReplayTable(path)
-    task = Task(table, 3e21, START, table.loss)
+    task = Task(table, 3e21, table.start, table.loss)
     points, losses = [], []
     for cell in table.cells:
         for i in np.flatnonzero(cell.losses < cell.best_loss + 0.02):

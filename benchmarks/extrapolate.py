@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _replay_table import SEQUENCE_LENGTH, START, ReplayTable
+from _replay_table import ReplayTable
 from _samplers import Task, spend
 
 from carbs_scaling.sampler import CarbsSampler, new_study
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     whole, seen = ReplayTable(arguments.table), ReplayTable(arguments.table, max_params=4.3e8)
-    task = Task(seen, arguments.budget, START, seen.loss)
+    task = Task(seen, arguments.budget, seen.start, seen.loss)
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -70,7 +70,7 @@ def lost(sampler: CarbsSampler, bought, whole: ReplayTable) -> list[float]:
                 "params": params,
                 "tokens": tokens,
                 "learning_rate": recipe["learning_rate"],
-                "batch_sequences": recipe["batch_tokens"] / SEQUENCE_LENGTH,
+                "batch_sequences": recipe["batch_tokens"] / whole.sequence_length,
             }
         )
         best = min(

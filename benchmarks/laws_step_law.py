@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _laws_table import FIT_MAX_PARAMS, NAMES, TARGET_MIN_PARAMS, arguments, step_law_runs, targets, write
+from _laws_table import FIT_MAX_PARAMS, NAMES, TARGET_MIN_PARAMS, arguments, targets, write
+from _runs_table import read_table
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws.published import BY_NAME
@@ -157,7 +158,7 @@ class FewRuns:
 
 def searched_runs(path: str, count: int, seed: int, target: tuple[float, float] | None) -> FewRuns:
     """The `count` runs of N <= 4.3e8 that a search of 1e21 FLOPs buys, for a target or for the front."""
-    from _replay_table import START, ReplayTable
+    from _replay_table import ReplayTable
     from _samplers import Task, spend
 
     from carbs_scaling.sampler import CarbsSampler, new_study
@@ -174,7 +175,7 @@ def searched_runs(path: str, count: int, seed: int, target: tuple[float, float] 
         # A slot of `count` is worth its share of the budget: told so, the search spends it in about as many.
         overhead_flops=FLOPS_LIMIT / count,
     )
-    bought = spend(sampler, Task(seen, FLOPS_LIMIT, START, seen.loss), max_trials=count)
+    bought = spend(sampler, Task(seen, FLOPS_LIMIT, seen.start, seen.loss), max_trials=count)
     study = new_study(sampler)
     for point, flops, loss in zip(bought.points, bought.flops, bought.loss, strict=True):
         study.enqueue_trial(point)
@@ -248,7 +249,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--resamples", type=int, default=20)
     options = parser.parse_args()
-    table = step_law_runs(options.data)
+    table, _ = read_table(options.data)
     small, cells = table[table.params <= FIT_MAX_PARAMS], targets(table[table.params >= TARGET_MIN_PARAMS])
     if options.runs:
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _replay_table import START, ReplayTable
+from _replay_table import ReplayTable
 from _samplers import ABLATIONS, PEERS, Task, build, spend
 
 MARKS = (0.05, 0.10, 0.20, 0.40, 0.70, 1.00)
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     table = ReplayTable(arguments.table)
-    task = Task(table, arguments.budget, START, table.loss)
+    task = Task(table, arguments.budget, table.start, table.loss)
     names = ALL if arguments.samplers == "all" else arguments.samplers.split(",")
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ import argparse
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import torch
-from _replay_table import SEQUENCE_LENGTH, START, ReplayTable
+from _replay_table import ReplayTable
+from _runs_table import read_table
 from _samplers import Task, build, spend
 from replay import AROUND, MARKS, regret_at
 
@@ -75,17 +75,8 @@ def one_order(table: ReplayTable, budget: float, excess: float, seed: int) -> Pu
 
 def know_the_law(path: str) -> None:
     """Centres the law's prior on all runs of the table, a tenth as wide; for this process."""
-    runs = pd.read_csv(path)
-    logs = np.log(
-        np.column_stack(
-            [
-                runs.params_non_embedding,
-                runs.tokens,
-                runs.learning_rate,
-                runs.batch_size_sequences * float(SEQUENCE_LENGTH),
-            ]
-        )
-    )
+    runs, _ = read_table(path)
+    logs = np.log(runs[["params", "tokens", "learning_rate", "batch_tokens"]].to_numpy())
     loss, weak, known = runs.loss.to_numpy(), law_prior, {}
 
     def informed(level, centre, has_role, *ranges):
@@ -135,7 +126,7 @@ def main() -> None:
             rows.append([float(np.mean([bought.regret(table, f * budget) for f in s])) for s in shares])
         show(f"one order, runs {excess} above the best", rows)
     know_the_law(arguments.table)
-    task, rows = Task(table, budget, START, table.loss), []
+    task, rows = Task(table, budget, table.start, table.loss), []
     for seed in range(arguments.seeds):
         bought = spend(build("ours", task, seed), task)
         rows.append([float(np.mean([regret_at(table, bought, f * budget) for f in s])) for s in shares])

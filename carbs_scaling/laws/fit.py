@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws import surface
+from carbs_scaling.laws.bends import reach_of
 from carbs_scaling.laws.diagnostics import EXPONENTS, warnings_of
 from carbs_scaling.laws.floor_bend import bend_floor
 from carbs_scaling.laws.hold_out import hold_out, swept_loss
-from carbs_scaling.laws.mixed import SurfaceFit, fit_surface, reach_of
+from carbs_scaling.laws.mixed import SurfaceFit, fit_surface
 from carbs_scaling.laws.other_fit import refit_others, with_joint_errors
 from carbs_scaling.laws.other_laws import varied
 from carbs_scaling.laws.priors import prior_of, published_laws

@@ -10,7 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from carbs_scaling.laws.mixed import HUBER, SurfaceFit, bend_basis, groupings, reach_of
+from carbs_scaling.laws.bends import bend_basis, reach_of
+from carbs_scaling.laws.groups import groupings
+from carbs_scaling.laws.mixed import HUBER, SurfaceFit
 from carbs_scaling.laws.surface import FLOOR, INDEX, value_and_slopes
 
 BEND_SD = 0.004  # prior of f: change of a loss exponent over a neper; .003 to .05 predict large sizes alike

@@ -8,7 +8,7 @@ Runs of one cell (N, D) also share what the law gets wrong there, and so do runs
 that is off as a whole, a best learning rate that is off. The variances of these shifts are estimated by EM
 from the residuals and enter the covariance of the law (a sandwich), without which a cell swept a hundred
 times would count as a hundred witnesses. They do not weight the fit itself: on held-out sizes that predicted
-worse.
+worse. They do decide how far a bend of the power laws is believed (`carbs_scaling.laws.bends`).
 
 A run that diverged has no loss, but its learning rate was too high: the best one at its N, D and batch lies
 below, up to a factor of e^`BOUND_WIDTH`. It enters as a one-sided term of the likelihood, with a small chance
@@ -21,69 +21,19 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
+from carbs_scaling.laws.bends import BENDS, FIRST_BEND, believed, bend_basis, reach_of
+from carbs_scaling.laws.groups import Grouping, bends, groupings
 from carbs_scaling.laws.surface import INDEX, NAMES, SHIFTS, best_batch, value_and_slopes
 
 HUBER = 2.0
 CLIPPED_SQUARE = 0.9205  # mean of min(z^2, HUBER^2) for a normal z: what clipping leaves of a variance of 1
-MIN_CELL_RUNS = 4  # a cell with fewer says nothing of its own about a valley: its scatter is run noise
-MIN_GROUPS = 3
 # A first guess of each spread, worth `PRIOR_GROUPS` groups: neutral, so that few groups do not give zero.
 PRIOR_GROUPS = 1.0
 FIRST_SPREAD = {"loss": 0.003, "rate": 0.15, "batch": 0.2, "steepness": 0.2}  # loss: as a share of the loss
-BENDS = ("rate", "batch")  # the floor bends by gamma already
-FIRST_BEND = 0.05  # change of an exponent over a neper
 MIN_SEED_NOISE = 2e-4  # share of the loss
-MAX_EFFECT_COLUMNS = 600
 EM_ROUNDS = 25
 BOUND_WIDTH = 0.1  # nepers over which a diverged run's rate turns from above the best one to below it
 OTHER_CAUSE = 0.05  # chance that a run diverged for another reason than its rate
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """Runs that share a shift.
-
-    Args:
-        level: `cell`, `size` or `bend`.
-        kind: a name of `SHIFTS`.
-        basis: how much of each shift each run has, shape (n, m): 0 or 1 for cells and sizes.
-    """
-
-    level: str
-    kind: str
-    basis: np.ndarray
-
-    @property
-    def groups(self) -> int:
-        """How many shifts there are, m."""
-        return self.basis.shape[1]
-
-
-def bend_basis(n, d, reach) -> np.ndarray:
-    """Second-order terms by which a location departs from a power law; beyond `reach` their tangents.
-
-    Args:
-        n: centred ln N, shape (...).
-        d: centred ln D, broadcastable to it.
-        reach: ((lowest, highest) n, (lowest, highest) d) of the runs.
-
-    Returns:
-        Shape (..., 3).
-    """
-    (n_low, n_high), (d_low, d_high) = reach
-    near_n, near_d = np.clip(n, n_low, n_high), np.clip(d, d_low, d_high)
-    terms = (
-        near_n * n - near_n**2 / 2,
-        near_n * d + near_d * n - near_n * near_d,
-        near_d * d - near_d**2 / 2,
-    )
-    return np.stack(np.broadcast_arrays(*terms), axis=-1)
-
-
-def reach_of(features: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The `reach` of `bend_basis` for runs (n, 4)."""
-    low, high = features.min(axis=0), features.max(axis=0)
-    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
 
 @dataclass(frozen=True)
@@ -109,33 +59,6 @@ class SurfaceFit:
     height_sd: float
     objective: float
     converged: bool
-
-
-def bends(features: np.ndarray) -> list[Grouping]:
-    """The second-order terms of the best learning rate and the best batch."""
-    basis = bend_basis(features[:, 0], features[:, 1], reach_of(features))
-    return [Grouping("bend", kind, basis) for kind in BENDS]
-
-
-def groupings(features: np.ndarray) -> list[Grouping]:
-    """Cells and sizes that have enough runs to show a shift of their own."""
-    sizes = np.round(features[:, 0], 2)
-    cells = np.unique(np.round(features[:, :2], 2), axis=0, return_inverse=True)[1].reshape(-1)
-    sizes = np.unique(sizes, return_inverse=True)[1].reshape(-1)
-    found = []
-    for level, label, kinds in (
-        ("cell", cells, ("loss", "rate", "batch", "steepness")),
-        ("size", sizes, ("loss", "rate", "batch")),
-    ):
-        counts = np.bincount(label)
-        enough = counts >= MIN_CELL_RUNS
-        if enough.sum() < MIN_GROUPS or enough.sum() * len(kinds) > MAX_EFFECT_COLUMNS:
-            continue
-        if level == "size" and enough.sum() == len(np.unique(cells)):
-            continue
-        basis = (label[:, None] == np.flatnonzero(enough)).astype(float)
-        found += [Grouping(level, kind, basis) for kind in kinds]
-    return found
 
 
 def fit_surface(
@@ -164,9 +87,10 @@ def fit_surface(
         states = [problem.descend(state, rounds=3) for state in states]
     state = problem.descend(min(states, key=lambda s: s.objective), rounds)
     spread, seed_sd, height_sd, covariance = problem.scatter(state, groupings(features))
+    z, covariance = believed(state.z, covariance, problem.size)
     return SurfaceFit(
-        theta=state.z[: problem.size],
-        bend=state.z[problem.size :].reshape(len(BENDS), -1),
+        theta=z[: problem.size],
+        bend=z[problem.size :].reshape(len(BENDS), -1),
         covariance=covariance,
         spread=spread,
         seed_sd=seed_sd,
@@ -370,7 +294,7 @@ class _Problem:
             first2.append(self._first(group) ** 2)
             owner += [index] * group.groups
         effects, owner, first2 = np.concatenate(columns, axis=1), np.array(owner), np.array(first2)
-        spread2, counts = first2.copy(), np.bincount(owner)
+        spread2, witnesses = first2.copy(), np.array([group.witnesses for group in groups])
         inner = _State(state.z, spread2, state.seed2, state.height2)
         for _ in range(EM_ROUNDS):
             inner_variance = inner.seed2 + inner.height2 * height**2
@@ -379,7 +303,7 @@ class _Problem:
             inverse = np.linalg.inv(precision)
             shifts = inverse @ (effects.T @ (residual / inner_variance))
             second = np.bincount(owner, shifts**2 + np.diag(inverse))
-            spread2 = (second + PRIOR_GROUPS * first2) / (counts + PRIOR_GROUPS)
+            spread2 = (second + PRIOR_GROUPS * first2) / (witnesses + PRIOR_GROUPS)
             used = len(owner) - float(np.diag(inverse) @ (1 / spread2[owner])) + len(state.z)
             inflation = len(residual) / max(len(residual) - used, 0.15 * len(residual))
             own = residual - effects @ shifts

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws import surface
-from carbs_scaling.laws.mixed import bend_basis
+from carbs_scaling.laws.bends import bend_basis
 from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recommendation import Recommendation
 from carbs_scaling.laws.runs import LawError, RunTable

@@ -1,0 +1,56 @@
+"""Second-order terms of the best rate and batch: how they depart from power laws of N and D.
+
+Runs are far fewer than they seem where a bend is concerned: a best learning rate that is off at one of four
+sizes looks like a curve through them. Fitted as if each run were a witness, and followed along its tangent,
+such a curve ruins the recipe for a larger model. So a bend is believed as far as cells and sizes agree on it.
+"""
+
+import numpy as np
+
+BENDS = ("rate", "batch")  # the floor bends by gamma already
+FIRST_BEND = 0.05  # change of an exponent over a neper
+BELIEVED_BEND = 0.2  # the same: prior standard deviation of what is kept
+
+
+def bend_basis(n, d, reach) -> np.ndarray:
+    """Second-order terms by which a location departs from a power law; beyond `reach` their tangents.
+
+    Args:
+        n: centred ln N, shape (...).
+        d: centred ln D, broadcastable to it.
+        reach: ((lowest, highest) n, (lowest, highest) d) of the runs.
+
+    Returns:
+        Shape (..., 3).
+    """
+    (n_low, n_high), (d_low, d_high) = reach
+    near_n, near_d = np.clip(n, n_low, n_high), np.clip(d, d_low, d_high)
+    terms = (
+        near_n * n - near_n**2 / 2,
+        near_n * d + near_d * n - near_n * near_d,
+        near_d * d - near_d**2 / 2,
+    )
+    return np.stack(np.broadcast_arrays(*terms), axis=-1)
+
+
+def reach_of(features: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The `reach` of `bend_basis` for runs (n, 4)."""
+    low, high = features.min(axis=0), features.max(axis=0)
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
+
+
+def believed(z: np.ndarray, covariance: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters and their covariance once the bends are drawn to zero, and what goes with them.
+
+    The fit sees runs as independent; `covariance` knows how far runs of a cell and of a size go together.
+    This is Bayes' rule for a normal prior of `BELIEVED_BEND` on each bend under that covariance.
+
+    Args:
+        z: parameters, the bends from `first` on, shape (p,).
+        covariance: of z, shape (p, p).
+        first: index of the first bend.
+    """
+    at = slice(first, None)
+    total = covariance[at, at] + BELIEVED_BEND**2 * np.eye(len(z) - first)
+    gain = np.linalg.solve(total, covariance[at]).T
+    return z - gain @ z[at], covariance - gain @ covariance[at]

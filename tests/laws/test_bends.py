@@ -1,0 +1,70 @@
+"""Bends of the best rate and batch are believed as far as sizes agree on them, and no further."""
+
+import numpy as np
+import pytest
+
+from carbs_scaling import fit_law
+from carbs_scaling.laws.bends import believed, bend_basis
+
+SIZES = (2e7, 6e7, 2e8, 6e8)
+REACH = ((-2.0, 2.0), (-1.0, 1.0))
+
+
+def with_rates_moved(truth, sizes, move, seed=0):
+    """Runs whose best learning rate is e^move(N) times the power law's: each is run so much higher."""
+    runs = truth.draw(sizes=sizes, seed=seed)
+    return runs.assign(learning_rate=runs.learning_rate * np.exp(runs.params.map(move)))
+
+
+def off_beyond(law, truth, move, params=5e9, tokens=4e9):
+    """ln of the recommended learning rate over the best one."""
+    return float(np.log(law.learning_rate(params, tokens) / truth.rate(params, tokens))) - move(params)
+
+
+def test_beyond_the_runs_a_bend_goes_on_along_its_tangent():
+    steps = np.array([2.0, 3.0, 4.0])
+    basis = bend_basis(steps, np.zeros(3), REACH)
+    np.testing.assert_allclose(np.diff(basis, n=2, axis=0), 0.0, atol=1e-12)
+    inside = bend_basis(np.array([1.0]), np.array([0.5]), REACH)[0]
+    np.testing.assert_allclose(inside, [0.5, 0.5, 0.125])
+
+
+def test_belief_is_bayes_rule_for_a_normal_prior():
+    covariance = np.array([[0.04, 0.03], [0.03, 0.09]])
+    z, left = believed(np.array([1.0, 0.6]), covariance, 1)
+    # One bend of .6 with variance .09 and a prior of .2: its mean is .6 * .04 / (.04 + .09).
+    assert z[1] == pytest.approx(0.6 * 0.04 / 0.13)
+    assert z[0] == pytest.approx(1.0 - 0.03 / 0.13 * 0.6)
+    assert left[1, 1] == pytest.approx(0.09 * 0.04 / 0.13)
+    assert np.linalg.eigvalsh(left).min() > 0
+
+
+def test_one_size_that_is_off_is_no_curve_to_follow(truth):
+    def move(params):
+        return 0.7 * (params == SIZES[1])
+
+    law = fit_law(with_rates_moved(truth, SIZES, move), check=False)
+    # Followed along its tangent, the curve through the four sizes is 1.2 nepers too low at 5e9.
+    assert abs(off_beyond(law, truth, lambda params: 0.0)) < 0.8
+    low, high = law.recommend(5e9, 4e9).interval("learning_rate")
+    assert low < truth.rate(5e9, 4e9) < high
+
+
+def test_a_bend_that_many_sizes_show_is_followed(truth):
+    def move(params):
+        return 0.08 * np.log(params / 2e8) ** 2
+
+    runs = with_rates_moved(truth, tuple(np.geomspace(1e7, 1e9, 8)), move)
+    law = fit_law(runs, check=False)
+    straight = with_rates_moved(truth, tuple(np.geomspace(1e7, 1e9, 8)), lambda params: 0.0)
+    unbent = off_beyond(fit_law(straight, check=False), truth, move, params=2e9)
+    assert abs(off_beyond(law, truth, move, params=2e9)) < 0.5 * abs(unbent)
+
+
+def test_two_sizes_do_not_settle_how_the_rate_goes_with_size(truth):
+    two = fit_law(truth.draw(sizes=SIZES[:2]), check=False)
+    four = fit_law(truth.draw(sizes=SIZES), check=False)
+    width = [np.ptp(np.log(law.recommend(5e9, 4e9).interval("learning_rate"))) for law in (two, four)]
+    # It asks for four nepers beyond sizes that lie one apart.
+    assert width[0] > 2 * width[1]
+    assert two.standard_error("a_N") > 0.1
