@@ -11,6 +11,7 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from carbs_scaling.laws import surface
 from carbs_scaling.laws.hold_out import swept_loss
 from carbs_scaling.laws.mixed import fit_surface
+from carbs_scaling.laws.surface_prior import SurfacePrior, weak_prior
 
 NAMES = ("learning_rate", "batch_tokens", "loss")
 FIT_MAX_PARAMS = 4.3e8
@@ -45,12 +46,13 @@ def smoothed_optimum(points: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray
     points, losses = points[better], losses[better]
     centre = np.concatenate([[0.0, 0.0], points.mean(axis=0)])
     features = np.concatenate([np.zeros((len(losses), 2)), points - centre[2:]], axis=1)
-    mean, sd = surface.weak_prior(float(losses.min()), np.array([np.log(1e9), np.log(1e10), *centre[2:]]))
+    weak = weak_prior(float(losses.min()), np.array([np.log(1e9), np.log(1e10), *centre[2:]]))
+    mean, sd = weak.mean, weak.scale
     for name, level in (("ln_E", np.log(losses.min())), ("ln_R", -30.0), ("a0", 0.0), ("b0", 0.0)):
         mean[surface.INDEX[name]] = level
     free = ("ln_E", "a0", "b0", "a_B", "ln_k_e", "r_e", "ln_k_B", "r_B")
     sd[~np.isin(surface.NAMES, free)] = 0.0
-    fit = fit_surface(features, losses, mean, sd)
+    fit = fit_surface(features, losses, SurfacePrior(mean, sd, np.zeros_like(sd)))
     at = [surface.INDEX[name] for name in ("a0", "b0", "ln_E")]
     optimum, errors = fit.theta[at], np.sqrt(np.diag(fit.covariance)[at])
     loss = float(np.exp(optimum[2]))

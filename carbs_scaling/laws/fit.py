@@ -93,18 +93,17 @@ def _fit_table(
     table: RunTable, check: bool, prior_width: float, published: tuple[PublishedLaw, ...]
 ) -> ScalingLaw:
     centre = table.logs.mean(axis=0)
-    mean, sd = prior_of(published, float(table.loss.min()), centre)
-    sd = sd * prior_width
+    prior = prior_of(published, float(table.loss.min()), centre).widened(prior_width)
     starts = []
     for moves in STARTS:
-        start = mean.copy()
+        start = prior.mean.copy()
         for name, value in moves.items():
-            start[surface.INDEX[name]] = value if name != "ln_E" else mean[surface.INDEX[name]] + value
+            start[surface.INDEX[name]] = value if name != "ln_E" else prior.mean[surface.INDEX[name]] + value
         starts.append(start)
-    law, converged, said = _fit_with_others(table, centre, mean, sd, tuple(starts))
+    law, converged, said = _fit_with_others(table, centre, prior, tuple(starts))
     law = replace(
         law,
-        warnings=(*warnings_of(law, table, converged, sd), *said),
+        warnings=(*warnings_of(law, table, converged, prior.scale), *said),
         prior=tuple(published_law.name for published_law in published),
     )
     if not check:
@@ -113,27 +112,27 @@ def _fit_table(
     return law if held_out is None else replace(law, held_out=held_out, drift=held_out.drift)
 
 
-def _fit_with_others(table: RunTable, centre, mean, sd, starts) -> tuple[ScalingLaw, bool, list[str]]:
+def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw, bool, list[str]]:
     """The law, whether it came to rest, and why varied hyperparameters have no law of their own.
 
     What those hyperparameters cost a run is taken off its loss, by turns with the law.
     """
     features = table.logs - centre
     diverged = None if table.diverged_logs is None else table.diverged_logs - centre
-    fit = fit_surface(features, table.loss, mean, sd, starts, diverged=diverged)
-    fit = bend_floor(fit, features, table.loss, mean, sd)
+    fit = fit_surface(features, table.loss, prior, starts, diverged=diverged)
+    fit = bend_floor(fit, features, table.loss, prior)
     law, said = _law_of(fit, table, centre, features), []
     for _ in range(OTHER_ROUNDS if varied(table) else 0):
         law, said = refit_others(law, table)
         if not law.others:
             break
         loss = table.loss - law.excess_of_others(table)
-        fit = fit_surface(features, loss, mean, sd, (fit.theta,), diverged=diverged)
-        fit = bend_floor(fit, features, loss, mean, sd)
+        fit = fit_surface(features, loss, prior, (fit.theta,), diverged=diverged)
+        fit = bend_floor(fit, features, loss, prior)
         law = replace(_law_of(fit, table, centre, features), others=law.others)
     if law.others:
         law, said = refit_others(law, table)
-        law = with_joint_errors(law, table, sd)
+        law = with_joint_errors(law, table, prior)
     return law, fit.converged, said
 
 

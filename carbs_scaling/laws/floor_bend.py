@@ -14,22 +14,20 @@ from carbs_scaling.laws.bends import bend_basis, reach_of
 from carbs_scaling.laws.groups import groupings
 from carbs_scaling.laws.mixed import HUBER, SurfaceFit
 from carbs_scaling.laws.surface import FLOOR, INDEX, value_and_slopes
+from carbs_scaling.laws.surface_prior import SurfacePrior
 
 BEND_SD = 0.004  # prior of f: change of a loss exponent over a neper; .003 to .05 predict large sizes alike
 TERMS = 3
 
 
-def bend_floor(
-    fit: SurfaceFit, features: np.ndarray, loss: np.ndarray, prior_mean: np.ndarray, prior_sd: np.ndarray
-) -> SurfaceFit:
+def bend_floor(fit: SurfaceFit, features: np.ndarray, loss: np.ndarray, prior: SurfacePrior) -> SurfaceFit:
     """The fit with its floor fitted again: `bend` has a third row, f, and `covariance` its three columns.
 
     Args:
         fit: of `fit_surface`.
         features: centred logs of N, D, learning rate, batch; shape (n, 4).
         loss: shape (n,).
-        prior_mean: of theta, shape (19,).
-        prior_sd: of theta, shape (19,).
+        prior: of theta.
     """
     from scipy.optimize import least_squares
 
@@ -37,46 +35,48 @@ def bend_floor(
     held = {kind: basis @ row for kind, row in zip(("rate", "batch"), fit.bend, strict=True)}
     at = [INDEX[name] for name in FLOOR]
     noise_sd = np.hypot(fit.seed_sd, fit.height_sd * value_and_slopes(fit.theta, features, held)[1])
-    mean = np.concatenate([prior_mean[at], np.zeros(TERMS)])
-    sd = np.concatenate([np.maximum(prior_sd[at], 1e-9), np.full(TERMS, BEND_SD)])
+    shifts, shift_sd = _shifts(fit, features)
+    size = len(at) + TERMS
+    mean = np.concatenate([prior.mean[at], np.zeros(TERMS + len(shift_sd))])
+    sd = np.concatenate([prior.sd[at], np.full(TERMS, BEND_SD), shift_sd])
+    shared = np.concatenate([prior.shared[at], np.zeros(TERMS + len(shift_sd))])
+    root = np.linalg.cholesky(SurfacePrior(mean, sd, shared).precision).T
 
     def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         theta = fit.theta.copy()
         theta[at] = z[: len(at)]
-        value, _, slopes = value_and_slopes(theta, features, {**held, "floor": basis @ z[len(at) :]})
-        design = np.concatenate([slopes[:, at], slopes[:, [INDEX["ln_R"]]] * basis], axis=1)
+        moved = {**held, "floor": basis @ z[len(at) : size], "loss": shifts @ z[size:]}
+        value, _, slopes = value_and_slopes(theta, features, moved)
+        design = np.concatenate([slopes[:, at], slopes[:, [INDEX["ln_R"]]] * basis, shifts], axis=1)
         return value, design / noise_sd[:, None]
 
     def misfit(z: np.ndarray) -> np.ndarray:
-        return np.concatenate([(evaluate(z)[0] - loss) / noise_sd, (z - mean) / sd])
+        return np.concatenate([(evaluate(z)[0] - loss) / noise_sd, root @ (z - mean)])
 
     def slopes(z: np.ndarray) -> np.ndarray:
-        return np.concatenate([evaluate(z)[1], np.diag(1 / sd)])
+        return np.concatenate([evaluate(z)[1], root])
 
-    start = np.concatenate([fit.theta[at], np.zeros(TERMS)])
+    start = np.concatenate([fit.theta[at], np.zeros(len(mean) - len(at))])
     found = least_squares(misfit, start, slopes, loss="huber", f_scale=HUBER).x
     value, design = evaluate(found)
     weight = np.minimum(1.0, HUBER / np.maximum(np.abs(value - loss) / noise_sd, 1e-12))
-    inverse = np.linalg.inv(design.T @ (weight[:, None] * design) + np.diag(1 / sd**2))
-    covariance = inverse + inverse @ _shared(fit, features, design * (weight / noise_sd)[:, None]) @ inverse
+    covariance = np.linalg.inv(design.T @ (weight[:, None] * design) + root.T @ root)[:size, :size]
     theta = fit.theta.copy()
     theta[at] = found[: len(at)]
     return replace(
         fit,
         theta=theta,
-        bend=np.concatenate([fit.bend, found[None, len(at) :]]),
+        bend=np.concatenate([fit.bend, found[None, len(at) : size]]),
         covariance=_joined(fit.covariance, covariance, at),
     )
 
 
-def _shared(fit: SurfaceFit, features: np.ndarray, pull: np.ndarray) -> np.ndarray:
-    """What cells and sizes whose loss is off as a whole add, as in `fit_surface`: J'W U T U'W J."""
-    total = np.zeros((pull.shape[1], pull.shape[1]))
-    for group in groupings(features):
-        if group.kind == "loss":
-            together = pull.T @ group.basis
-            total += fit.spread[group.level, "loss"] ** 2 * together @ together.T
-    return total
+def _shifts(fit: SurfaceFit, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By how much cells and sizes are off as a whole: which runs have which, (n, m), and deviations (m,)."""
+    groups = [group for group in groupings(features) if group.kind == "loss"]
+    basis = np.concatenate([np.zeros((len(features), 0)), *(group.basis for group in groups)], axis=1)
+    sd = [np.full(group.groups, fit.spread[group.level, "loss"]) for group in groups]
+    return basis, np.concatenate([np.zeros(0), *sd])
 
 
 def _joined(valley: np.ndarray, floor: np.ndarray, at: list[int]) -> np.ndarray:

@@ -24,6 +24,7 @@ from scipy.special import ndtr
 from carbs_scaling.laws.bends import BENDS, FIRST_BEND, believed, bend_basis, reach_of
 from carbs_scaling.laws.groups import Grouping, bends, groupings
 from carbs_scaling.laws.surface import INDEX, NAMES, SHIFTS, best_batch, value_and_slopes
+from carbs_scaling.laws.surface_prior import SurfacePrior
 
 HUBER = 2.0
 CLIPPED_SQUARE = 0.9205  # mean of min(z^2, HUBER^2) for a normal z: what clipping leaves of a variance of 1
@@ -64,8 +65,7 @@ class SurfaceFit:
 def fit_surface(
     features: np.ndarray,
     loss: np.ndarray,
-    prior_mean: np.ndarray,
-    prior_sd: np.ndarray,
+    prior: SurfacePrior,
     starts: tuple[np.ndarray, ...] = (),
     rounds: int = 14,
     diverged: np.ndarray | None = None,
@@ -75,14 +75,13 @@ def fit_surface(
     Args:
         features: centred logs of N, D, learning rate, batch; shape (n, 4).
         loss: shape (n,).
-        prior_mean: of theta, shape (19,); always one of the starts.
-        prior_sd: of theta, shape (19,); 0 pins a parameter.
+        prior: of theta; its mean is always one of the starts.
         starts: further starts, each (19,).
         rounds: updates of the variances.
         diverged: centred logs as in `features` of runs that diverged, shape (m, 4).
     """
-    problem = _Problem(features, loss, prior_mean, prior_sd, bends(features), diverged)
-    states = [problem.begin(start) for start in (prior_mean, *starts)]
+    problem = _Problem(features, loss, prior, bends(features), diverged)
+    states = [problem.begin(start) for start in (prior.mean, *starts)]
     if len(states) > 1:
         states = [problem.descend(state, rounds=3) for state in states]
     state = problem.descend(min(states, key=lambda s: s.objective), rounds)
@@ -111,13 +110,13 @@ class _State:
 
 
 class _Problem:
-    def __init__(self, features, loss, prior_mean, prior_sd, groups, diverged=None) -> None:
+    def __init__(self, features, loss, prior: SurfacePrior, groups, diverged=None) -> None:
         self.features, self.loss = features, loss
         self.diverged = np.empty((0, 4)) if diverged is None else _lowest_rates(diverged)
         self.reach = reach_of(features)
         self.level = float(np.min(loss))
-        self.mean, self.groups = prior_mean, groups
-        self.sd = np.maximum(prior_sd, 1e-9)
+        self.mean, self.scale, self.groups = prior.mean, prior.scale, groups
+        self.theta_precision = prior.precision
         self.size = len(NAMES)
         self.offsets = np.cumsum([self.size, *[g.groups for g in groups]])
         self.first2 = np.array([self._first(g) ** 2 for g in groups])
@@ -150,14 +149,15 @@ class _Problem:
         return value, height, full
 
     def prior_precision(self, state: _State) -> np.ndarray:
-        parts = [1 / self.sd**2]
-        parts += [np.full(g.groups, 1 / s2) for g, s2 in zip(self.groups, state.spread2, strict=True)]
-        return np.concatenate(parts)
+        of_shifts = [np.full(g.groups, 1 / s2) for g, s2 in zip(self.groups, state.spread2, strict=True)]
+        full = np.diag(np.concatenate([np.zeros(self.size), *of_shifts]))
+        full[: self.size, : self.size] = self.theta_precision
+        return full
 
     def penalty(self, z: np.ndarray, precision: np.ndarray) -> float:
         centred = z.copy()
         centred[: self.size] -= self.mean
-        return 0.5 * float(precision @ centred**2)
+        return 0.5 * float(centred @ precision @ centred)
 
     def too_high(self, z: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """What the diverged runs add to the negative log likelihood, its gradient and its curvature in z."""
@@ -187,7 +187,7 @@ class _Problem:
         for _ in range(rounds):
             before = state.z[: self.size].copy()
             state = self._update_noise(self._minimise(state))
-            if np.abs((state.z[: self.size] - before) / self.sd).max() < 2e-3:
+            if np.abs((state.z[: self.size] - before) / self.scale).max() < 2e-3:
                 state.converged = True
                 break
         return state
@@ -212,16 +212,15 @@ class _Problem:
                 np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
             )
             _, bound_slope, bound_curvature = self.too_high(z)
-            hessian = design.T @ (weight[:, None] * design) + bound_curvature
-            hessian[np.diag_indices_from(hessian)] += precision
+            hessian = design.T @ (weight[:, None] * design) + bound_curvature + precision
             centred = z.copy()
             centred[: self.size] -= self.mean
-            gradient = design.T @ (weight * residual) - precision * centred - bound_slope
+            gradient = design.T @ (weight * residual) - precision @ centred - bound_slope
             for _ in range(8):
                 damped = hessian.copy()
                 damped[np.diag_indices_from(damped)] *= 1 + damping
                 step = np.linalg.solve(damped, gradient)
-                step *= min(1.0, 1.5 / max(np.abs(step[: self.size] / self.sd).max(), 1e-12))
+                step *= min(1.0, 1.5 / max(np.abs(step[: self.size] / self.scale).max(), 1e-12))
                 candidate = z + step
                 value_there = value_and_slopes(candidate[: self.size], self.features, self.shifts(candidate))[
                     0
@@ -247,8 +246,7 @@ class _Problem:
         variance = state.seed2 + state.height2 * height**2
         weight = np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
         hessian = design.T @ (weight[:, None] * design) + self.too_high(state.z)[2]
-        hessian[np.diag_indices_from(hessian)] += self.prior_precision(state)
-        return np.linalg.inv(hessian), residual, height
+        return np.linalg.inv(hessian + self.prior_precision(state)), residual, height
 
     def _update_noise(self, state: _State) -> _State:
         covariance, residual, height = self.posterior(state)
@@ -259,7 +257,7 @@ class _Problem:
             total = float((state.z[start:stop] ** 2 + variances[start:stop]).sum())
             state.spread2[index] = (total + PRIOR_GROUPS * self.first2[index]) / (group.groups + PRIOR_GROUPS)
         # What the fit has absorbed of the noise: its effective number of parameters.
-        used = len(state.z) - float(self.prior_precision(state) @ variances)
+        used = len(state.z) - float(np.sum(self.prior_precision(state) * covariance))
         inflation = len(residual) / max(len(residual) - used, 0.15 * len(residual))
         state.seed2, state.height2 = _noise(residual, height, state, inflation, MIN_SEED_NOISE * self.level)
         variance = state.seed2 + state.height2 * height**2
@@ -312,8 +310,7 @@ class _Problem:
         correlated = covariance @ ((shared * spread2[owner]) @ shared.T) @ covariance
         # What the runs' own noise leaves uncertain, now that the shared part of it is counted apart.
         own_share = design.T @ ((weight**2 * (inner.seed2 + inner.height2 * height**2))[:, None] * design)
-        own_share += self.too_high(state.z)[2]
-        own_share[np.diag_indices_from(own_share)] += self.prior_precision(state)
+        own_share += self.too_high(state.z)[2] + self.prior_precision(state)
         covariance = covariance @ own_share @ covariance + correlated
         named = {(g.level, g.kind): float(np.sqrt(s2)) for g, s2 in zip(groups, spread2, strict=True)}
         return (

@@ -7,6 +7,7 @@ import numpy as np
 from carbs_scaling.laws.other_laws import COORDINATES, CURVATURE_SD, SKEW_SD, OtherLaw, fit_other, varied
 from carbs_scaling.laws.runs import RunTable
 from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.laws.surface_prior import SurfacePrior
 
 _STEP = 1e-4  # of the differences by which losses are derived
 
@@ -40,7 +41,7 @@ def _expected(law: ScalingLaw, table: RunTable) -> tuple[np.ndarray, np.ndarray]
     return expected, expected - law.loss(table.params, table.tokens)
 
 
-def with_joint_errors(law: ScalingLaw, table: RunTable, prior_sd: np.ndarray) -> ScalingLaw:
+def with_joint_errors(law: ScalingLaw, table: RunTable, prior: SurfacePrior) -> ScalingLaw:
     """The law whose `others` have the covariance that they have when nothing else is taken as known.
 
     One linear regression in all parameters at once (Laplace), since a best weight decay hangs on what the
@@ -49,7 +50,7 @@ def with_joint_errors(law: ScalingLaw, table: RunTable, prior_sd: np.ndarray) ->
     Args:
         law: fitted, with `others`.
         table: its runs.
-        prior_sd: of `surface.NAMES`, shape (19,).
+        prior: of the surface.
     """
 
     def losses(changed: ScalingLaw) -> np.ndarray:
@@ -57,7 +58,7 @@ def with_joint_errors(law: ScalingLaw, table: RunTable, prior_sd: np.ndarray) ->
 
     at = losses(law)
     noise_sd = np.hypot(law.seed_sd, law.height_sd * (at - law.loss(table.params, table.tokens)))
-    columns, precision = [], [*(1 / np.maximum(prior_sd, 1e-9) ** 2)]
+    columns, of_others = [], []
     for i in range(len(law.theta)):
         columns.append((losses(replace(law, theta=_moved(law.theta, i))) - at) / _STEP)
     for k, other in enumerate(law.others):
@@ -66,9 +67,11 @@ def with_joint_errors(law: ScalingLaw, table: RunTable, prior_sd: np.ndarray) ->
             columns.append((losses(replace(law, others=others)) - at) / _STEP)
         x_sd = COORDINATES[other.name].to_log(np.array([other.low, other.high]))
         sd = [float(np.ptp(x_sd)), *(s for _, s in COORDINATES[other.name].exponents), CURVATURE_SD, SKEW_SD]
-        precision += [1 / s**2 for s in sd]
+        of_others += [1 / s**2 for s in sd]
     design = np.stack(columns, axis=-1) / noise_sd[:, None]
-    covariance = np.linalg.inv(design.T @ design + np.diag(precision))
+    precision = np.diag(np.concatenate([np.zeros(len(law.theta)), of_others]))
+    precision[: len(law.theta), : len(law.theta)] = prior.precision
+    covariance = np.linalg.inv(design.T @ design + precision)
     found = []
     for k, other in enumerate(law.others):
         start = len(law.theta) + 7 * k

@@ -12,6 +12,7 @@ import numpy as np
 from carbs_scaling.laws import surface
 from carbs_scaling.laws.published import BY_NAME, LAWS, PublishedLaw
 from carbs_scaling.laws.runs import LawError
+from carbs_scaling.laws.surface_prior import SurfacePrior, weak_prior
 
 TRANSFER_SD = 0.1  # of an exponent between settings; of the loss exponents' logs, twice that
 LEVEL_SD = 1.0  # of ln learning rate and ln batch at the centre
@@ -38,17 +39,16 @@ def published_laws(names: str | Sequence[str] | None) -> tuple[PublishedLaw, ...
     return tuple(lower[name.lower()] for name in names)
 
 
-def prior_of(
-    laws: Sequence[PublishedLaw], loss_level: float, centre: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of `surface.NAMES`, each (19,): `surface.weak_prior` where no law speaks.
+def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: np.ndarray) -> SurfacePrior:
+    """The prior of `surface.NAMES`: `weak_prior` where no law speaks.
 
     Args:
         laws: published laws; with none it is the weak prior.
         loss_level: a low loss of the runs.
         centre: (ln N0, ln D0, ln e0, ln B0).
     """
-    mean, sd = surface.weak_prior(loss_level, centre)
+    weak = weak_prior(loss_level, centre)
+    mean, sd, shared = weak.mean.copy(), weak.sd.copy(), weak.shared.copy()
 
     def set_from(name: str, values: Iterable[float], own_sd: float) -> None:
         values = list(values)
@@ -56,7 +56,8 @@ def prior_of(
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
             i = surface.INDEX[name]
             # The disagreement of two papers is itself hardly known: no claim wider than the weak prior.
-            mean[i], sd[i] = float(np.mean(values)), min(float(np.hypot(own_sd, spread)), sd[i])
+            mean[i], sd[i] = float(np.mean(values)), min(float(np.hypot(own_sd, spread)), weak.scale[i])
+            shared[i] = 0.0
 
     a_b = mean[surface.INDEX["a_B"]]
     rates = [(law, *_local(law.learning_rate, centre)) for law in laws if law.learning_rate]
@@ -72,7 +73,7 @@ def prior_of(
     for i, name in enumerate(("ln_alpha", "ln_beta", "ln_gamma")):
         values = [np.log(law.loss_exponents[i]) for law in laws if law.loss_exponents]
         set_from(name, values, 2 * TRANSFER_SD)
-    return mean, sd
+    return SurfacePrior(mean, sd, shared)
 
 
 def _local(law, centre: np.ndarray) -> tuple[float, float, float]:

@@ -14,12 +14,9 @@ a_B is the exchange of rate and batch (1/2 by the square-root rule of Adam, arXi
 All logs are relative to a centre (ln N0, ln D0, ln e0, ln B0), where the parameters are least correlated.
 """
 
-from math import log
-
 import numpy as np
 
 from carbs_scaling.laws.loss import valley
-from carbs_scaling.laws.loss_prior import published_learning_rate
 
 # name: what it is. In this order the parameters make the vector `theta`.
 PARAMETERS = {
@@ -145,41 +142,3 @@ def value_and_slopes(
     slopes[:, INDEX["kappa_N"]], slopes[:, INDEX["kappa_D"]] = -n * height, -d * height
     value = irreducible + reducible + height + shifts.get("loss", 0.0)
     return value, height, slopes
-
-
-def weak_prior(loss_level: float, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of `NAMES`, each (19,): wide enough for every published law to lie inside.
-
-    Amplitudes are shares of the loss, so nothing depends on its unit. E, the loss exponents and gamma lie
-    between Kaplan's (0; .076 and .095; .095) and Hoffmann's as Besiroglu has them (.7 of the loss; .35 and
-    .37; 1). Best rate against N between -1/8 (DeepSeek) and -0.7 (Step Law), against D between -1/8 and 0.3;
-    batch against D between 0.33 and 0.57. Valleys flatten no faster than the reducible loss falls (exponents
-    of at most .37).
-
-    Args:
-        loss_level: a low loss of the runs.
-        centre: (ln N0, ln D0, ln e0, ln B0).
-    """
-    rate, batch = published_learning_rate(float(np.exp(centre[0])), float(np.exp(centre[1])))
-    mean_sd = {
-        "ln_E": (log(0.5 * loss_level), 1.4),
-        "ln_R": (log(0.35 * loss_level), 1.4),
-        "logit_share": (0.0, 2.0),
-        "ln_alpha": (log(0.25), 1.2),
-        "ln_beta": (log(0.25), 1.2),
-        "ln_gamma": (log(0.5), 1.2),
-        "a0": (rate - centre[2], 2.0),
-        "a_N": (-0.45, 0.4),
-        "a_D": (0.1, 0.3),
-        "a_B": (0.4, 0.25),
-        "ln_k_e": (log(0.015 * loss_level), 1.5),
-        "r_e": (0.5, 0.5),
-        "b0": (batch - centre[3], 2.0),
-        "b_N": (0.1, 0.25),
-        "b_D": (0.45, 0.25),
-        "ln_k_B": (log(0.01 * loss_level), 1.5),
-        "r_B": (0.5, 0.5),
-        "kappa_N": (0.15, 0.15),
-        "kappa_D": (0.15, 0.15),
-    }
-    return np.array([mean_sd[k][0] for k in NAMES]), np.array([mean_sd[k][1] for k in NAMES])

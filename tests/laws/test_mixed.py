@@ -5,15 +5,17 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws import mixed, surface
+from carbs_scaling.laws.groups import bends
+from carbs_scaling.laws.surface_prior import weak_prior
 
 
 @pytest.fixture(scope="module")
 def problem():
     rng = np.random.default_rng(0)
     features, diverged = rng.normal(size=(40, 4)), rng.normal(size=(12, 4))
-    mean, sd = surface.weak_prior(2.0, np.log([1e8, 1e10, 1e-3, 1e5]))
-    loss = surface.value_and_slopes(mean, features)[0]
-    return mixed._Problem(features, loss, mean, sd, mixed.bends(features), diverged)
+    prior = weak_prior(2.0, np.log([1e8, 1e10, 1e-3, 1e5]))
+    loss = surface.value_and_slopes(prior.mean, features)[0]
+    return mixed._Problem(features, loss, prior, bends(features), diverged)
 
 
 def test_slopes_of_the_bound_are_its_derivatives(problem):

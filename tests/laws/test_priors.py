@@ -7,13 +7,13 @@ from carbs_scaling import fit_law
 from carbs_scaling.laws import surface
 from carbs_scaling.laws.priors import LEVEL_SD, TRANSFER_SD, prior_of, published_laws
 from carbs_scaling.laws.runs import LawError
+from carbs_scaling.laws.surface_prior import weak_prior
 
 CENTRE = np.log([2e8, 1e10, 1e-3, 2e5])
 
 
 def exponent(prior, name):
-    mean, sd = prior
-    return mean[surface.INDEX[name]], sd[surface.INDEX[name]]
+    return prior.mean[surface.INDEX[name]], prior.scale[surface.INDEX[name]]
 
 
 def test_one_law_gives_its_exponents_and_its_level():
@@ -30,7 +30,7 @@ def test_one_law_gives_its_exponents_and_its_level():
 def test_laws_that_disagree_give_a_wide_prior_between_them():
     mean, sd = exponent(prior_of(published_laws(["Step Law", "DeepSeek"]), 2.3, CENTRE), "a_N")
     assert mean == pytest.approx((-0.713 - 0.125) / 2, abs=1e-4)
-    assert sd == pytest.approx(exponent(surface.weak_prior(2.3, CENTRE), "a_N")[1])
+    assert sd == pytest.approx(exponent(weak_prior(2.3, CENTRE), "a_N")[1])
     assert exponent(prior_of(published_laws(["Hoffmann", "Besiroglu"]), 2.3, CENTRE), "ln_alpha")[0] == (
         pytest.approx(np.log(0.34 * 0.3478) / 2)
     )
@@ -39,17 +39,18 @@ def test_laws_that_disagree_give_a_wide_prior_between_them():
 def test_a_rate_at_fixed_batch_becomes_one_at_the_best_batch():
     (mean, _), (weak, _) = (
         exponent(prior, "a_D")
-        for prior in (prior_of(published_laws("Bjorck"), 2.3, CENTRE), surface.weak_prior(2.3, CENTRE))
+        for prior in (prior_of(published_laws("Bjorck"), 2.3, CENTRE), weak_prior(2.3, CENTRE))
     )
     assert mean == pytest.approx(-0.32 + 0.4 * 0.45, abs=1e-6)
     assert mean < weak
 
 
 def test_without_names_it_is_the_weak_prior():
-    for ours, theirs in zip(prior_of((), 2.3, CENTRE), surface.weak_prior(2.3, CENTRE), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    ours, weak = prior_of((), 2.3, CENTRE), weak_prior(2.3, CENTRE)
+    for part in ("mean", "sd", "shared"):
+        np.testing.assert_array_equal(getattr(ours, part), getattr(weak, part))
     everyone = prior_of(published_laws("published"), 2.3, CENTRE)
-    assert (everyone[1] <= surface.weak_prior(2.3, CENTRE)[1]).all()
+    assert (everyone.scale <= weak.scale + 1e-12).all()
 
 
 def test_few_runs_follow_the_prior_and_many_do_not(runs, truth):

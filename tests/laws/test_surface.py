@@ -3,12 +3,14 @@
 import numpy as np
 
 from carbs_scaling.laws import surface
+from carbs_scaling.laws.surface_prior import weak_prior
 
 
 def some_point(rng):
     centre = np.log([1e8, 4e9, 2e-3, 2e5])
-    mean, sd = surface.weak_prior(2.5, centre)
-    return mean + 0.3 * sd * rng.normal(size=len(mean)), rng.normal(size=(40, 4))
+    prior = weak_prior(2.5, centre)
+    mean = prior.mean
+    return mean + 0.3 * prior.scale * rng.normal(size=len(mean)), rng.normal(size=(40, 4))
 
 
 def test_slopes_are_the_derivatives():
