@@ -59,7 +59,7 @@ class ReplayTable:
 
     def __init__(self, path: str | Path, max_params: float = np.inf) -> None:
         runs, source = read_table(path)
-        self.sequence_length, self.start = source.sequence_length, source.start
+        self.name, self.sequence_length, self.start = source.name, source.sequence_length, source.start
         runs = runs[runs.params <= max_params]
         runs = runs.assign(batch_sequences=runs.batch_tokens / source.sequence_length)
         self.cells = [

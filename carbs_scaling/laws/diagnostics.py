@@ -18,6 +18,11 @@ EXPONENTS = {
 EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
 
 
+def exponents_of(law: ScalingLaw) -> dict[str, str]:
+    """What the law's exponents are of, by parameter: not of the batch where all runs had one."""
+    return {name: what for name, what in EXPONENTS.items() if not (law.support.one_batch and name[0] == "b")}
+
+
 def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.ndarray) -> list[str]:
     """One line for each thing that the runs leave open.
 
@@ -31,9 +36,14 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
     span = law.support.high[0] / law.support.low[0]
     if span < 10:
         said.append(f"N spans a factor of {span:.1f}, under a decade: exponents in N rest on little")
+    if table.one_batch:
+        said.append(
+            f"all runs had a batch of {np.median(table.batch_tokens):.4g} tokens: the learning rate is for "
+            "that, and nothing is said of the best batch"
+        )
     if not converged:
         said.append("the fit did not come to rest: take it with care")
-    for name, what in EXPONENTS.items():
+    for name, what in exponents_of(law).items():
         if law.standard_error(name) > NOT_IDENTIFIED * prior_sd[surface.INDEX[name]]:
             said.append(f"the exponent {what} is not identified by these runs: it is the prior's")
     if np.exp(law.parameter("ln_E")) < 0.05 * table.loss.min():

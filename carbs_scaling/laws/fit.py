@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws import surface
-from carbs_scaling.laws.bends import reach_of
+from carbs_scaling.laws.bends import BENDS, reach_of
 from carbs_scaling.laws.diagnostics import EXPONENTS, warnings_of
 from carbs_scaling.laws.floor_bend import bend_floor
 from carbs_scaling.laws.hold_out import hold_out, swept_loss
@@ -65,7 +65,7 @@ def fit_law(
         runs: a DataFrame, a mapping of columns, a CSV, JSONL or Parquet file, a `Study` or its records; with
             the columns params (non-embedding), tokens, learning_rate, batch_tokens and loss; diverged,
             optimizer, depth, width, weight_decay, beta2 and momentum are used where they are there. Runs that
-            diverged bound the best learning rate from above.
+            diverged bound the best learning rate from above. Where all had one batch, the law is for that.
         optimizer: fit the runs of this one alone.
         check: whether to leave the largest sizes out once and say how they are predicted.
         prior_width: scales the priors' standard deviations: 1 is weak, 10 is hardly any.
@@ -94,6 +94,8 @@ def _fit_table(
 ) -> ScalingLaw:
     centre = table.logs.mean(axis=0)
     prior = prior_of(published, float(table.loss.min()), centre).widened(prior_width)
+    if table.one_batch:
+        prior = prior.at_one_batch()
     starts = []
     for moves in STARTS:
         start = prior.mean.copy()
@@ -120,7 +122,7 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
     features = table.logs - centre
     diverged = None if table.diverged_logs is None else table.diverged_logs - centre
     fit = fit_surface(features, table.loss, prior, starts, diverged=diverged)
-    fit = bend_floor(fit, features, table.loss, prior)
+    fit = _settled(bend_floor(fit, features, table.loss, prior), table)
     law, said = _law_of(fit, table, centre, features), []
     for _ in range(OTHER_ROUNDS if varied(table) else 0):
         law, said = refit_others(law, table)
@@ -128,12 +130,27 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
             break
         loss = table.loss - law.excess_of_others(table)
         fit = fit_surface(features, loss, prior, (fit.theta,), diverged=diverged)
-        fit = bend_floor(fit, features, loss, prior)
+        fit = _settled(bend_floor(fit, features, loss, prior), table)
         law = replace(_law_of(fit, table, centre, features), others=law.others)
     if law.others:
         law, said = refit_others(law, table)
         law = with_joint_errors(law, table, prior)
     return law, fit.converged, said
+
+
+def _settled(fit: SurfaceFit, table: RunTable) -> SurfaceFit:
+    """The fit without doubt about the batch where there is only one."""
+    if not table.one_batch:
+        return fit
+    known = np.zeros(fit.bend.shape, bool)
+    known[BENDS.index("batch")] = True
+    known = np.concatenate([np.zeros(len(fit.theta), bool), known.reshape(-1)])
+    return replace(
+        fit,
+        bend=np.where(known[len(fit.theta) :].reshape(fit.bend.shape), 0.0, fit.bend),
+        covariance=np.where(known[:, None] | known, 0.0, fit.covariance),
+        spread={key: 0.0 if key[1] == "batch" else value for key, value in fit.spread.items()},
+    )
 
 
 def _law_of(fit: SurfaceFit, table: RunTable, centre: np.ndarray, features: np.ndarray) -> ScalingLaw:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from carbs_scaling.laws.recommendation import Recommendation
-from carbs_scaling.laws.runs import MIN_RUNS, RunTable, cells_of
+from carbs_scaling.laws.runs import MIN_RUNS, MIN_VARIATION, RunTable, cells_of
 from carbs_scaling.laws.scaling_law import HeldOut, ScalingLaw
 
 
@@ -26,7 +26,7 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
     if large.sum() < 2 or (~large).sum() < MIN_RUNS:
         return None
     small, held = table.take(~large), table.take(large)
-    if any(np.ptp(small.logs[:, role]) < 0.05 for role in range(4)):
+    if any(np.ptp(small.logs[:, role]) < MIN_VARIATION for role in range(4 - table.one_batch)):
         return None
     law = fit(small)
     held = replace(held, loss=held.loss - law.excess_of_others(held))

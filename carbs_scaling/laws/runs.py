@@ -16,6 +16,7 @@ REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
 SEARCHED = ("beta2", "momentum", "weight_decay")  # may have laws of their own, where they were varied
 OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
 MIN_RUNS = 8  # below, even with every prior, a law would be the priors' alone
+LOSS_ALONE = "; for a law of the loss alone in N and D: carbs_scaling.laws.floor.fit_floor"
 MIN_VARIATION = 0.05  # nepers of spread below which a quantity counts as not varied
 # Units: a table in millions of parameters, billions of tokens or sequences a batch falls out of these.
 MIN_PARAMS, MIN_TOKENS, MAX_RATE, MAX_STEPS, MAX_LOSS = 500.0, 2_000.0, 100.0, 5e6, 50.0
@@ -75,6 +76,11 @@ class RunTable:
         """ln N, ln D, ln learning rate, ln batch; shape (n, 4)."""
         return np.log(np.stack([getattr(self, name) for name in REQUIRED[:4]], axis=-1))
 
+    @property
+    def one_batch(self) -> bool:
+        """Whether all runs had the same batch: then nothing says what another would have brought."""
+        return bool(np.ptp(np.log(self.batch_tokens)) < MIN_VARIATION)
+
     def take(self, keep: np.ndarray) -> "RunTable":
         """The runs at indices or where a mask is true, and the diverged ones no larger than those."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -110,6 +116,7 @@ def read_runs(runs: Any) -> dict[str, RunTable]:
             f"{source} has no column {', '.join(missing)}: needed are {', '.join(REQUIRED)} (params: "
             "non-embedding parameters; tokens and batch_tokens in tokens), it has "
             f"{', '.join(map(str, frame.columns)) or 'none'}"
+            + (LOSS_ALONE if set(missing) <= {"learning_rate", "batch_tokens"} else "")
         )
     if not len(frame):
         raise LawError(f"{source} has no rows: a law needs at least {MIN_RUNS} runs")
@@ -280,11 +287,12 @@ def _check_units(values: dict[str, np.ndarray], what: str) -> None:
 
 
 def _check_variation(values: dict[str, np.ndarray], what: str) -> None:
-    for name in REQUIRED[:4]:
+    for name in REQUIRED[:3]:
         if np.ptp(np.log(values[name])) < MIN_VARIATION:
             kind = "one model size" if name == "params" else f"one {name}"
             raise LawError(
                 f"{what} has {kind} ({values[name][0]:g}) in all runs: no law can say how things move with it"
+                + (LOSS_ALONE if name == "learning_rate" else "")
             )
     if np.ptp(np.log(values["loss"])) < 1e-4:
         raise LawError(f"{what}: every run has the loss {values['loss'][0]:g}, so there is nothing to fit")

@@ -12,7 +12,7 @@ from carbs_scaling.laws import surface
 from carbs_scaling.laws.bends import bend_basis
 from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recommendation import Recommendation
-from carbs_scaling.laws.runs import LawError, RunTable
+from carbs_scaling.laws.runs import MIN_VARIATION, LawError, RunTable
 
 FORMAT = 2  # 1 had no `prior` and no `others`
 READ_FORMATS = (1, 2)
@@ -47,6 +47,11 @@ class Support:
     largest_run_flops: float
     total_flops: float
     shape: tuple[float, float, float] | None = None
+
+    @property
+    def one_batch(self) -> bool:
+        """Whether all runs had the same batch, as `RunTable.one_batch`."""
+        return bool(np.log(self.high[3] / self.low[3]) < MIN_VARIATION)
 
 
 @dataclass(frozen=True)
@@ -322,7 +327,7 @@ class ScalingLaw:
             f"L = {np.exp(self.parameter('ln_E')):.3f} + [({by_n:.4g} N^-{alpha:.3f})^{1 / gamma:.2f} + "
             f"({by_d:.4g} D^-{beta:.3f})^{1 / gamma:.2f}]^{gamma:.2f}{bent}",
             f"lr = {rate:.3g} {powers('learning_rate')}",
-            f"B = {batch:.4g} {powers('batch_tokens')}",
+            f"B = {batch:.4g} {'(all runs had it)' if self.support.one_batch else powers('batch_tokens')}",
         )
 
     def to_dict(self) -> dict:

@@ -42,6 +42,14 @@ class SurfacePrior:
         pull = alone * self.shared
         return np.diag(alone) - np.outer(pull, pull) / (1 + self.shared @ pull)
 
+    def at_one_batch(self) -> "SurfacePrior":
+        """For runs of one batch, the centre's: taken for the best, whatever others would have brought."""
+        mean, sd, shared = self.mean.copy(), self.sd.copy(), self.shared.copy()
+        pinned = [INDEX[name] for name in ("b0", "b_N", "b_D", "ln_k_B", "r_B")]
+        sd[pinned] = shared[pinned] = 0.0
+        mean[pinned[:3]] = 0.0
+        return SurfacePrior(mean, sd, shared)
+
     def widened(self, factor: float) -> "SurfacePrior":
         """The same with all deviations times a factor."""
         return SurfacePrior(self.mean, factor * self.sd, factor * self.shared)

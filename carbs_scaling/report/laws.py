@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from carbs_scaling.config import TargetConfig
-from carbs_scaling.laws.fit import CONVENTION, EXPONENTS, ScalingLaw
+from carbs_scaling.laws.diagnostics import exponents_of
+from carbs_scaling.laws.fit import CONVENTION, ScalingLaw
 from carbs_scaling.laws.recommend import Advice
 from carbs_scaling.report.numbers import scientific
 
@@ -45,7 +46,7 @@ def law_report(law: ScalingLaw) -> Group:
     parts += [Text(line) for line in (*law.formulas(), *(other.formula() for other in law.others))]
     parts.append(Text(CONVENTION, style="dim"))
     table = _table("exponent", "value", "standard error")
-    for name, what in EXPONENTS.items():
+    for name, what in exponents_of(law).items():
         value, error = law.parameter(name), law.standard_error(name)
         if name.startswith("ln_"):
             value, error = float(np.exp(value)), float(np.exp(value)) * error
@@ -101,6 +102,8 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
     for name, label in LABELS.items():
         low, high = advice.intervals[name]
         bounds = f"{_number(name, low)} - {_number(name, high)}"
+        if name == "batch_tokens" and law.support.one_batch:
+            bounds = "as in all runs"
         table.add_row(label, _number(name, getattr(recipe, name)), bounds)
     table.add_row("batch (sequences)", str(sequences(advice, target)), "")
     for name, value in recipe.other.items():

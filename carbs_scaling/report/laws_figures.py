@@ -34,17 +34,20 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
         title: stands above the picture.
     """
 
+    panels = [
+        ("best learning rate", 0, law.learning_rate, np.exp, table.learning_rate),
+        ("best batch (tokens a step)", 1, law.batch_tokens, np.exp, table.batch_tokens),
+        ("loss at the best of both", 2, law.loss, lambda x: x, table.loss),
+    ]
+    if law.support.one_batch:
+        panels = [panels[0], ("loss at the best of it", *panels[2][1:])]
+
     def draw(figure: "Figure") -> None:
-        axes = figure.subplots(1, 3)
+        axes = figure.subplots(1, len(panels))
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12.5)
         tokens = _spread(np.unique(np.round(table.tokens, -3)), MOST_TOKENS)
         params = np.geomspace(law.support.low[0], law.support.high[0] * BEYOND, 40)
         colours = _colours(len(tokens))
-        panels = (
-            ("best learning rate", 0, law.learning_rate, np.exp, table.learning_rate),
-            ("best batch (tokens a step)", 1, law.batch_tokens, np.exp, table.batch_tokens),
-            ("loss at the best of both", 2, law.loss, lambda x: x, table.loss),
-        )
         for panel, (label, column, curve, back, values) in zip(axes, panels, strict=True):
             for d, colour in zip(tokens, colours, strict=True):
                 draws = np.array([np.quantile(law.draws(n, d, 800)[:, column], (0.05, 0.95)) for n in params])
@@ -65,9 +68,9 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
             law.support.high[0] * 1.1, 0.02, "beyond the runs", transform=axes[0].get_xaxis_transform(),
             color=GREY, fontsize=8.5,
         )  # fmt: skip
-        axes[2].legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper right")
+        axes[-1].legend(fontsize=8.5, labelcolor=INK, loc="best", framealpha=0.85, edgecolor="none")
 
-    return _write(draw, path, (13.0, 4.4))
+    return _write(draw, path, (13.0 * len(panels) / 3, 4.4))
 
 
 def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:

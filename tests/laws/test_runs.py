@@ -17,7 +17,6 @@ CASES = {
     "one size": (lambda f: f[f.params == f.params.min()], "one model size"),
     "one token count": (lambda f: f[f.tokens == f.tokens.min()], "one tokens"),
     "one rate": (lambda f: changed(f, learning_rate=1e-3), "one learning_rate"),
-    "one batch": (lambda f: changed(f, batch_tokens=65536.0), "one batch_tokens"),
     "one loss": (lambda f: changed(f, loss=3.0), "nothing to fit"),
     "all diverged": (lambda f: changed(f, diverged=True), "diverged"),
     "no loss": (lambda f: changed(f, loss=np.nan), "diverged or have no loss"),

@@ -26,6 +26,7 @@ def test_slopes_are_the_derivatives():
 
 def test_gamma_of_one_is_hoffmanns_sum_and_a_small_one_the_larger_term():
     theta, _ = some_point(np.random.default_rng(1))
+    theta[surface.INDEX["logit_share"]] = 0.5
     n, d = np.linspace(-1, 1, 5), np.linspace(1, -1, 5)
     irreducible, scale = np.exp(theta[0]), np.exp(theta[1])
     share = 1 / (1 + np.exp(-theta[2]))
