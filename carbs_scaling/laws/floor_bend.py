@@ -56,8 +56,15 @@ def bend_floor(fit: SurfaceFit, features: np.ndarray, loss: np.ndarray, prior: S
     def slopes(z: np.ndarray) -> np.ndarray:
         return np.concatenate([evaluate(z)[1], root])
 
-    start = np.concatenate([fit.theta[at], np.zeros(len(mean) - len(at))])
-    found = least_squares(misfit, start, slopes, loss="huber", f_scale=HUBER).x
+    # Two starts: where the valley's fit left the floor, and the prior.
+    straight = np.zeros(len(mean) - len(at))
+    found = min(
+        (
+            least_squares(misfit, np.concatenate([start, straight]), slopes, loss="huber", f_scale=HUBER)
+            for start in (fit.theta[at], prior.mean[at])
+        ),
+        key=lambda solution: solution.cost,
+    ).x
     value, design = evaluate(found)
     weight = np.minimum(1.0, HUBER / np.maximum(np.abs(value - loss) / noise_sd, 1e-12))
     covariance = np.linalg.inv(design.T @ (weight[:, None] * design) + root.T @ root)[:size, :size]

@@ -32,7 +32,7 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
     held = replace(held, loss=held.loss - law.excess_of_others(held))
     predicted = law.run_loss(held.params, held.tokens, held.learning_rate, held.batch_tokens)
     error = predicted - held.loss
-    inside, better, regrets, drifts = [], [], [], []
+    inside, better, regrets, misses = [], [], [], []
     for cell in cells_of(held):
         best = cell[np.argmin(held.loss[cell])]
         half = cell[held.loss[cell] <= np.median(held.loss[cell])]
@@ -42,7 +42,7 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
         inside.append(low <= held.loss[best] <= high)
         expected = (recipe.draws[:, 2] - recipe.loss).std()
         beyond = np.log(held.params[best] / law.support.high[0])
-        drifts.append((np.median(error[half]) ** 2 - expected**2) / beyond**2)
+        misses.append((np.median(error[half]), expected, beyond))
         regret = _regret(held.take(cell), recipe)
         if regret is not None:
             regrets.append(regret)
@@ -53,8 +53,18 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
         bias=float(np.median(error[better])),
         coverage=float(np.mean(inside)),
         regret=float(np.mean(regrets)) if regrets else None,
-        drift=float(np.sqrt(max(np.mean(drifts), 0.0))),
+        drift=_drift(*np.array(misses).T),
     )
+
+
+def _drift(miss: np.ndarray, expected: np.ndarray, beyond: np.ndarray) -> float:
+    """Of the cells' misses, each (c,), what the law did not expect, for each neper of N beyond its runs.
+
+    A cell whose only run went wrong says nothing of the law: misses count up to three robust deviations.
+    """
+    limit = 3 * 1.4826 * np.median(np.abs(miss))
+    unexpected = (np.clip(miss, -limit, limit) ** 2 - expected**2) / beyond**2
+    return float(np.sqrt(max(unexpected.mean(), 0.0)))
 
 
 def _regret(cell: RunTable, recipe: Recommendation) -> float | None:

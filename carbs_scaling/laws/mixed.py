@@ -5,7 +5,7 @@ valley is known only roughly far from it. That is why runs far off the optimum d
 standard deviations a run counts linearly (Huber). The variances are estimated with the law.
 
 Runs of one cell (N, D) also share what the law gets wrong there, and so do runs of one model size: a loss
-that is off as a whole, a best learning rate that is off. The variances of these shifts are estimated by EM
+that is off as a whole, a best learning rate that is off. The variances of these shifts are estimated
 from the residuals and enter the covariance of the law (a sandwich), without which a cell swept a hundred
 times would count as a hundred witnesses. They do not weight the fit itself: on held-out sizes that predicted
 worse. They do decide how far a bend of the power laws is believed (`carbs_scaling.laws.bends`).
@@ -27,12 +27,13 @@ from carbs_scaling.laws.surface import INDEX, NAMES, SHIFTS, best_batch, value_a
 from carbs_scaling.laws.surface_prior import SurfacePrior
 
 HUBER = 2.0
+OUTLIER = 3.0  # standard deviations beyond which a residual says no more about its cell and size
 CLIPPED_SQUARE = 0.9205  # mean of min(z^2, HUBER^2) for a normal z: what clipping leaves of a variance of 1
 # A first guess of each spread, worth `PRIOR_GROUPS` groups: neutral, so that few groups do not give zero.
 PRIOR_GROUPS = 1.0
 FIRST_SPREAD = {"loss": 0.003, "rate": 0.15, "batch": 0.2, "steepness": 0.2}  # loss: as a share of the loss
 MIN_SEED_NOISE = 2e-4  # share of the loss
-EM_ROUNDS = 25
+SCATTER_ROUNDS = 25
 BOUND_WIDTH = 0.1  # nepers over which a diverged run's rate turns from above the best one to below it
 OTHER_CAUSE = 0.05  # chance that a run diverged for another reason than its rate
 
@@ -275,13 +276,16 @@ class _Problem:
     ) -> tuple[dict[tuple[str, str], float], float, float, np.ndarray]:
         """Spreads of cells and sizes, the noise that they leave to a run, and the covariance of z.
 
-        EM on the linear mixed model residual = U u + noise. The covariance is that of weighted least squares
-        whose errors are correlated as U T U' says: H^-1 (H + J'W U T U'W J) H^-1.
+        Variances of the linear mixed model residual = U u + noise, by maximum likelihood. The covariance is
+        that of weighted least squares whose errors are correlated as U T U' says: H^-1 (H + J'W U T U'W J)
+        H^-1.
         """
         covariance, residual, height = self.posterior(state)
         _, _, design = self.design(state.z)
         variance = state.seed2 + state.height2 * height**2
         weight = np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
+        # That is not robust: one run three times too high would be taken for a size that is off as a whole.
+        residual = np.clip(residual, -OUTLIER * np.sqrt(variance), OUTLIER * np.sqrt(variance))
         if not groups:
             return {}, float(np.sqrt(state.seed2)), float(np.sqrt(state.height2)), covariance
         columns, first2, owner = [], [], []
@@ -292,17 +296,20 @@ class _Problem:
             first2.append(self._first(group) ** 2)
             owner += [index] * group.groups
         effects, owner, first2 = np.concatenate(columns, axis=1), np.array(owner), np.array(first2)
-        spread2, witnesses = first2.copy(), np.array([group.witnesses for group in groups])
+        spread2, witnesses = first2.copy(), np.array([group.witnesses / group.groups for group in groups])
         inner = _State(state.z, spread2, state.seed2, state.height2)
-        for _ in range(EM_ROUNDS):
+        for _ in range(SCATTER_ROUNDS):
             inner_variance = inner.seed2 + inner.height2 * height**2
             precision = effects.T @ (effects / inner_variance[:, None])
             precision[np.diag_indices_from(precision)] += 1 / spread2[owner]
             inverse = np.linalg.inv(precision)
             shifts = inverse @ (effects.T @ (residual / inner_variance))
-            second = np.bincount(owner, shifts**2 + np.diag(inverse))
-            spread2 = (second + PRIOR_GROUPS * first2) / (witnesses + PRIOR_GROUPS)
-            used = len(owner) - float(np.diag(inverse) @ (1 / spread2[owner])) + len(state.z)
+            # A shift counts as far as runs tell it (MacKay's fixed point, which is that of EM); one that they
+            # do not tell leaves the variance at its first guess.
+            told = np.maximum(1 - np.diag(inverse) / spread2[owner], 0.0)
+            squares, counts = np.bincount(owner, shifts**2), np.bincount(owner, told) * witnesses
+            spread2 = (squares + PRIOR_GROUPS * first2) / (counts + PRIOR_GROUPS)
+            used = float(told.sum()) + len(state.z)
             inflation = len(residual) / max(len(residual) - used, 0.15 * len(residual))
             own = residual - effects @ shifts
             inner.seed2, inner.height2 = _noise(own, height, inner, inflation, MIN_SEED_NOISE * self.level)

@@ -199,7 +199,9 @@ class ScalingLaw:
         if noise:
             scatter = np.array([self.spread[1], self.spread[2], np.hypot(self.spread[0], self.seed_sd)])
             sd = np.hypot(sd, scatter)
-        return out + sd * np.random.default_rng(1).normal(size=out.shape)
+        out = out + sd * np.random.default_rng(1).normal(size=out.shape)
+        out[:, 2] = np.maximum(out[:, 2], 0.0)
+        return out
 
     def _loss_slope(self, n, d) -> np.ndarray:
         """Of the loss at the best rate and batch, by theta and bend."""

@@ -71,6 +71,23 @@ def test_outliers_do_not_bend_it(runs, law):
     ours, theirs = law.recommend(6e9, 6e10), fit_law(spoiled, check=False).recommend(6e9, 6e10)
     assert abs(np.log(theirs.learning_rate / ours.learning_rate)) < 0.15
     assert abs(theirs.loss - ours.loss) < 0.05
+    # Nor does it take them for sizes that are off as a whole, and doubt everything.
+    for name in ("learning_rate", "batch_tokens"):
+        widths = [np.ptp(np.log(recipe.interval(name))) for recipe in (ours, theirs)]
+        assert widths[1] < 2 * widths[0]
+    assert np.ptp(theirs.interval("loss")) < np.ptp(ours.interval("loss")) + 0.2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_runs_with_gross_outliers_give_sane_intervals(runs, seed):
+    few = runs.sample(24, random_state=seed).reset_index(drop=True)
+    few.loc[[3, 11], "loss"] *= 3
+    recipe = fit_law(few).recommend(6e9, 6e10)
+    for name in ("learning_rate", "batch_tokens"):
+        low, high = recipe.interval(name)
+        # A prior of the exponents, a decade beyond the runs, allows no more.
+        assert 0 < low < high < 1e5 * low
+    assert recipe.interval("loss")[0] >= 0
 
 
 def test_held_out_sizes_are_shown(law):
