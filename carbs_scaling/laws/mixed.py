@@ -34,7 +34,8 @@ PRIOR_GROUPS = 1.0
 FIRST_SPREAD = {"loss": 0.003, "rate": 0.15, "batch": 0.2, "steepness": 0.2}  # loss: as a share of the loss
 MIN_SEED_NOISE = 2e-4  # share of the loss
 SCATTER_ROUNDS = 25
-AT_REST = 0.02  # of the prior's deviations, over a turn of law and noise
+# In deviations of the prior, over a turn of law and noise: what no answer shows, and where to stop.
+AT_REST, STANDING_STILL = 0.05, 0.002
 UNDAMPED_ROUNDS = 3  # then the noise goes half the way: law and noise may else take turns for ever
 BOUND_WIDTH = 0.1  # nepers over which a diverged run's rate turns from above the best one to below it
 OTHER_CAUSE = 0.05  # chance that a run diverged for another reason than its rate
@@ -188,19 +189,18 @@ class _Problem:
 
     def descend(self, state: _State, rounds: int) -> _State:
         """Law and noise by turns; where they go round in circles, the most probable of what they passed."""
-        best, settled = None, 0
+        best, moved = None, np.inf
         for turn in range(rounds):
             before, noise = state.z[: self.size].copy(), np.array([state.seed2, state.height2])
             state = self._update_noise(self._minimise(state))
             if best is None or state.objective < best.objective:
                 best = replace(state, z=state.z.copy(), spread2=state.spread2.copy())
             moved = np.abs((state.z[: self.size] - before) / self.scale).max()
-            settled = settled + 1 if moved < AT_REST else 0
-            if moved < 0.1 * AT_REST:
+            if moved < STANDING_STILL:
                 break
             if turn >= UNDAMPED_ROUNDS:
                 state.seed2, state.height2 = np.sqrt(noise * [state.seed2, state.height2])
-        best.converged = settled > 0
+        best.converged = bool(moved < AT_REST)
         return best
 
     def _minimise(self, state: _State, steps: int = 25) -> _State:
