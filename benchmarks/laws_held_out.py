@@ -9,9 +9,11 @@ of the cell's best run, and in brackets those of the cell's own smoothed optimum
 github.com/OpenEuroLLM/dense_english_scaling_laws (folder data).
 """
 
+import argparse
+
 import numpy as np
 import torch
-from _laws_table import arguments, targets, write
+from _laws_table import targets, write
 from _runs_table import read_table
 
 from carbs_scaling import fit_law
@@ -23,7 +25,8 @@ PUBLISHED = ("Step Law", "DeepSeek")
 
 def main() -> None:
     """Prints a row for every cut of every table."""
-    parser = arguments(__doc__, "")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", help="JSON file for the figures")
     parser.add_argument("tables", nargs="+", help="CSV files of runs")
     options = parser.parse_args()
     torch.set_num_threads(1)

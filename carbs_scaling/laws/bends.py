@@ -9,11 +9,15 @@ import numpy as np
 
 BENDS = ("rate", "batch")  # the floor bends by gamma already
 FIRST_BEND = 0.05  # change of an exponent over a neper
-BELIEVED_BEND = 0.2  # the same: prior standard deviation of what is kept
+BELIEVED_BEND = 0.3  # the same: prior standard deviation of what is kept
+FOLLOWED = 1.0  # nepers
 
 
 def bend_basis(n, d, reach) -> np.ndarray:
-    """Second-order terms by which a location departs from a power law; beyond `reach` their tangents.
+    """Second-order terms by which a location departs from a power law.
+
+    Beyond `reach` they go on along their tangents, which level off within `FOLLOWED` nepers: that a curve
+    goes on is the less sure the further it is from the runs that showed it.
 
     Args:
         n: centred ln N, shape (...).
@@ -25,12 +29,17 @@ def bend_basis(n, d, reach) -> np.ndarray:
     """
     (n_low, n_high), (d_low, d_high) = reach
     near_n, near_d = np.clip(n, n_low, n_high), np.clip(d, d_low, d_high)
+    n, d = near_n + _levelled(n - near_n), near_d + _levelled(d - near_d)
     terms = (
         near_n * n - near_n**2 / 2,
         near_n * d + near_d * n - near_n * near_d,
         near_d * d - near_d**2 / 2,
     )
     return np.stack(np.broadcast_arrays(*terms), axis=-1)
+
+
+def _levelled(beyond) -> np.ndarray:
+    return np.sign(beyond) * -FOLLOWED * np.expm1(-np.abs(beyond) / FOLLOWED)
 
 
 def reach_of(features: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:

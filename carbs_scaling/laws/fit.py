@@ -32,6 +32,7 @@ from carbs_scaling.laws.scaling_law import (
     ScalingLaw,
     Support,
 )
+from carbs_scaling.laws.surface_prior import OF_THE_BATCH, SurfacePrior
 
 __all__ = [
     "CONVENTION",
@@ -78,6 +79,8 @@ def fit_law(
     Raises:
         LawError: the runs give no law.
     """
+    if not prior_width > 0:
+        raise LawError(f"prior_width={prior_width} must be above 0: 1 is weak, 10 hardly any prior")
     published = published_laws(prior)
     tables = read_runs(runs)
     if optimizer is not None:
@@ -94,8 +97,6 @@ def _fit_table(
 ) -> ScalingLaw:
     centre = table.logs.mean(axis=0)
     prior = prior_of(published, float(table.loss.min()), centre).widened(prior_width)
-    if table.one_batch:
-        prior = prior.at_one_batch()
     starts = []
     for moves in STARTS:
         start = prior.mean.copy()
@@ -119,10 +120,12 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
 
     What those hyperparameters cost a run is taken off its loss, by turns with the law.
     """
-    features = table.logs - centre
+    features, full = table.logs - centre, prior
+    if table.one_batch:
+        prior = prior.at_one_batch()
     diverged = None if table.diverged_logs is None else table.diverged_logs - centre
     fit = fit_surface(features, table.loss, prior, starts, diverged=diverged)
-    fit = _settled(bend_floor(fit, features, table.loss, prior), table)
+    fit = _settled(bend_floor(fit, features, table.loss, prior), table, full)
     law, said = _law_of(fit, table, centre, features), []
     for _ in range(OTHER_ROUNDS if varied(table) else 0):
         law, said = refit_others(law, table)
@@ -130,7 +133,7 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
             break
         loss = table.loss - law.excess_of_others(table)
         fit = fit_surface(features, loss, prior, (fit.theta,), diverged=diverged)
-        fit = _settled(bend_floor(fit, features, loss, prior), table)
+        fit = _settled(bend_floor(fit, features, loss, prior), table, full)
         law = replace(_law_of(fit, table, centre, features), others=law.others)
     if law.others:
         law, said = refit_others(law, table)
@@ -138,17 +141,23 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
     return law, fit.converged, said
 
 
-def _settled(fit: SurfaceFit, table: RunTable) -> SurfaceFit:
-    """The fit without doubt about the batch where there is only one."""
+def _settled(fit: SurfaceFit, table: RunTable, prior: SurfacePrior) -> SurfaceFit:
+    """The fit without doubt about the batch where there is one: what others would bring is the prior's."""
     if not table.one_batch:
         return fit
-    known = np.zeros(fit.bend.shape, bool)
-    known[BENDS.index("batch")] = True
-    known = np.concatenate([np.zeros(len(fit.theta), bool), known.reshape(-1)])
+    theta, covariance = fit.theta.copy(), fit.covariance.copy()
+    rows = np.arange(fit.bend.size).reshape(fit.bend.shape)[BENDS.index("batch")]
+    known = [*(surface.INDEX[name] for name in OF_THE_BATCH), *(len(theta) + rows)]
+    covariance[known, :] = covariance[:, known] = 0.0
+    for name in ("a_B", "ln_k_B", "r_B"):
+        theta[surface.INDEX[name]] = prior.mean[surface.INDEX[name]]
+    a_b = surface.INDEX["a_B"]
+    covariance[a_b, a_b] = prior.sd[a_b] ** 2
     return replace(
         fit,
-        bend=np.where(known[len(fit.theta) :].reshape(fit.bend.shape), 0.0, fit.bend),
-        covariance=np.where(known[:, None] | known, 0.0, fit.covariance),
+        theta=theta,
+        bend=np.where(np.arange(len(fit.bend))[:, None] == BENDS.index("batch"), 0.0, fit.bend),
+        covariance=covariance,
         spread={key: 0.0 if key[1] == "batch" else value for key, value in fit.spread.items()},
     )
 

@@ -2,8 +2,8 @@
 
     ln(reducible loss) += f . bend_basis(ln N, ln D)
 
-inside the runs' range, and along the tangent beyond it, as best rate and batch do. The floor is fitted again
-with these terms after the valley, which is held: what the best loss is need not move the best recipe.
+as the best rate and batch do. The floor is fitted again with these terms after the valley, which is held:
+what the best loss is need not move the best recipe.
 """
 
 from dataclasses import replace
@@ -12,12 +12,14 @@ import numpy as np
 
 from carbs_scaling.laws.bends import bend_basis, reach_of
 from carbs_scaling.laws.groups import groupings
-from carbs_scaling.laws.mixed import HUBER, SurfaceFit
+from carbs_scaling.laws.mixed import SurfaceFit
+from carbs_scaling.laws.robust import huber, levenberg_marquardt
 from carbs_scaling.laws.surface import FLOOR, INDEX, value_and_slopes
 from carbs_scaling.laws.surface_prior import SurfacePrior
 
 BEND_SD = 0.004  # prior of f: change of a loss exponent over a neper; .003 to .05 predict large sizes alike
 TERMS = 3
+STEPS, LEAST_GAIN = 100, 1e-4
 
 
 def bend_floor(fit: SurfaceFit, features: np.ndarray, loss: np.ndarray, prior: SurfacePrior) -> SurfaceFit:
@@ -29,45 +31,44 @@ def bend_floor(fit: SurfaceFit, features: np.ndarray, loss: np.ndarray, prior: S
         loss: shape (n,).
         prior: of theta.
     """
-    from scipy.optimize import least_squares
-
     basis = bend_basis(features[:, 0], features[:, 1], reach_of(features))
     held = {kind: basis @ row for kind, row in zip(("rate", "batch"), fit.bend, strict=True)}
     at = [INDEX[name] for name in FLOOR]
     noise_sd = np.hypot(fit.seed_sd, fit.height_sd * value_and_slopes(fit.theta, features, held)[1])
     shifts, shift_sd = _shifts(fit, features)
     size = len(at) + TERMS
-    mean = np.concatenate([prior.mean[at], np.zeros(TERMS + len(shift_sd))])
+    straight = np.zeros(TERMS + len(shift_sd))
+    mean = np.concatenate([prior.mean[at], straight])
     sd = np.concatenate([prior.sd[at], np.full(TERMS, BEND_SD), shift_sd])
-    shared = np.concatenate([prior.shared[at], np.zeros(TERMS + len(shift_sd))])
-    root = np.linalg.cholesky(SurfacePrior(mean, sd, shared).precision).T
+    precision = SurfacePrior(mean, sd, np.concatenate([prior.shared[at], straight])).precision
 
     def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         theta = fit.theta.copy()
         theta[at] = z[: len(at)]
         moved = {**held, "floor": basis @ z[len(at) : size], "loss": shifts @ z[size:]}
         value, _, slopes = value_and_slopes(theta, features, moved)
-        design = np.concatenate([slopes[:, at], slopes[:, [INDEX["ln_R"]]] * basis, shifts], axis=1)
-        return value, design / noise_sd[:, None]
+        return value, np.concatenate([slopes[:, at], slopes[:, [INDEX["ln_R"]]] * basis, shifts], axis=1)
 
-    def misfit(z: np.ndarray) -> np.ndarray:
-        return np.concatenate([(evaluate(z)[0] - loss) / noise_sd, root @ (z - mean)])
+    def cost(z: np.ndarray) -> float:
+        return huber(loss - evaluate(z)[0], noise_sd**2)[0] + 0.5 * float((z - mean) @ precision @ (z - mean))
 
-    def slopes(z: np.ndarray) -> np.ndarray:
-        return np.concatenate([evaluate(z)[1], root])
+    def downhill(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, design = evaluate(z)
+        weight = huber(loss - value, noise_sd**2)[1]
+        curvature = design.T @ (weight[:, None] * design) + precision
+        return design.T @ (weight * (loss - value)) - precision @ (z - mean), curvature
 
     # Two starts: where the valley's fit left the floor, and the prior.
-    straight = np.zeros(len(mean) - len(at))
     found = min(
         (
-            least_squares(misfit, np.concatenate([start, straight]), slopes, loss="huber", f_scale=HUBER)
+            levenberg_marquardt(
+                cost, downhill, np.concatenate([start, straight]), prior.scale[at], STEPS, LEAST_GAIN
+            )
             for start in (fit.theta[at], prior.mean[at])
         ),
-        key=lambda solution: solution.cost,
-    ).x
-    value, design = evaluate(found)
-    weight = np.minimum(1.0, HUBER / np.maximum(np.abs(value - loss) / noise_sd, 1e-12))
-    covariance = np.linalg.inv(design.T @ (weight[:, None] * design) + root.T @ root)[:size, :size]
+        key=cost,
+    )
+    covariance = np.linalg.inv(downhill(found)[1])[:size, :size]
     theta = fit.theta.copy()
     theta[at] = found[: len(at)]
     return replace(

@@ -11,7 +11,7 @@ MIN_CELLS = 3
 MIN_SIZES = 2
 MAX_EFFECT_COLUMNS = 600
 # Level and exponent in N go through the sizes, so that two of them scatter not at all: of the scatter of m
-# sizes m - 2 are left to tell its variance.
+# sizes m - 2 are left to tell its variance. (Cells are many: what the law takes of theirs is left out.)
 FITTED_THROUGH_SIZES = 2
 
 
@@ -48,19 +48,20 @@ def bends(features: np.ndarray) -> list[Grouping]:
 
 def groupings(features: np.ndarray) -> list[Grouping]:
     """Cells and sizes that have enough runs to show a shift of their own."""
-    sizes = np.round(features[:, 0], 2)
+    sizes = np.unique(np.round(features[:, 0], 2), return_inverse=True)[1].reshape(-1)
     cells = np.unique(np.round(features[:, :2], 2), axis=0, return_inverse=True)[1].reshape(-1)
-    sizes = np.unique(sizes, return_inverse=True)[1].reshape(-1)
+    if sizes.max() == cells.max():  # one cell a size: then they are sizes that scatter
+        levels = [("size", sizes, MIN_SIZES, ("loss", "rate", "batch", "steepness"))]
+    else:
+        levels = [
+            ("cell", cells, MIN_CELLS, ("loss", "rate", "batch", "steepness")),
+            ("size", sizes, MIN_SIZES, ("loss", "rate", "batch")),
+        ]
     found = []
-    for level, label, least, kinds in (
-        ("cell", cells, MIN_CELLS, ("loss", "rate", "batch", "steepness")),
-        ("size", sizes, MIN_SIZES, ("loss", "rate", "batch")),
-    ):
+    for level, label, least, kinds in levels:
         counts = np.bincount(label)
         enough = counts >= MIN_CELL_RUNS
         if enough.sum() < least or enough.sum() * len(kinds) > MAX_EFFECT_COLUMNS:
-            continue
-        if level == "size" and enough.sum() == len(np.unique(cells)):
             continue
         basis = (label[:, None] == np.flatnonzero(enough)).astype(float)
         found += [Grouping(level, kind, basis) for kind in kinds]

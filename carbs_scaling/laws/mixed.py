@@ -23,10 +23,10 @@ from scipy.special import ndtr
 
 from carbs_scaling.laws.bends import BENDS, FIRST_BEND, believed, bend_basis, reach_of
 from carbs_scaling.laws.groups import Grouping, bends, groupings
+from carbs_scaling.laws.robust import HUBER, huber, levenberg_marquardt
 from carbs_scaling.laws.surface import INDEX, NAMES, SHIFTS, best_batch, value_and_slopes
 from carbs_scaling.laws.surface_prior import SurfacePrior
 
-HUBER = 2.0
 OUTLIER = 3.0  # standard deviations beyond which a residual says no more about its cell and size
 CLIPPED_SQUARE = 0.9205  # mean of min(z^2, HUBER^2) for a normal z: what clipping leaves of a variance of 1
 # A first guess of each spread, worth `PRIOR_GROUPS` groups: neutral, so that few groups do not give zero.
@@ -85,7 +85,9 @@ def fit_surface(
         diverged: centred logs as in `features` of runs that diverged, shape (m, 4).
     """
     problem = _Problem(features, loss, prior, bends(features), diverged)
-    states = [problem.begin(start) for start in (prior.mean, *starts)]
+    # A pinned parameter begins where it must stay.
+    starts = [prior.mean, *(np.where(prior.sd > 0, start, prior.mean) for start in starts)]
+    states = [problem.begin(start) for start in starts]
     if len(states) > 1:
         states = [problem.descend(state, rounds=3) for state in states]
     state = problem.descend(min(states, key=lambda s: s.objective), rounds)
@@ -188,7 +190,11 @@ class _Problem:
         return -float(np.log(likely).sum()), by_z.T @ slope, by_z.T @ (curvature[:, None] * by_z)
 
     def descend(self, state: _State, rounds: int) -> _State:
-        """Law and noise by turns; where they go round in circles, the most probable of what they passed."""
+        """Law and noise by turns; the most probable state that they passed, by `_State.objective`.
+
+        The noise's update is no descent of the objective: with few runs the first turns are better than where
+        they come to rest, and at times law and noise go round in circles.
+        """
         best, moved = None, np.inf
         for turn in range(rounds):
             before, noise = state.z[: self.size].copy(), np.array([state.seed2, state.height2])
@@ -203,51 +209,27 @@ class _Problem:
         best.converged = bool(moved < AT_REST)
         return best
 
-    def _minimise(self, state: _State, steps: int = 25) -> _State:
-        """Levenberg-Marquardt in theta and the shifts, all variances held."""
-        z, precision = state.z.copy(), self.prior_precision(state)
-        damping = 1e-3
-
-        value, height, design = self.design(z)
+    def _minimise(self, state: _State) -> _State:
+        """The law and the bends, all variances held."""
+        precision = self.prior_precision(state)
+        _, height, _ = self.design(state.z)
         variance = state.seed2 + state.height2 * height**2
 
-        def cost(value: np.ndarray, z: np.ndarray) -> float:
-            r = np.abs(self.loss - value) / np.sqrt(variance)
-            data = float(np.where(r <= HUBER, r**2 / 2, HUBER * (r - HUBER / 2)).sum())
-            return data + self.penalty(z, precision) + self.too_high(z)[0]
+        def cost(z: np.ndarray) -> float:
+            value = value_and_slopes(z[: self.size], self.features, self.shifts(z))[0]
+            return huber(self.loss - value, variance)[0] + self.penalty(z, precision) + self.too_high(z)[0]
 
-        best = cost(value, z)
-        for _ in range(steps):
+        def slopes(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, _, design = self.design(z)
             residual = self.loss - value
-            weight = (
-                np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
-            )
+            weight = huber(residual, variance)[1]
             _, bound_slope, bound_curvature = self.too_high(z)
-            hessian = design.T @ (weight[:, None] * design) + bound_curvature + precision
             centred = z.copy()
             centred[: self.size] -= self.mean
-            gradient = design.T @ (weight * residual) - precision @ centred - bound_slope
-            for _ in range(8):
-                damped = hessian.copy()
-                damped[np.diag_indices_from(damped)] *= 1 + damping
-                step = np.linalg.solve(damped, gradient)
-                step *= min(1.0, 1.5 / max(np.abs(step[: self.size] / self.scale).max(), 1e-12))
-                candidate = z + step
-                value_there = value_and_slopes(candidate[: self.size], self.features, self.shifts(candidate))[
-                    0
-                ]
-                cost_there = cost(value_there, candidate)
-                if cost_there < best:
-                    break
-                damping *= 5
-            else:
-                break
-            gained, best, z = best - cost_there, cost_there, candidate
-            damping = max(damping / 5, 1e-9)
-            value, height, design = self.design(z)
-            if gained < 1e-3:
-                break
-        state.z = z
+            downhill = design.T @ (weight * residual) - precision @ centred - bound_slope
+            return downhill, design.T @ (weight[:, None] * design) + bound_curvature + precision
+
+        state.z = levenberg_marquardt(cost, slopes, state.z, self.scale)
         return state
 
     def posterior(self, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -255,7 +237,7 @@ class _Problem:
         value, height, design = self.design(state.z)
         residual = self.loss - value
         variance = state.seed2 + state.height2 * height**2
-        weight = np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
+        weight = huber(residual, variance)[1]
         hessian = design.T @ (weight[:, None] * design) + self.too_high(state.z)[2]
         return np.linalg.inv(hessian + self.prior_precision(state)), residual, height
 
@@ -272,13 +254,14 @@ class _Problem:
         inflation = len(residual) / max(len(residual) - used, 0.15 * len(residual))
         state.seed2, state.height2 = _noise(residual, height, state, inflation, MIN_SEED_NOISE * self.level)
         variance = state.seed2 + state.height2 * height**2
-        r = np.abs(residual) / np.sqrt(variance)
-        data = np.where(r <= HUBER, r**2 / 2, HUBER * (r - HUBER / 2)).sum() + 0.5 * np.log(variance).sum()
+        data = huber(residual, variance)[0] + 0.5 * np.log(variance).sum()
         spreads = sum(g.groups * 0.5 * np.log(s2) for g, s2 in zip(self.groups, state.spread2, strict=True))
         state.objective = float(data + spreads) + self.penalty(state.z, self.prior_precision(state))
         state.objective += self.too_high(state.z)[0]
         sign, log_volume = np.linalg.slogdet(covariance)
-        state.objective -= 0.5 * log_volume if sign > 0 else 0.0
+        state.objective -= 0.5 * log_volume if sign > 0 else -np.inf
+        if not np.isfinite(state.objective):
+            state.objective = np.inf
         return state
 
     def scatter(
@@ -293,7 +276,7 @@ class _Problem:
         covariance, residual, height = self.posterior(state)
         _, _, design = self.design(state.z)
         variance = state.seed2 + state.height2 * height**2
-        weight = np.minimum(1.0, HUBER * np.sqrt(variance) / np.maximum(np.abs(residual), 1e-12)) / variance
+        weight = huber(residual, variance)[1]
         # That is not robust: one run three times too high would be taken for a size that is off as a whole.
         residual = np.clip(residual, -OUTLIER * np.sqrt(variance), OUTLIER * np.sqrt(variance))
         if not groups:

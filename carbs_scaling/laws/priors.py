@@ -16,6 +16,7 @@ from carbs_scaling.laws.surface_prior import SurfacePrior, weak_prior
 
 TRANSFER_SD = 0.1  # of an exponent between settings; of the loss exponents' logs, twice that
 LEVEL_SD = 1.0  # of ln learning rate and ln batch at the centre
+LOSS_EXPONENTS = ("ln_alpha", "ln_beta", "ln_gamma")
 _STEP = 1e-3  # nepers, of the differences by which exponents are read off
 
 
@@ -70,9 +71,14 @@ def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: np.ndarray
     set_from("a0", [level - centre[2] for _, level, _, _ in rates], LEVEL_SD)
     set_from("a_N", [in_n + law.fixed_batch * a_b * b_n for law, _, in_n, _ in rates], TRANSFER_SD)
     set_from("a_D", [in_d + law.fixed_batch * a_b * b_d for law, _, _, in_d in rates], TRANSFER_SD)
-    for i, name in enumerate(("ln_alpha", "ln_beta", "ln_gamma")):
+    for i, name in enumerate(LOSS_EXPONENTS):
         values = [np.log(law.loss_exponents[i]) for law in laws if law.loss_exponents]
         set_from(name, values, 2 * TRANSFER_SD)
+    if any(law.loss_exponents for law in laws):
+        # What goes with such exponents, from Besiroglu's end of the shared direction to Kaplan's.
+        along = [(mean[i] - weak.mean[i]) / weak.shared[i] for i in map(surface.INDEX.get, LOSS_EXPONENTS)]
+        mean += np.clip(np.mean(along), -1.0, 1.0) * shared
+        shared[:] = 0.0
     return SurfacePrior(mean, sd, shared)
 
 

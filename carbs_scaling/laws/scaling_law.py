@@ -86,7 +86,7 @@ class ScalingLaw:
     Args:
         theta: values of `surface.NAMES`, relative to `centre`.
         bend: second-order terms of the logs of best rate, best batch and reducible loss, 3 x 3 (2 x 3 in laws
-            of format 1); beyond `reach` their tangents.
+            of format 1), as in `carbs_scaling.laws.bends`.
         covariance: of theta and bend, 28 x 28.
         centre: (ln N0, ln D0, ln e0, ln B0).
         reach: ((lowest, highest) centred ln N, the same of ln D) of the runs.
@@ -303,8 +303,8 @@ class ScalingLaw:
     def formulas(self) -> tuple[str, str, str]:
         """Loss, learning rate and batch.
 
-        Where rate and batch bend, the exponents are those at the upper edge of the runs, with which they go
-        on; beyond the runs the exponent n, d of the loss goes on along its tangent.
+        Where rate and batch bend, the exponents are those at the upper edge of the runs; beyond it they go
+        over into those of the middle, and n and d of the loss level off (`carbs_scaling.laws.bends`).
         """
         n0, d0 = self.support.high[0], self.support.high[1]
         local = self.exponents(n0 * 1.01, d0 * 1.01)

@@ -11,8 +11,9 @@ from carbs_scaling.laws.surface import FLOOR, INDEX, NAMES
 # Kaplan's law has no irreducible loss. In logs a tenth of the loss stands for none: runs cannot tell them
 # apart.
 LEAST_E = 0.1
-# What each parameter of the floor varies by alone: half as much again as in `carbs_scaling.laws.loss_prior`,
-# since a table has many runs.
+OF_THE_BATCH = ("a_B", "b0", "b_N", "b_D", "ln_k_B", "r_B")
+# What each parameter of the floor varies by alone: exponents half as much again as in
+# `carbs_scaling.laws.loss_prior`, since a table has many runs.
 _OWN = {"ln_E": 0.75, "ln_R": 0.6, "logit_share": 1.5, "ln_alpha": 0.75, "ln_beta": 0.75, "ln_gamma": 0.6}
 
 
@@ -43,11 +44,11 @@ class SurfacePrior:
         return np.diag(alone) - np.outer(pull, pull) / (1 + self.shared @ pull)
 
     def at_one_batch(self) -> "SurfacePrior":
-        """For runs of one batch, the centre's: taken for the best, whatever others would have brought."""
+        """For runs of one batch, the centre's: taken for the best, and nothing hangs on it."""
         mean, sd, shared = self.mean.copy(), self.sd.copy(), self.shared.copy()
-        pinned = [INDEX[name] for name in ("b0", "b_N", "b_D", "ln_k_B", "r_B")]
-        sd[pinned] = shared[pinned] = 0.0
-        mean[pinned[:3]] = 0.0
+        pinned = [INDEX[name] for name in OF_THE_BATCH]
+        mean[pinned] = sd[pinned] = shared[pinned] = 0.0
+        mean[INDEX["ln_k_B"]] = -30.0
         return SurfacePrior(mean, sd, shared)
 
     def widened(self, factor: float) -> "SurfacePrior":

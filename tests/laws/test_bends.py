@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.bends import believed, bend_basis
+from carbs_scaling.laws.bends import BELIEVED_BEND, believed, bend_basis
 
 SIZES = (2e7, 6e7, 2e8, 6e8)
 REACH = ((-2.0, 2.0), (-1.0, 1.0))
@@ -21,10 +21,12 @@ def off_beyond(law, truth, move, params=5e9, tokens=4e9):
     return float(np.log(law.learning_rate(params, tokens) / truth.rate(params, tokens))) - move(params)
 
 
-def test_beyond_the_runs_a_bend_goes_on_along_its_tangent():
-    steps = np.array([2.0, 3.0, 4.0])
-    basis = bend_basis(steps, np.zeros(3), REACH)
-    np.testing.assert_allclose(np.diff(basis, n=2, axis=0), 0.0, atol=1e-12)
+def test_beyond_the_runs_a_bend_goes_on_along_its_tangent_and_levels_off():
+    steps = np.array([1.9999, 2.0, 2.0001, 12.0, 13.0])
+    basis = bend_basis(steps, np.zeros(5), REACH)[:, 0]
+    # Slope 2 at the edge, from either side; a neper's worth of it in the end.
+    np.testing.assert_allclose(np.diff(basis[:3]) / 1e-4, 2.0, rtol=1e-3)
+    np.testing.assert_allclose(basis[3:], 2.0 + 2.0, rtol=1e-3)
     inside = bend_basis(np.array([1.0]), np.array([0.5]), REACH)[0]
     np.testing.assert_allclose(inside, [0.5, 0.5, 0.125])
 
@@ -32,10 +34,10 @@ def test_beyond_the_runs_a_bend_goes_on_along_its_tangent():
 def test_belief_is_bayes_rule_for_a_normal_prior():
     covariance = np.array([[0.04, 0.03], [0.03, 0.09]])
     z, left = believed(np.array([1.0, 0.6]), covariance, 1)
-    # One bend of .6 with variance .09 and a prior of .2: its mean is .6 * .04 / (.04 + .09).
-    assert z[1] == pytest.approx(0.6 * 0.04 / 0.13)
-    assert z[0] == pytest.approx(1.0 - 0.03 / 0.13 * 0.6)
-    assert left[1, 1] == pytest.approx(0.09 * 0.04 / 0.13)
+    prior = BELIEVED_BEND**2
+    assert z[1] == pytest.approx(0.6 * prior / (prior + 0.09))
+    assert z[0] == pytest.approx(1.0 - 0.03 / (prior + 0.09) * 0.6)
+    assert left[1, 1] == pytest.approx(0.09 * prior / (prior + 0.09))
     assert np.linalg.eigvalsh(left).min() > 0
 
 

@@ -145,3 +145,9 @@ def test_wrong_interval_names_are_refused(law):
         law.recommend(1e9, 1e10).interval("momentum")
     with pytest.raises(LawError, match="level"):
         law.recommend(1e9, 1e10).interval("loss", level=90)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, float("nan")])
+def test_a_prior_without_width_is_refused(runs, width):
+    with pytest.raises(LawError, match="prior_width"):
+        fit_law(runs, prior_width=width)

@@ -5,7 +5,7 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws import mixed, surface
-from carbs_scaling.laws.groups import bends
+from carbs_scaling.laws.groups import bends, groupings
 from carbs_scaling.laws.surface_prior import weak_prior
 
 
@@ -59,3 +59,26 @@ def test_they_change_nothing_far_above_the_best_rate(runs, law):
     assert again.recommend(6e9, 6e10).learning_rate == pytest.approx(
         law.recommend(6e9, 6e10).learning_rate, rel=1e-3
     )
+
+
+def test_what_is_kept_of_law_and_noise_by_turns_is_the_most_probable(truth):
+    runs = truth.draw(noise=0.02).sample(30, random_state=0)
+    logs = np.log(runs[["params", "tokens", "learning_rate", "batch_tokens"]].to_numpy())
+    centre = logs.mean(axis=0)
+    features, loss = logs - centre, runs.loss.to_numpy()
+    problem = mixed._Problem(features, loss, weak_prior(loss.min(), centre), bends(features))
+    passed, update = [], problem._update_noise
+    problem._update_noise = lambda state: passed.append(update(state).objective) or state
+    kept = problem.descend(problem.begin(problem.mean), rounds=8)
+    assert len(passed) > 1
+    assert kept.objective == min(passed)
+
+
+def test_sizes_of_one_cell_each_scatter_as_sizes(truth):
+    runs = truth.draw(sizes=(2e7, 6e7), tokens=(4e9,))
+    runs = runs.assign(tokens=runs.tokens * runs.params / 2e7)
+    features = np.log(runs[["params", "tokens", "learning_rate", "batch_tokens"]].to_numpy())
+    groups = groupings(features - features.mean(axis=0))
+    assert {group.level for group in groups} == {"size"}
+    assert all(group.witnesses == 0 for group in groups)  # two sizes: the law goes through both
+    assert min(fit_law(runs, check=False).spread) > 0

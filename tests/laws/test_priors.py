@@ -65,3 +65,10 @@ def test_few_runs_follow_the_prior_and_many_do_not(runs, truth):
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(LawError, match="'Chinchila': choose from Step Law"):
         published_laws(["Chinchila"])
+
+
+def test_published_exponents_bring_the_floor_that_goes_with_them():
+    priors = [prior_of(published_laws(name), 2.3, CENTRE) for name in ("Kaplan", "Besiroglu")]
+    e = [np.exp(exponent(prior, "ln_E")[0]) for prior in priors]
+    # Kaplan's small exponents go with no irreducible loss, Besiroglu's with most of it.
+    assert e[0] < 0.15 * 2.3 < 0.5 * 2.3 < e[1]
