@@ -11,6 +11,7 @@ BENDS = ("rate", "batch")  # the floor bends by gamma already
 FIRST_BEND = 0.05  # change of an exponent over a neper
 BELIEVED_BEND = 0.3  # the same: prior standard deviation of what is kept
 FOLLOWED = 1.0  # nepers
+WANDERING = 0.15  # by which an exponent changes over a neper beyond the runs, this way or that
 
 
 def bend_basis(n, d, reach) -> np.ndarray:
@@ -36,6 +37,16 @@ def bend_basis(n, d, reach) -> np.ndarray:
         near_d * d - near_d**2 / 2,
     )
     return np.stack(np.broadcast_arrays(*terms), axis=-1)
+
+
+def doubt_beyond(n: float, d: float, reach) -> float:
+    """Standard deviation of a best rate or batch, in nepers, for what exponents do beyond the runs.
+
+    A random walk of the exponent, `WANDERING` over a neper, summed over the way.
+    """
+    (n_low, n_high), (d_low, d_high) = reach
+    way = np.hypot(n - np.clip(n, n_low, n_high), d - np.clip(d, d_low, d_high))
+    return WANDERING * float(np.sqrt(way**3 / 3))
 
 
 def _levelled(beyond) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws import surface
-from carbs_scaling.laws.bends import bend_basis
+from carbs_scaling.laws.bends import bend_basis, doubt_beyond
 from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recommendation import Recommendation
 from carbs_scaling.laws.runs import MIN_VARIATION, LawError, RunTable
@@ -195,7 +195,9 @@ class ScalingLaw:
         slope = self._loss_slope(n, d)
         own = slope @ np.array(self.covariance) @ slope
         beyond = max(float(n) - self.reach[0][1], 0.0)
-        sd = np.array([0.0, 0.0, np.sqrt(max(own, 0.0) + (self.drift * beyond) ** 2)])
+        wander = doubt_beyond(float(n), float(d), self.reach)
+        of_batch = 0.0 if self.support.one_batch else wander
+        sd = np.array([wander, of_batch, np.sqrt(max(own, 0.0) + (self.drift * beyond) ** 2)])
         if noise:
             scatter = np.array([self.spread[1], self.spread[2], np.hypot(self.spread[0], self.seed_sd)])
             sd = np.hypot(sd, scatter)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.bends import BELIEVED_BEND, believed, bend_basis
+from carbs_scaling.laws.bends import BELIEVED_BEND, believed, bend_basis, doubt_beyond
 
 SIZES = (2e7, 6e7, 2e8, 6e8)
 REACH = ((-2.0, 2.0), (-1.0, 1.0))
@@ -70,3 +70,10 @@ def test_two_sizes_do_not_settle_how_the_rate_goes_with_size(truth):
     # It asks for four nepers beyond sizes that lie one apart.
     assert width[0] > 2 * width[1]
     assert two.standard_error("a_N") > 0.1
+
+
+def test_doubt_grows_with_the_way_beyond_the_runs():
+    inside, near, far = (doubt_beyond(n, 0.5, REACH) for n in (1.5, 3.0, 4.0))
+    assert inside == 0.0
+    assert far == pytest.approx(near * 2**1.5)
+    assert doubt_beyond(-3.0, 0.5, REACH) == near == doubt_beyond(0.0, 2.0, REACH)
