@@ -154,11 +154,11 @@ def halving_flops(law: ScalingLaw, params: float, tokens: float) -> float | None
     """FLOPs of further runs like those already made that would halve the learning rate's interval.
 
     The variance of ln lr at the target is p / n + s: p / n from what n runs leave open, falling as 1 / n with
-    more of the same kind, and s from the scatter of cells, which stays. Half the width wants a quarter of the
+    more of the same kind, and s what stays (`ScalingLaw.scatter`). Half the width wants a quarter of the
     variance. Runs placed nearer the target would do with less. None where s alone is more than that quarter.
     """
     parameters = float(law.draws(params, tokens, noise=False)[:, 0].var())
-    scatter = law.spread[1] ** 2
+    scatter = float(law.scatter(params, tokens)[0]) ** 2
     left = (parameters + scatter) / 4 - scatter
     if left <= 0:
         return None

@@ -14,8 +14,10 @@ from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recommendation import Recommendation
 from carbs_scaling.laws.runs import MIN_VARIATION, LawError, RunTable
 
-FORMAT = 2  # 1 had no `prior` and no `others`
-READ_FORMATS = (1, 2)
+# 1 had no `prior` and no `others`; up to 2 bends went on beyond the runs without levelling off. They are read
+# as bends of today.
+FORMAT = 3
+READ_FORMATS = (1, 2, 3)
 BENDS = ("rate", "batch", "floor")  # rows of `ScalingLaw.bend`
 CONVENTION = (
     "N: non-embedding parameters; D: training tokens; lr: peak learning rate; B: tokens a step; C = 6 N D"
@@ -177,7 +179,7 @@ class ScalingLaw:
             params: N.
             tokens: D.
             count: how many; always the same ones.
-            noise: whether the scatter of cells and the noise of a run are in them.
+            noise: whether `scatter` is in them.
         """
         theta, bend = self._draw_parameters(count)
         n, d = self._centred(params, tokens)
@@ -195,15 +197,22 @@ class ScalingLaw:
         slope = self._loss_slope(n, d)
         own = slope @ np.array(self.covariance) @ slope
         beyond = max(float(n) - self.reach[0][1], 0.0)
-        wander = doubt_beyond(float(n), float(d), self.reach)
-        of_batch = 0.0 if self.support.one_batch else wander
-        sd = np.array([wander, of_batch, np.sqrt(max(own, 0.0) + (self.drift * beyond) ** 2)])
+        sd = np.array([0.0, 0.0, np.sqrt(max(own, 0.0) + (self.drift * beyond) ** 2)])
         if noise:
-            scatter = np.array([self.spread[1], self.spread[2], np.hypot(self.spread[0], self.seed_sd)])
-            sd = np.hypot(sd, scatter)
+            sd = np.hypot(sd, self.scatter(params, tokens))
         out = out + sd * np.random.default_rng(1).normal(size=out.shape)
         out[:, 2] = np.maximum(out[:, 2], 0.0)
         return out
+
+    def scatter(self, params: float, tokens: float) -> np.ndarray:
+        """Deviations of ln learning rate, ln batch and loss that more runs like those made would leave, (3,).
+
+        How a cell and a size lie off the law, what exponents do beyond the runs, and the noise of a run.
+        """
+        n, d = self._centred(params, tokens)
+        wander = doubt_beyond(float(n), float(d), self.reach)
+        of_batch = 0.0 if self.support.one_batch else np.hypot(self.spread[2], wander)
+        return np.array([np.hypot(self.spread[1], wander), of_batch, np.hypot(self.spread[0], self.seed_sd)])
 
     def _loss_slope(self, n, d) -> np.ndarray:
         """Of the loss at the best rate and batch, by theta and bend."""

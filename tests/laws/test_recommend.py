@@ -1,6 +1,7 @@
 """Advice: compute-optimal split against brute force, targets, shape, formats that other programs read."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import yaml
 
 from carbs_scaling import fit_law
 from carbs_scaling.config import TargetConfig
-from carbs_scaling.laws.recommend import advise, compute_optimal, shape_for
+from carbs_scaling.laws.recommend import advise, compute_optimal, halving_flops, shape_for
 from carbs_scaling.laws.runs import LawError
 from carbs_scaling.report.laws import advice_dict, space_overrides, training_arguments
 
@@ -67,9 +68,18 @@ def test_what_other_programs_read(law):
     assert set(arguments) <= known
 
 
-def test_more_runs_narrow_the_interval(law):
-    need = advise(law, params=1e9, tokens=2e10).halving_flops
-    assert need is None or need > 0
+def test_more_runs_halve_the_part_of_the_interval_that_runs_can(law):
+    known = replace(law, spread=(0.0, 0.0, 0.0))
+    inside = (2e8, 4e9)
+    own = known.draws(*inside, noise=False)[:, 0].var()
+    assert known.draws(*inside)[:, 0].var() == pytest.approx(own)
+    # A quarter of the variance: four times the runs, three times more.
+    assert halving_flops(known, *inside) == pytest.approx(3 * law.support.total_flops)
+
+
+def test_no_runs_like_these_halve_what_lies_far_beyond_them(law):
+    assert halving_flops(law, 1e14, 1e14) is None
+    assert law.scatter(1e14, 1e14)[0] > law.scatter(2e8, 4e9)[0]
 
 
 def test_a_best_batch_outside_all_that_were_tried_is_said(runs):
