@@ -135,5 +135,5 @@ def test_shape_json_and_formula(fitted):
 def test_laws_of_the_first_format_are_read(law):
     old = {k: v for k, v in law.to_dict().items() if k not in ("prior", "others")} | {"format": 1}
     assert ScalingLaw.from_dict(json.loads(json.dumps(old))) == law
-    with pytest.raises(LawError, match="format 1 or 2"):
-        ScalingLaw.from_dict(old | {"format": 3})
+    with pytest.raises(LawError, match="format 1 or 2 or 3"):
+        ScalingLaw.from_dict(old | {"format": 4})
