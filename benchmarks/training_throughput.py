@@ -4,7 +4,8 @@
 
 Every row is a trial on random ids, run by `train` for long enough to be timed. `step_ms` is a whole step,
 `passes_ms` the forward and backward passes alone (the fastest of three repeats): between them lie reading the
-batch, clipping, optimizer, schedule and records, and whatever else the machine was doing.
+batch, clipping, optimizer, schedule and records, and whatever else the machine was doing. On a GPU `peak` is
+the most memory that PyTorch held during the run, and `estimate` what `compute.memory` says of it beforehand.
 """
 
 import argparse
@@ -19,23 +20,28 @@ import numpy as np
 import torch
 
 from carbs_scaling.compute.flops import ModelShape, flops_per_token
+from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.executors.memory import activation_size
 from carbs_scaling.training.data import PreparedText
 from carbs_scaling.training.loop import (
     TrainingJob,
     accumulate_gradients,
     choose_device,
     device_batches,
+    micro_batch_size,
     train,
 )
 from carbs_scaling.training.models import build_model
 from carbs_scaling.training.outcome import Recipe, Status
+from carbs_scaling.training.tokenization import token_dtype
 from carbs_scaling.training.windows import training_order, training_windows
 
 CONVENTION = "6N+head+attention"
-# (width, depth, sequences a step)
+# (width, depth, sequences a step, each of --sequence-length tokens)
 CPU_SHAPES = ((16, 1, 2), (16, 1, 16), (32, 2, 8), (64, 3, 8), (64, 3, 32), (128, 4, 16), (128, 6, 64))
-GPU_SHAPES = ((64, 3, 32), (128, 4, 64), (256, 6, 128), (512, 8, 256), (768, 12, 256))
+GPU_SHAPES = ((64, 3, 32), (128, 4, 64), (256, 6, 128), (512, 8, 256), (768, 12, 256), (1024, 16, 512))
+GPU_HEAD_SIZE, CPU_HEAD_SIZE = 64, 16
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,13 @@ class Row:
     passes_ms: float
     gigaflops_per_second: float
     tokens_per_second: float
+    peak_bytes: int | None
+    estimated_bytes: int
 
 
 def random_text(folder: Path, vocabulary_size: int) -> PreparedText:
-    """A token file of random bytes: speed does not depend on what is learnt."""
-    ids = np.random.default_rng(0).integers(vocabulary_size, size=1 << 20, dtype=np.uint8)
+    """A token file of random ids: speed does not depend on what is learnt."""
+    ids = np.random.default_rng(0).integers(vocabulary_size, size=1 << 22, dtype=token_dtype(vocabulary_size))
     for split in ("train", "validation"):
         ids.tofile(folder / f"{split}.bin")
     return PreparedText(
@@ -66,7 +74,7 @@ def random_text(folder: Path, vocabulary_size: int) -> PreparedText:
         validation_tokens=ids.size,
         bytes_per_token=1.0,
         sha256="random",
-        description="random bytes",
+        description="random ids",
     )
 
 
@@ -82,7 +90,7 @@ def timed_job(
         objective=ObjectiveConfig("nats_per_token", shape.sequence_length, gradient_noise_scale=False),
         device=arguments.device,
         compile=arguments.compile,
-        micro_batch_tokens=None,
+        micro_batch_tokens=arguments.micro_batch_tokens,
         curve_path=str(Path(text.train_path).with_name("curve.jsonl")),
     )
 
@@ -94,14 +102,15 @@ def passes_seconds(job: TrainingJob, steps: int) -> float:
     forward = torch.compile(model, dynamic=False) if job.compile else model
     windows = training_windows(job.text, job.recipe.shape.sequence_length)
     batch = next(device_batches(windows, training_order(len(windows), job.recipe.batch_size, 1, 0), device))
+    part = micro_batch_size(job.recipe, job.micro_batch_tokens)
     for _ in range(3):
-        accumulate_gradients(forward, batch, len(batch)).item()
+        accumulate_gradients(forward, batch, part).item()
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
         for _ in range(steps):
             model.zero_grad(set_to_none=True)
-            loss = accumulate_gradients(forward, batch, len(batch))
+            loss = accumulate_gradients(forward, batch, part)
         loss.item()
         seconds.append((time.perf_counter() - start) / steps)
     return min(seconds)
@@ -126,6 +135,13 @@ def measure(job: TrainingJob, seconds: float) -> Row:
         passes_ms=1e3 * passes_seconds(job, max(5, steps // 6)),
         gigaflops_per_second=flops_per_token(shape, CONVENTION) * job.recipe.batch_tokens / step / 1e9,
         tokens_per_second=job.recipe.batch_tokens / step,
+        peak_bytes=outcome.peak_memory_bytes,
+        estimated_bytes=training_memory_bytes(
+            shape,
+            micro_batch_size(job.recipe, job.micro_batch_tokens),
+            job.optimizer.name,
+            activation_size(job.device),
+        ),
     )
 
 
@@ -134,6 +150,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seconds", type=float, default=3.0, help="training time of a row")
     parser.add_argument("--sequence-length", type=int, default=128)
+    parser.add_argument("--vocabulary-size", type=int, default=256)
+    parser.add_argument("--micro-batch-tokens", type=int, help="tokens in memory at once; default: all")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, one as in a worker")
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -141,19 +159,32 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     shapes = GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
-    print("architecture width depth   params batch_tokens  step_ms  passes_ms  GFLOP/s  tokens/s")
+    head_size = GPU_HEAD_SIZE if device.type == "cuda" else CPU_HEAD_SIZE
+    print(
+        "architecture width depth      params batch_tokens  step_ms  passes_ms  GFLOP/s  tokens/s  "
+        "peak/estimate MB"
+    )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        text = random_text(Path(folder), vocabulary_size=256)
+        text = random_text(Path(folder), vocabulary_size=arguments.vocabulary_size)
         for architecture in ("gpt2", "llama"):
             for width, depth, batch_size in shapes:
-                shape = ModelShape(architecture, width, depth, 16, 256, arguments.sequence_length)
+                shape = ModelShape(
+                    architecture,
+                    width,
+                    depth,
+                    head_size,
+                    arguments.vocabulary_size,
+                    arguments.sequence_length,
+                )
                 row = measure(timed_job(shape, batch_size, text, arguments), arguments.seconds)
                 rows.append(row)
                 print(
-                    f"{row.architecture:12} {row.width:5} {row.depth:5} {row.params:8,} "
+                    f"{row.architecture:12} {row.width:5} {row.depth:5} {row.params:11,} "
                     f"{row.batch_tokens:12,} {row.step_ms:8.2f} {row.passes_ms:10.2f} "
-                    f"{row.gigaflops_per_second:8.1f} {row.tokens_per_second:9,.0f}",
+                    f"{row.gigaflops_per_second:8.1f} {row.tokens_per_second:9,.0f}  "
+                    f"{'-' if row.peak_bytes is None else f'{row.peak_bytes / 1e6:,.0f}'}"
+                    f"/{row.estimated_bytes / 1e6:,.0f}",
                     flush=True,
                 )
     if arguments.output:
@@ -165,6 +196,8 @@ def main() -> None:
             "threads": arguments.threads,
             "convention": CONVENTION,
             "sequence_length": arguments.sequence_length,
+            "vocabulary_size": arguments.vocabulary_size,
+            "compile": arguments.compile,
         }
         arguments.output.write_text(
             json.dumps({"machine": machine, "rows": list(map(asdict, rows))}, indent=1)

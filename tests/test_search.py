@@ -295,3 +295,13 @@ def test_a_baseline_spends_the_budget_and_its_trials_say_whose_they_are(tiny):
     records = run(tiny("grid", "sampler=grid")).records()
     assert 0.9 * BUDGET_FLOPS < spent_flops(records) <= BUDGET_FLOPS
     assert {record.provenance["sampler"] for record in records} == {"grid"}
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+def test_workers_that_share_a_gpu_search_it(tiny):
+    config = tiny("gpu", "executor=processes", "executor.device=cuda", "executor.workers=2")
+    records = run(config).records()
+    assert len(records) > 3
+    assert {r.outcome.status for r in records} == {Status.COMPLETED}
+    assert {r.outcome.device for r in records} == {torch.cuda.get_device_name(0)}

@@ -183,7 +183,7 @@ def _train_model(
     windows = training_windows(job.text, recipe.shape.sequence_length)
     order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
     micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
-    forward = torch.compile(model, dynamic=False) if job.compile else model
+    forward = _compiled(model) if job.compile else model
     optimizer = build_optimizer(model, recipe, job.optimizer)
     scheduler = build_scheduler(optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -234,6 +234,16 @@ def _train_model(
     tally.seconds = tally.seconds_so_far()
     tally.noise_scale_tokens = None if noise is None else noise.noise_scale_tokens()
     return ""
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    """`torch.compile`, for this trial alone.
+
+    Dynamo keeps what it compiled by function, not by model, and leaves a function as it is after eight
+    shapes: a process that has trained eight models would quietly train all others uncompiled.
+    """
+    torch.compiler.reset()
+    return torch.compile(model, dynamic=False)
 
 
 def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:

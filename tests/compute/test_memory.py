@@ -133,6 +133,29 @@ def test_the_estimate_is_at_the_peak_of_a_step_or_just_above(
     assert 0.99 * peak < estimate < 1.15 * peak
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("sizes", "sequences"), [((256, 4, 64, 256, 256), 64), ((512, 8, 64, 8192, 512), 16)]
+)
+def test_a_gpu_needs_what_is_estimated(architecture, sizes, sequences, optimizer):
+    shape = shape_of(architecture, sizes)
+    device = torch.device("cuda")
+    model = build_model(shape, seed=0).to(device)
+    stepper = {"adamw": torch.optim.AdamW, "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)}[
+        optimizer
+    ](model.parameters())
+    batch = windows_of(shape, 2 * sequences).to(device)
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        stepper.zero_grad(set_to_none=True)
+        loop.accumulate_gradients(model, batch, sequences)
+        stepper.step()
+    estimate = training_memory_bytes(shape, sequences, optimizer, bytes_per_activation=2)
+    assert torch.cuda.max_memory_allocated() == pytest.approx(estimate, rel=0.1)
+
+
 def test_without_the_rest_a_block_is_the_published_count():
     # Korthikanti et al. 2022, table 2: 34 s b h bytes a block in 16 bits, of which 2 are dropout's masks.
     one = ModelShape("gpt2", 1024, 1, 64, 256, 128)

@@ -26,8 +26,6 @@ from carbs_scaling.training.optimizers import build_optimizer
 from carbs_scaling.training.outcome import Status, TrialOutcome
 from carbs_scaling.training.windows import training_windows, validation_indices, validation_windows
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-
 
 def unigram_entropy(job) -> float:
     """Nats a token of the best guess that looks at no other token."""
@@ -216,6 +214,16 @@ def test_a_curve_that_cannot_be_written_is_an_error(job, tmp_path):
         train(replace(job, curve_path=str(tmp_path / "no such folder" / "curve")))
 
 
+def test_every_trial_of_a_process_is_compiled(job, changed, monkeypatch):
+    # Dynamo gives up on a function after so many shapes, and would run the rest as they are.
+    compile_model = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **how: compile_model(model, backend="eager", **how))
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for width in (16, 32, 48):
+            compiled = changed(shape=replace(job.recipe.shape, width=width), steps=2)
+            assert train(replace(compiled, compile=True)).status is Status.COMPLETED
+
+
 def test_decay_acts_on_matrices_only(job):
     model = build_model(job.recipe.shape, seed=0)
     decayed, plain = build_optimizer(model, job.recipe, job.optimizer).param_groups
@@ -230,25 +238,3 @@ def test_no_gpu_is_said_in_one_line():
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match=r"executor\.device=cpu"):
         choose_device("cuda:99")
-
-
-@pytest.mark.cuda
-@needs_cuda
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_on_a_gpu(job, changed, architecture, compiled):
-    shape = replace(job.recipe.shape, architecture=architecture)
-    outcome = train(replace(changed(shape=shape, steps=150), device="cuda", compile=compiled))
-    assert outcome.status is Status.COMPLETED
-    assert outcome.loss < unigram_entropy(job) - 0.5
-    assert outcome.peak_memory_bytes > 0
-    assert outcome.device != "cpu"
-
-
-@pytest.mark.cuda
-@needs_cuda
-def test_out_of_memory_on_a_gpu_leaves_it_usable(job, changed):
-    shape = replace(job.recipe.shape, sequence_length=32)
-    outcome = train(replace(changed(shape=shape, batch_size=1 << 22, steps=1), device="cuda"))
-    assert outcome.status is Status.OUT_OF_MEMORY
-    assert train(replace(job, device="cuda")).status is Status.COMPLETED

@@ -1,0 +1,80 @@
+"""One trial on a GPU: what the CPU's tests cannot see of autocast, fused steps, pinned copies and memory."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from carbs_scaling.training.loop import train
+from carbs_scaling.training.outcome import Status
+
+pytestmark = pytest.mark.cuda
+
+
+def on_gpu(job, **changes):
+    return replace(job, device="cuda", **changes)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_it_ends_where_the_cpu_does(job, changed, architecture, optimizer):
+    # Same weights, same order of windows: what differs is bfloat16 and the order of sums.
+    shape = replace(job.recipe.shape, architecture=architecture)
+    rate = {"adamw": 1e-2, "sgd": 0.3}[optimizer]
+    same = replace(
+        changed(shape=shape, steps=150, learning_rate=rate), optimizer=replace(job.optimizer, name=optimizer)
+    )
+    cpu, gpu = train(same), train(on_gpu(same))
+    assert gpu.status is Status.COMPLETED
+    assert gpu.loss == pytest.approx(cpu.loss, abs=0.03)
+    assert gpu.device == torch.cuda.get_device_name(0)
+    assert gpu.peak_memory_bytes > 0
+
+
+def test_the_same_recipe_gives_the_same_loss(job):
+    assert train(on_gpu(job)).loss == pytest.approx(train(on_gpu(job)).loss, abs=2e-3)
+
+
+def test_parts_of_a_batch_add_up(job):
+    whole, parts = train(on_gpu(job)), train(on_gpu(job, micro_batch_tokens=64))
+    assert parts.loss == pytest.approx(whole.loss, abs=0.02)
+    assert parts.peak_memory_bytes < whole.peak_memory_bytes
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_compiled_model_learns_the_same(job, changed, architecture):
+    shape = replace(job.recipe.shape, architecture=architecture)
+    same = on_gpu(changed(shape=shape, steps=150))
+    assert train(replace(same, compile=True)).loss == pytest.approx(train(same).loss, abs=0.03)
+
+
+def test_out_of_memory_leaves_the_gpu_usable(job, changed):
+    outcome = train(on_gpu(changed(batch_size=1 << 22, steps=1)))
+    assert outcome.status is Status.OUT_OF_MEMORY
+    assert outcome.steps == 1
+    assert "memory" in outcome.message
+    assert train(on_gpu(job)).status is Status.COMPLETED
+
+
+def test_a_trial_leaves_no_memory_behind(job):
+    train(on_gpu(job))
+    torch.cuda.synchronize()
+    left = torch.cuda.memory_allocated()
+    train(on_gpu(job))
+    assert torch.cuda.memory_allocated() == left < 1 << 20
+
+
+def test_the_noise_scale_is_measured_and_changes_nothing(job, tmp_path):
+    path = tmp_path / "curve.jsonl"
+    meter = replace(job.objective, gradient_noise_scale=True)
+    measured = train(on_gpu(job, objective=meter, curve_path=str(path)))
+    assert measured.loss == pytest.approx(train(on_gpu(job)).loss, abs=0.02)
+    points = [json.loads(line) for line in path.read_text().splitlines()]
+    assert any("gradient_square" in point for point in points)
+
+
+def test_divergence_is_an_outcome(changed):
+    outcome = train(on_gpu(changed(learning_rate=1e4, steps=150)))
+    assert outcome.status is Status.DIVERGED
+    assert outcome.loss is None
