@@ -26,7 +26,6 @@ from carbs_scaling.executors.memory import activation_size
 from carbs_scaling.training.data import PreparedText
 from carbs_scaling.training.loop import (
     TrainingJob,
-    accumulate_gradients,
     choose_device,
     device_batches,
     micro_batch_size,
@@ -34,6 +33,7 @@ from carbs_scaling.training.loop import (
 )
 from carbs_scaling.training.models import build_model
 from carbs_scaling.training.outcome import Recipe, Status
+from carbs_scaling.training.step import accumulate_gradients
 from carbs_scaling.training.tokenization import token_dtype
 from carbs_scaling.training.windows import training_order, training_windows
 
@@ -92,6 +92,7 @@ def timed_job(
         compile=arguments.compile,
         micro_batch_tokens=arguments.micro_batch_tokens,
         curve_path=str(Path(text.train_path).with_name("curve.jsonl")),
+        cuda_graph=not arguments.no_cuda_graph,
     )
 
 
@@ -119,7 +120,8 @@ def passes_seconds(job: TrainingJob, steps: int) -> float:
 def measure(job: TrainingJob, seconds: float) -> Row:
     """Trains for about `seconds`, after a short run that says how many steps those are."""
     probe = train(job)
-    steps = max(10, round(seconds / probe.seconds * probe.steps))
+    # Enough for a graph to be captured, which a run of ten steps is too short for.
+    steps = max(30, round(seconds / probe.seconds * probe.steps))
     outcome = train(replace(job, recipe=replace(job.recipe, steps=steps)))
     if outcome.status not in (Status.COMPLETED, Status.DIVERGED) or outcome.steps < steps:
         raise SystemExit(f"{job.recipe.shape}: {outcome.status}: {outcome.message}")
@@ -153,6 +155,7 @@ def main() -> None:
     parser.add_argument("--vocabulary-size", type=int, default=256)
     parser.add_argument("--micro-batch-tokens", type=int, help="tokens in memory at once; default: all")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--no-cuda-graph", action="store_true", help="launch kernels one by one")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, one as in a worker")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
@@ -198,6 +201,7 @@ def main() -> None:
             "sequence_length": arguments.sequence_length,
             "vocabulary_size": arguments.vocabulary_size,
             "compile": arguments.compile,
+            "cuda_graph": not arguments.no_cuda_graph,
         }
         arguments.output.write_text(
             json.dumps({"machine": machine, "rows": list(map(asdict, rows))}, indent=1)

@@ -226,6 +226,7 @@ class ExecutorConfig:
     trials_per_worker: int | None = MISSING
     retries: int = MISSING
     compile: bool = MISSING
+    cuda_graph: bool = MISSING
     micro_batch_tokens: int | None = MISSING
     memory_bytes: int | None = MISSING
 

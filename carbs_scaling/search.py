@@ -117,9 +117,7 @@ def build_executor(config: SearchConfig) -> Executor:
     if executor.name == "in_process":
         return InProcessExecutor()
     environments = worker_environments(executor.device, executor.workers)
-    on_gpu = "OMP_NUM_THREADS" not in environments[0]
-    trials_per_worker = executor.trials_per_worker or (1 if on_gpu else None)
-    return ProcessExecutor(environments, trials_per_worker, executor.retries)
+    return ProcessExecutor(environments, executor.trials_per_worker, executor.retries)
 
 
 def study_identity(config: SearchConfig, text: PreparedText) -> dict[str, Any]:
@@ -312,6 +310,7 @@ class Search:
             compile=self._config.executor.compile,
             micro_batch_tokens=self._config.executor.micro_batch_tokens,
             curve_path=str(self._curve_path(record.number)),
+            cuda_graph=self._config.executor.cuda_graph,
         )
 
 

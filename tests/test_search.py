@@ -152,7 +152,7 @@ def test_a_budget_below_the_cheapest_run_is_refused(tiny):
 
 def test_a_limit_on_memory_keeps_large_runs_from_being_proposed(search_config):
     def most_needed(*overrides, trials=16):
-        config = search_config(*overrides)
+        config = search_config("executor.device=cpu", *overrides)
         space = build_space(config, vocabulary_size=256)
         study = new_study(build_sampler(config, space))
         needed = []

@@ -62,8 +62,8 @@ class ProcessExecutor:
 
     Args:
         environments: environment variables of each slot's worker; one slot each.
-        trials_per_worker: a worker is replaced after so many trials (a fresh process leaks no GPU memory);
-            None for never.
+        trials_per_worker: a worker is replaced after so many trials; None for never, but for those that the
+            machine failed or that ran out of memory (a fresh process has a fresh GPU context, without holes).
         retries: times that a trial is begun again when its worker died.
     """
 
@@ -125,12 +125,12 @@ class ProcessExecutor:
             outcome = machine_failure(
                 f"its worker process died {slot.attempts} times (killed, or out of host memory?)"
             )
-        if outcome.status is Status.MACHINE:  # a fresh process has a fresh GPU context
+        if outcome.status in (Status.MACHINE, Status.OUT_OF_MEMORY):
             slot.pool.shutdown(wait=False)
             slot.pool = None
-            if slot.attempts <= self._retries:
-                self._begin(slot)
-                return None
+        if outcome.status is Status.MACHINE and slot.attempts <= self._retries:
+            self._begin(slot)
+            return None
         slot.future = None
         return outcome
 

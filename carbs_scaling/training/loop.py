@@ -2,25 +2,33 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
+from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.data import PreparedText
 from carbs_scaling.training.divergence import DivergenceCheck
-from carbs_scaling.training.models import build_model, logits
+from carbs_scaling.training.models import build_model
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.optimizers import build_optimizer
 from carbs_scaling.training.outcome import Recipe, Status, TrialOutcome
 from carbs_scaling.training.schedules import build_scheduler
+from carbs_scaling.training.step import (
+    GraphedStep,
+    TrainingStep,
+    accumulate_gradients,
+    autocast,
+    is_out_of_memory,
+    window_loss,
+)
 from carbs_scaling.training.windows import (
     TokenWindows,
     training_order,
@@ -35,12 +43,12 @@ CHECK_STEPS = 16
 # would leave the caches of a CPU, fewer would not fill a GPU.
 EVALUATION_SCORES = {"cpu": 1 << 24, "cuda": 1 << 28}
 EVALUATION_TOKENS = {"cpu": 1 << 12, "cuda": 1 << 17}
-# How an allocator says in a plain RuntimeError that memory is full: the CPU's, and cuBLAS for its workspace.
-OUT_OF_MEMORY_TEXTS = (
-    "DefaultCPUAllocator: can't allocate",
-    "DefaultCPUAllocator: not enough",
-    "STATUS_ALLOC_FAILED",
-)
+# Tokens that are sent to a GPU together: some milliseconds of reading.
+PARCEL_TOKENS = 1 << 17
+# A CUDA graph takes as long to capture as some steps.
+LEAST_GRAPHED_STEPS = 20
+# FLOPs of a step above which the GPU takes the time and not its launching: about 15 ms of an H100.
+MOST_GRAPHED_FLOPS = 5e12
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class TrainingJob:
         compile: run the model through `torch.compile`.
         micro_batch_tokens: tokens in memory at once; None for the whole batch.
         curve_path: where the loss curve is written; None for nowhere.
+        cuda_graph: replay the steps of small models as a CUDA graph.
     """
 
     recipe: Recipe
@@ -66,6 +75,7 @@ class TrainingJob:
     compile: bool
     micro_batch_tokens: int | None
     curve_path: str | None
+    cuda_graph: bool = True
 
 
 @dataclass
@@ -97,7 +107,8 @@ def train(job: TrainingJob) -> TrialOutcome:
         torch.cuda.reset_peak_memory_stats(device)
     tally = _Tally()
     try:
-        loss, trouble = _train_and_score(job, device, tally)
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            loss, trouble = _train_and_score(job, device, tally)
         status = Status.DIVERGED if trouble else Status.COMPLETED
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -148,13 +159,6 @@ def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
     return nats_per_token / math.log(2) / bytes_per_token
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator, of the CPU or a GPU, had nothing left to give."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
-
-
 def _train_and_score(job: TrainingJob, device: torch.device, tally: _Tally) -> tuple[float | None, str]:
     """The held-out loss in nats a token, or None and why the run is lost."""
     shape = job.recipe.shape
@@ -182,35 +186,31 @@ def _train_model(
     recipe = job.recipe
     windows = training_windows(job.text, recipe.shape.sequence_length)
     order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
-    micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
     forward = _compiled(model) if job.compile else model
     optimizer = build_optimizer(model, recipe, job.optimizer)
     scheduler = build_scheduler(optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    clips = math.isfinite(job.optimizer.gradient_clip_norm)
+    step = _build_step(forward, optimizer, job, device)
     divergence = DivergenceCheck(recipe.steps)
     every = point_interval(recipe.steps)
-    noise = NoiseMeter(parameters, recipe) if job.objective.gradient_noise_scale else None
+    noise = NoiseMeter(step.parameters, recipe) if job.objective.gradient_noise_scale else None
     unread: list[torch.Tensor] = []
     since_point: list[float] = []
 
     model.train()
     tally.started = time.perf_counter()
     for batch in device_batches(windows, order, device):
-        optimizer.zero_grad(set_to_none=True)
         if noise is not None and noise.due(tally.steps):
-            part = noise.part_size(micro_batch)
+            optimizer.zero_grad(set_to_none=True)
+            part = noise.part_size(step.micro_batch)
             unread.append(accumulate_gradients(forward, batch, part, noise.take_part))
             noise.end_step(tally.steps)
+            step.update()
         else:
-            unread.append(accumulate_gradients(forward, batch, micro_batch))
-        if clips:
-            nn.utils.clip_grad_norm_(parameters, job.optimizer.gradient_clip_norm, foreach=True)
-        learning_rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        scheduler.step()
+            unread.append(step(batch))
         tally.steps += 1
         at_point = tally.steps % every == 0 or tally.steps == recipe.steps
+        learning_rate = float(optimizer.param_groups[0]["lr"]) if at_point else None
+        scheduler.step()
         if not at_point and len(unread) < CHECK_STEPS:
             continue
         losses = torch.stack(unread).tolist()
@@ -246,6 +246,18 @@ def _compiled(model: nn.Module) -> nn.Module:
     return torch.compile(model, dynamic=False)
 
 
+def _build_step(
+    forward: nn.Module, optimizer: torch.optim.Optimizer, job: TrainingJob, device: torch.device
+) -> TrainingStep:
+    """A step of the job; as a CUDA graph where launching takes longer than running."""
+    recipe = job.recipe
+    step_flops = flops_per_token(recipe.shape, "6N+head") * recipe.batch_tokens
+    is_short = recipe.steps < LEAST_GRAPHED_STEPS or step_flops > MOST_GRAPHED_FLOPS
+    kind = GraphedStep if device.type == "cuda" and job.cuda_graph and not is_short else TrainingStep
+    micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
+    return kind(forward, optimizer, micro_batch, job.optimizer.gradient_clip_norm)
+
+
 def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:
     """Sequences in memory at once: at least one, at most the batch."""
     if micro_batch_tokens is None:
@@ -256,53 +268,31 @@ def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:
 def device_batches(
     windows: TokenWindows, order: Iterator[np.ndarray], device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """Batches on the device, int64 [b, T + 1], each read and sent while the GPU works on the one before."""
+    """Batches on the device, int64 [b, T + 1], read and sent while the GPU works on those before.
+
+    Several small batches travel together: a copy takes its time however little it holds.
+    """
     if device.type != "cuda":
         yield from (windows.read(indices) for indices in order)
         return
-    ahead: torch.Tensor | None = None
+    ahead: tuple[torch.Tensor, ...] = ()
+    for together in _parcels(order, PARCEL_TOKENS // windows.sequence_length):
+        ids = windows.read(np.concatenate(together)).pin_memory().to(device, non_blocking=True)
+        yield from ahead
+        ahead = ids.split([len(indices) for indices in together])
+    yield from ahead
+
+
+def _parcels(order: Iterator[np.ndarray], most_windows: int) -> Iterator[list[np.ndarray]]:
+    """Consecutive batches that hold so many windows together, or one that alone holds more."""
+    parcel: list[np.ndarray] = []
     for indices in order:
-        sent = windows.read(indices).pin_memory().to(device, non_blocking=True)
-        if ahead is not None:
-            yield ahead
-        ahead = sent
-    if ahead is not None:
-        yield ahead
-
-
-def accumulate_gradients(
-    model: nn.Module,
-    batch: torch.Tensor,
-    micro_batch: int,
-    after_part: Callable[[float], None] | None = None,
-) -> torch.Tensor:
-    """Adds the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
-
-    Args:
-        model: tokens to scores, see `models.logits`.
-        batch: int64 [b, T + 1].
-        micro_batch: windows in memory at once; the gradient is that of the whole batch.
-        after_part: called with a part's share of the batch once its gradient has been added.
-
-    Returns:
-        Mean loss in nats a token, [] on the model's device, not waited for.
-    """
-    total = torch.zeros((), device=batch.device)
-    for windows in batch.split(micro_batch):
-        share = len(windows) / len(batch)
-        with _autocast(batch.device):
-            loss = window_loss(model, windows) * share
-        loss.backward()
-        if after_part is not None:
-            after_part(share)
-        total += loss.detach()
-    return total
-
-
-def window_loss(model: nn.Module, windows: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Cross-entropy of the last T ids of each window given the first T, in nats: int64 [b, T + 1] -> []."""
-    scores = logits(model, windows[:, :-1])
-    return cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
+        if parcel and sum(map(len, parcel)) + len(indices) > most_windows:
+            yield parcel
+            parcel = []
+        parcel.append(indices)
+    if parcel:
+        yield parcel
 
 
 @torch.inference_mode()
@@ -314,13 +304,6 @@ def evaluate(model: nn.Module, windows: TokenWindows, indices: np.ndarray, devic
     total = torch.zeros((), dtype=torch.float64, device=device)
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
     for batch in device_batches(windows, chunks, device):
-        with _autocast(device):
+        with autocast(device):
             total += window_loss(model, batch, reduction="sum")
     return total.item() / (len(indices) * windows.sequence_length)
-
-
-def _autocast(device: torch.device) -> AbstractContextManager:
-    """bfloat16 on a GPU that computes in it; nothing elsewhere, where it is slower at these sizes."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from carbs_scaling.compute.flops import ModelShape
 from carbs_scaling.compute.memory import activation_bytes, parameter_count, training_memory_bytes
-from carbs_scaling.training import loop
+from carbs_scaling.training import step
 from carbs_scaling.training.models import build_model
 
 # (width, depth, head size, vocabulary, sequence length), sequences: bytes and narrow; deep; a vocabulary
@@ -53,7 +53,7 @@ def saved_bytes(shape, sequences, bytes_per_activation):
         autocast(bytes_per_activation),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        loop.window_loss(model, windows_of(shape, sequences))
+        step.window_loss(model, windows_of(shape, sequences))
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -86,7 +86,7 @@ class LiveBytes(TorchDispatchMode):
 
 def peak_bytes(shape, sequences, optimizer, bytes_per_activation, monkeypatch):
     """Most bytes alive in a step of two micro-batches, optimizer state and gradients being there."""
-    monkeypatch.setattr(loop, "_autocast", lambda device: autocast(bytes_per_activation))
+    monkeypatch.setattr(step, "autocast", lambda device: autocast(bytes_per_activation))
     model = build_model(shape, seed=0)
     parameters = list(model.parameters())
     if optimizer == "adamw":
@@ -99,7 +99,7 @@ def peak_bytes(shape, sequences, optimizer, bytes_per_activation, monkeypatch):
             live.add(parameter)
         for _ in range(2):  # the state is there from the first step on
             stepper.zero_grad(set_to_none=True)
-            loop.accumulate_gradients(model, batch, sequences)
+            step.accumulate_gradients(model, batch, sequences)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
             stepper.step()
     return live.peak
@@ -150,7 +150,7 @@ def test_a_gpu_needs_what_is_estimated(architecture, sizes, sequences, optimizer
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         stepper.zero_grad(set_to_none=True)
-        loop.accumulate_gradients(model, batch, sequences)
+        step.accumulate_gradients(model, batch, sequences)
         stepper.step()
     estimate = training_memory_bytes(shape, sequences, optimizer, bytes_per_activation=2)
     assert torch.cuda.max_memory_allocated() == pytest.approx(estimate, rel=0.1)

@@ -10,20 +10,19 @@ import torch
 
 from carbs_scaling.compute.flops import ModelShape
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.training import loop
+from carbs_scaling.training import loop, step
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.loop import (
-    accumulate_gradients,
     bits_per_byte,
     choose_device,
     evaluate,
     micro_batch_size,
     train,
-    window_loss,
 )
 from carbs_scaling.training.models import build_model
 from carbs_scaling.training.optimizers import build_optimizer
 from carbs_scaling.training.outcome import Status, TrialOutcome
+from carbs_scaling.training.step import accumulate_gradients, window_loss
 from carbs_scaling.training.windows import training_windows, validation_indices, validation_windows
 
 
@@ -129,7 +128,7 @@ def test_out_of_memory_is_an_outcome(job, monkeypatch, error):
             raise error
         return real(*args)
 
-    monkeypatch.setattr(loop, "accumulate_gradients", fails_at_the_sixth)
+    monkeypatch.setattr(step, "accumulate_gradients", fails_at_the_sixth)
     outcome = train(job)
     assert outcome.status is Status.OUT_OF_MEMORY
     assert outcome.steps == 5
@@ -149,7 +148,7 @@ def test_other_errors_are_not_swallowed(job, monkeypatch):
     def fail(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(loop, "accumulate_gradients", fail)
+    monkeypatch.setattr(step, "accumulate_gradients", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         train(job)
 
@@ -222,6 +221,23 @@ def test_every_trial_of_a_process_is_compiled(job, changed, monkeypatch):
         for width in (16, 32, 48):
             compiled = changed(shape=replace(job.recipe.shape, width=width), steps=2)
             assert train(replace(compiled, compile=True)).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("sizes", [[3, 3, 3, 2], [40, 40, 1], [5]])
+def test_batches_that_travel_together_arrive_as_they_were(job, monkeypatch, sizes):
+    monkeypatch.setattr(loop, "PARCEL_TOKENS", 8 * 32)
+    windows = training_windows(job.text, 32)
+    order, start = [], 0
+    for size in sizes:
+        order.append(torch.arange(start, start + size).numpy())
+        start += size
+    parcels = list(loop._parcels(iter(order), 8))
+    assert [len(i) for parcel in parcels for i in parcel] == sizes
+    assert all(len(parcel) == 1 or sum(map(len, parcel)) <= 8 for parcel in parcels)
+    if torch.cuda.is_available():
+        sent = loop.device_batches(windows, iter(order), torch.device("cuda"))
+        for batch, indices in zip(sent, order, strict=True):
+            assert torch.equal(batch.cpu(), windows.read(indices))
 
 
 def test_decay_acts_on_matrices_only(job):

@@ -1,0 +1,159 @@
+"""One step of training: passes, clipping, update. On a GPU captured once and replayed where that pays.
+
+A step of a small model is some hundred kernels, each of which the GPU runs faster than Python can launch
+it. A CUDA graph launches them all at once. They are the same kernels in the same order: losses stay.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from carbs_scaling.training.models import logits
+
+logger = logging.getLogger(__name__)
+
+# Steps before the capture, which allocate the optimizer's state and let libraries choose their kernels.
+WARM_UP_STEPS = 3
+# How an allocator says in a plain RuntimeError that memory is full: the CPU's, and cuBLAS for its workspace.
+OUT_OF_MEMORY_TEXTS = (
+    "DefaultCPUAllocator: can't allocate",
+    "DefaultCPUAllocator: not enough",
+    "STATUS_ALLOC_FAILED",
+)
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    batch: torch.Tensor,
+    micro_batch: int,
+    after_part: Callable[[float], None] | None = None,
+) -> torch.Tensor:
+    """Adds the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
+
+    Args:
+        model: tokens to scores, see `models.logits`.
+        batch: int64 [b, T + 1].
+        micro_batch: windows in memory at once; the gradient is that of the whole batch.
+        after_part: called with a part's share of the batch once its gradient has been added.
+
+    Returns:
+        Mean loss in nats a token, [] on the model's device, not waited for.
+    """
+    total = torch.zeros((), device=batch.device)
+    for windows in batch.split(micro_batch):
+        share = len(windows) / len(batch)
+        with autocast(batch.device):
+            loss = window_loss(model, windows) * share
+        loss.backward()
+        if after_part is not None:
+            after_part(share)
+        total += loss.detach()
+    return total
+
+
+def window_loss(model: nn.Module, windows: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Cross-entropy of the last T ids of each window given the first T, in nats: int64 [b, T + 1] -> []."""
+    scores = logits(model, windows[:, :-1])
+    return cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
+
+
+def autocast(device: torch.device) -> AbstractContextManager:
+    """bfloat16 on a GPU that computes in it; nothing elsewhere, where it is slower at these sizes."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator, of the CPU or a GPU, had nothing left to give."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+
+
+class TrainingStep:
+    """Passes over a batch, clipping and update.
+
+    Args:
+        model: tokens to scores.
+        optimizer: of its parameters.
+        micro_batch: windows in memory at once.
+        clip_norm: of the whole gradient; infinite for none.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int, clip_norm: float
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.micro_batch = micro_batch
+        self._clip_norm = clip_norm
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """One step on int64 [b, T + 1]; its mean loss, [] on the device, not waited for."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = accumulate_gradients(self.model, batch, self.micro_batch)
+        self.update()
+        return loss
+
+    def update(self) -> None:
+        """Clips the gradients that are there and moves the parameters."""
+        if self._clip_norm != float("inf"):
+            nn.utils.clip_grad_norm_(self.parameters, self._clip_norm, foreach=True)
+        self.optimizer.step()
+
+
+class GraphedStep(TrainingStep):
+    """The same as a CUDA graph, after a few steps that warm up. Batches must keep their shape.
+
+    What cannot be captured goes on step by step: a line in the log says why.
+    """
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self._warm_up = WARM_UP_STEPS
+        self._stream = torch.cuda.Stream()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._batch = self._loss = torch.empty(0)
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        if self._warm_up > 0:
+            self._warm_up -= 1
+            # PyTorch asks for warming up on another stream than the default one, which is never captured.
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                loss = super().__call__(batch)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            if self._warm_up == 0:
+                self._capture(batch)
+            return loss
+        if self._graph is None or batch.shape != self._batch.shape:
+            return super().__call__(batch)
+        self._batch.copy_(batch, non_blocking=True)
+        self._graph.replay()
+        return self._loss.clone()
+
+    def _capture(self, batch: torch.Tensor) -> None:
+        """Records a step without running it."""
+        for group in self.optimizer.param_groups:
+            # A graph reads the learning rate from the GPU, where the scheduler then writes it.
+            group["lr"] = torch.tensor(float(group["lr"]), device=batch.device)
+            if "capturable" in group:
+                group["capturable"] = True
+        self._batch = batch.clone()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Without gradients at its start, a replay writes them anew and does not add to the last ones.
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.cuda.graph(graph):
+                self._loss = super().__call__(self._batch)
+            self._graph = graph
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            logger.warning("steps are launched one by one: %s", str(error).splitlines()[0])
