@@ -54,7 +54,7 @@ RATE_REACH = 10.0  # the search keeps within this factor of the sweep's best rat
 WEIGHT_DECAY = {"adamw": 0.1, "sgd": 0.0}
 # Proposals weigh a run's lesson against its FLOPs and this share of the budget: it buys some 50 runs.
 OVERHEAD_SHARE = 1 / 50
-MAX_SEARCH_RUNS = 80
+MAX_SEARCH_RUNS = 120
 DESIGN_FIRST = 12  # runs of the design before its first law, and runs between two fits
 DESIGN_REFIT = 8
 DESIGN_SPREAD = 0.7  # nepers around the law's rate and batch
@@ -482,7 +482,7 @@ def main() -> None:
     )
     parser.add_argument("--optimizer", choices=sorted(SWEEP), default="adamw")
     parser.add_argument("--search", choices=["target", "design"], default="target")
-    parser.add_argument("--share", type=float, default=0.16, help="of the grid's FLOPs, all told")
+    parser.add_argument("--share", type=float, default=0.24, help="of the grid's FLOPs, all told")
     parser.add_argument(
         "--repeats", type=int, default=3, help="seeds of the recommendation and the best cells"
     )
@@ -490,6 +490,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="tiny models")
     parser.add_argument("--search-only", action="store_true", help="stop at the recommendation")
+    parser.add_argument(
+        "--no-grid", action="store_true", help="train the recommendation alone, --repeats times"
+    )
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/extrapolate_text_*.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -506,10 +509,10 @@ def main() -> None:
         config = load_config(SearchConfig, compose("search", overrides))
     text = prepare_text(config.data)
     lab = Laboratory(plan, options.out or Path("benchmarks/results") / name, config, text)
-    run_plan(lab, options.search_only, options.extensions)
+    run_plan(lab, options)
 
 
-def run_plan(lab: Laboratory, search_only: bool, extensions: int) -> None:
+def run_plan(lab: Laboratory, options: argparse.Namespace) -> None:
     """All four steps, and what they say."""
     plan = lab.plan
     shape = plan.target(lab.text.vocabulary_size)
@@ -526,11 +529,15 @@ def run_plan(lab: Laboratory, search_only: bool, extensions: int) -> None:
         space = search_space(lab, sweep(lab))
         search(lab, space, budget_flops)
         recommend(lab)
-    if search_only:
+    if options.search_only:
         return
     centre = Recipe.from_dict(lab.result["recommended"])
+    if options.no_grid:
+        for seed in range(plan.repeats):
+            lab.train(cell_recipe(centre, (0, 0), seed), "repeat")
+        return
     spent = sum(run["flops"] for run in lab.searched())
-    losses = train_grid(lab, centre, extensions)
+    losses = train_grid(lab, centre, options.extensions)
     compared = compare(lab, centre, losses)
     recommended_flops = centre.tokens * lab.flops_per_token(shape)
     lab.result |= compared | {

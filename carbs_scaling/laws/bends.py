@@ -11,7 +11,9 @@ BENDS = ("rate", "batch")  # the floor bends by gamma already
 FIRST_BEND = 0.05  # change of an exponent over a neper
 BELIEVED_BEND = 0.3  # the same: prior standard deviation of what is kept
 FOLLOWED = 1.0  # nepers
-WANDERING = 0.15  # by which an exponent changes over a neper beyond the runs, this way or that
+# By which an exponent of rate or batch, and one of the loss, changes over a neper beyond the runs, this way
+# or that. Losses of two tables of large models wandered by less than .01, tiny models on text by .05.
+WANDERING, LOSS_WANDERING = 0.15, 0.02
 
 
 def bend_basis(n, d, reach) -> np.ndarray:
@@ -39,14 +41,14 @@ def bend_basis(n, d, reach) -> np.ndarray:
     return np.stack(np.broadcast_arrays(*terms), axis=-1)
 
 
-def doubt_beyond(n: float, d: float, reach) -> float:
-    """Standard deviation of a best rate or batch, in nepers, for what exponents do beyond the runs.
+def doubt_beyond(n: float, d: float, reach, wandering: float = WANDERING) -> float:
+    """Standard deviation of the log of a power law for what its exponents do beyond the runs.
 
-    A random walk of the exponent, `WANDERING` over a neper, summed over the way.
+    A random walk of the exponent, `wandering` over a neper, summed over the way.
     """
     (n_low, n_high), (d_low, d_high) = reach
     way = np.hypot(n - np.clip(n, n_low, n_high), d - np.clip(d, d_low, d_high))
-    return WANDERING * float(np.sqrt(way**3 / 3))
+    return wandering * float(np.sqrt(way**3 / 3))
 
 
 def _levelled(beyond) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws import surface
-from carbs_scaling.laws.bends import bend_basis, doubt_beyond
+from carbs_scaling.laws.bends import LOSS_WANDERING, bend_basis, doubt_beyond
 from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recommendation import Recommendation
 from carbs_scaling.laws.runs import MIN_VARIATION, LawError, RunTable
@@ -23,6 +23,9 @@ CONVENTION = (
     "N: non-embedding parameters; D: training tokens; lr: peak learning rate; B: tokens a step; C = 6 N D"
 )
 DRAWS = 4000
+TINY_PARAMS = (
+    1e5  # below, losses fell far faster with size than any law of them said (docs/benchmarks-laws.md)
+)
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,10 @@ class ScalingLaw:
         n, d = self._centred(params, tokens)
         wander = doubt_beyond(float(n), float(d), self.reach)
         of_batch = 0.0 if self.support.one_batch else np.hypot(self.spread[2], wander)
-        return np.array([np.hypot(self.spread[1], wander), of_batch, np.hypot(self.spread[0], self.seed_sd)])
+        reducible = float(self.loss(params, tokens)) - np.exp(self.parameter("ln_E"))
+        of_loss = reducible * doubt_beyond(float(n), float(d), self.reach, LOSS_WANDERING)
+        of_loss = np.sqrt(self.spread[0] ** 2 + self.seed_sd**2 + of_loss**2)
+        return np.array([np.hypot(self.spread[1], wander), of_batch, of_loss])
 
     def _loss_slope(self, n, d) -> np.ndarray:
         """Of the loss at the best rate and batch, by theta and bend."""
@@ -283,6 +289,11 @@ class ScalingLaw:
         if beyond[0] > 30 or beyond[1] > 30:
             notes.append(
                 f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"
+            )
+        if high[0] < TINY_PARAMS and beyond[0] > 2:
+            notes.append(
+                f"all runs are of models below {TINY_PARAMS:.0e} parameters, whose losses extrapolate badly: "
+                "trust the recipe sooner than the loss"
             )
         if batch < low[3] / 2 or batch > 2 * high[3]:
             notes.append(

@@ -62,8 +62,9 @@ def weak_prior(loss_level: float, centre: np.ndarray) -> SurfacePrior:
     Of the floor, Besiroglu's law and Kaplan's lie one deviation to either side, in a direction that E, the
     exponents and gamma share: small exponents go with no irreducible loss. Amplitudes are shares of the loss,
     so nothing depends on its unit. Best rate against N between -1/8 (DeepSeek) and -0.7 (Step Law), against D
-    between -1/8 and 0.3; batch against D between 0.33 and 0.57. Valleys flatten no faster than the reducible
-    loss falls (exponents of at most .37).
+    between -1/8 and 0.3; batch against D between 0.33 and 0.57: one deviation to either side, as the search's
+    own prior has them (`loss_prior.law_prior`; its a1 + a3 b2 is a_N here). Valleys flatten no faster than
+    the reducible loss falls (exponents of at most .37).
 
     Args:
         loss_level: a low loss of the runs.
@@ -72,14 +73,14 @@ def weak_prior(loss_level: float, centre: np.ndarray) -> SurfacePrior:
     rate, batch = published_learning_rate(float(np.exp(centre[0])), float(np.exp(centre[1])))
     mean_sd = {
         "a0": (rate - centre[2], 2.0),
-        "a_N": (-0.45, 0.4),
-        "a_D": (0.1, 0.3),
-        "a_B": (0.4, 0.25),
+        "a_N": (-0.45, 0.26),
+        "a_D": (0.1, 0.21),
+        "a_B": (0.4, 0.2),
         "ln_k_e": (log(0.015 * loss_level), 1.5),
         "r_e": (0.5, 0.5),
         "b0": (batch - centre[3], 2.0),
-        "b_N": (0.1, 0.25),
-        "b_D": (0.45, 0.25),
+        "b_N": (0.1, 0.15),
+        "b_D": (0.45, 0.15),
         "ln_k_B": (log(0.01 * loss_level), 1.5),
         "r_B": (0.5, 0.5),
         "kappa_N": (0.15, 0.15),

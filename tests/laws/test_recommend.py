@@ -82,6 +82,20 @@ def test_no_runs_like_these_halve_what_lies_far_beyond_them(law):
     assert law.scatter(1e14, 1e14)[0] > law.scatter(2e8, 4e9)[0]
 
 
+def test_a_loss_far_beyond_the_runs_is_less_sure_than_the_runs_alone_say(law):
+    alone, all_told = (law.draws(1e12, 1e13, noise=noise)[:, 2].std() for noise in (False, True))
+    assert all_told**2 > alone**2 + 0.03**2
+    assert law.scatter(1e12, 1e13)[2] > 2 * law.scatter(2e8, 4e9)[2]
+
+
+def test_losses_from_tiny_models_come_with_a_word_of_warning(law):
+    low, high = law.support.low, law.support.high
+    tiny = replace(law, support=replace(law.support, low=(1e3, *low[1:]), high=(5e4, *high[1:])))
+    assert any("extrapolate badly" in note for note in tiny.recommend(5e5, 4e9).notes)
+    for calm in (tiny.recommend(5e4, 4e9), law.recommend(2e8, 4e9)):
+        assert not any("extrapolate badly" in note for note in calm.notes)
+
+
 def test_a_best_batch_outside_all_that_were_tried_is_said(runs):
     law = fit_law(runs, check=False)
     assert not any("outside all that were tried" in note for note in law.recommend(2e8, 4e9).notes)
