@@ -24,14 +24,8 @@ from carbs_scaling.laws.priors import prior_of, published_laws
 from carbs_scaling.laws.published import PublishedLaw
 from carbs_scaling.laws.recommendation import Recommendation
 from carbs_scaling.laws.runs import LawError, RunTable, cells_of, read_runs
-from carbs_scaling.laws.scaling_law import (
-    CONVENTION,
-    FORMAT,
-    HeldOut,
-    LawsByOptimizer,
-    ScalingLaw,
-    Support,
-)
+from carbs_scaling.laws.scaling_law import CONVENTION, FORMAT, LawsByOptimizer, ScalingLaw
+from carbs_scaling.laws.support import HeldOut, Support
 from carbs_scaling.laws.surface_prior import OF_THE_BATCH, SurfacePrior
 
 __all__ = [

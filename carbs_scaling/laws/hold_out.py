@@ -7,7 +7,8 @@ import numpy as np
 
 from carbs_scaling.laws.recommendation import Recommendation
 from carbs_scaling.laws.runs import MIN_RUNS, MIN_VARIATION, RunTable, cells_of
-from carbs_scaling.laws.scaling_law import HeldOut, ScalingLaw
+from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.laws.support import HeldOut
 
 
 def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut | None:

@@ -12,7 +12,8 @@ from carbs_scaling.laws import surface
 from carbs_scaling.laws.bends import LOSS_WANDERING, bend_basis, doubt_beyond
 from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recommendation import Recommendation
-from carbs_scaling.laws.runs import MIN_VARIATION, LawError, RunTable
+from carbs_scaling.laws.runs import LawError, RunTable
+from carbs_scaling.laws.support import HeldOut, Support
 
 # 1 had no `prior` and no `others`; up to 2 bends went on beyond the runs without levelling off. They are read
 # as bends of today.
@@ -26,62 +27,6 @@ DRAWS = 4000
 TINY_PARAMS = (
     1e5  # below, losses fell far faster with size than any law of them said (docs/benchmarks-laws.md)
 )
-
-
-@dataclass(frozen=True)
-class Support:
-    """The runs that a law rests on.
-
-    Args:
-        source: where they come from.
-        runs: how many.
-        diverged: how many more have no loss; those marked as diverged bound the learning rate.
-        low: least N, D, learning rate, batch tokens.
-        high: greatest of the same.
-        largest_run_flops: 6 N D of the dearest run.
-        total_flops: 6 N D summed.
-        shape: ln(width / depth) of each size's best run against ln N, as (intercept, slope, residual sd);
-            None where the table has no depth and width.
-    """
-
-    source: str
-    runs: int
-    diverged: int
-    low: tuple[float, float, float, float]
-    high: tuple[float, float, float, float]
-    largest_run_flops: float
-    total_flops: float
-    shape: tuple[float, float, float] | None = None
-
-    @property
-    def one_batch(self) -> bool:
-        """Whether all runs had the same batch, as `RunTable.one_batch`."""
-        return bool(np.log(self.high[3] / self.low[3]) < MIN_VARIATION)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """How a law fitted without the largest sizes predicts them.
-
-    Args:
-        sizes: the held-out N.
-        runs: how many held-out runs.
-        loss_error: median absolute error of their losses, at their own learning rate and batch.
-        bias: median error over runs of the better half of each cell, predicted less real.
-        coverage: share of the best runs of each cell inside its 90% interval of the best loss.
-        regret: mean loss that the recommended learning rate and batch cost over the best run, as far as the
-            runs of each cell tell; None where no cell was swept.
-        drift: what the biases show beyond the law's own uncertainty, in loss for each neper of N (root mean
-            square).
-    """
-
-    sizes: tuple[float, ...]
-    runs: int
-    loss_error: float
-    bias: float
-    coverage: float
-    regret: float | None
-    drift: float = 0.0
 
 
 @dataclass(frozen=True)
