@@ -27,6 +27,8 @@ from carbs_scaling.laws.published import BY_NAME
 
 FLOPS_LIMIT = 1e21
 SEARCH_TARGET = (1.07e9, 8e9)  # the middle of the five cells in ln D
+LEAST_SWEPT, DRAWN_TABLES = 20, 200
+LINES = np.array([["learning_rate_N", "batch_tokens_N"], ["learning_rate_D", "batch_tokens_D"]])
 
 
 def exponents(law, runs) -> dict:
@@ -63,6 +65,38 @@ def exponents(law, runs) -> dict:
             "cells": [min(values), max(values)],
             "off_in_joint_se": off,
         }
+    return figures
+
+
+def lines_through_best_runs(law, runs) -> dict:
+    """Exponents by straight lines through the best runs of each cell, on the table and on draws from the law.
+
+    Were the law right, both would agree: that the best of some forty runs is a lucky one is in the draws too.
+    """
+    rows = runs.reset_index(drop=True).groupby(["params", "tokens"])
+    cells = [np.array(cell) for cell in rows.groups.values() if len(cell) >= LEAST_SWEPT]
+    logs = np.log(runs[["params", "tokens", "learning_rate", "batch_tokens"]].to_numpy())
+    place = np.array([logs[cell[0], :2] for cell in cells])
+    expected = law.run_loss(runs.params, runs.tokens, runs.learning_rate, runs.batch_tokens)
+    height = expected - law.loss(runs.params.to_numpy(), runs.tokens.to_numpy())
+    noise = np.hypot(law.seed_sd, law.height_sd * height)
+
+    def exponents_of(loss: np.ndarray, best: int) -> np.ndarray:
+        recipes = [logs[cell[np.argsort(loss[cell])[:best]], 2:].mean(axis=0) for cell in cells]
+        return np.linalg.lstsq(np.column_stack([np.ones(len(cells)), place]), recipes, rcond=None)[0][1:]
+
+    print(
+        f"\nlines through the best runs of {len(cells)} cells; of {DRAWN_TABLES} tables drawn from the law:"
+    )
+    figures, rng = {}, np.random.default_rng(0)
+    for best in (1, 5):
+        real = exponents_of(runs.loss.to_numpy(), best)
+        tables = (expected + noise * rng.normal(size=len(runs)) for _ in range(DRAWN_TABLES))
+        drawn = [exponents_of(loss, best) for loss in tables]
+        mean, sd = np.mean(drawn, axis=0), np.std(drawn, axis=0)
+        for (i, j), name in np.ndenumerate(LINES):
+            print(f"  best {best}: {name:16}{real[i, j]:7.3f}   drawn {mean[i, j]:7.3f} +- {sd[i, j]:.3f}")
+            figures[f"{name}, best {best}"] = [real[i, j], mean[i, j], sd[i, j]]
     return figures
 
 
@@ -264,7 +298,8 @@ def main() -> None:
         figures = {"few_runs": few_runs(choose, cells, options.seeds, options.prior)}
     else:
         print("all sizes:")
-        figures = {"exponents": exponents(fit_law(table, check=False), table)}
+        law = fit_law(table, check=False)
+        figures = {"exponents": exponents(law, table), "lines": lines_through_best_runs(law, table)}
         figures["held_out"] = held_out(small, cells)
         figures["coverage"] = coverage(small, cells, options.resamples)
     write(options.output, figures)
