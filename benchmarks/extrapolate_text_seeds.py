@@ -109,6 +109,8 @@ def main() -> None:
         for run in content["runs"]
         if run["stage"] not in ("sweep", "search")
     ]
+    if not large:
+        raise SystemExit("these files hold no run of the large model: leave out --search-only, or give --map")
     params, tokens = large[0]["params"], round(float(np.median([run["tokens"] for run in large])))
     found = loss_map(large)
     rate, batch, best = found.best(SEQUENCE_LENGTH)
@@ -138,6 +140,8 @@ def main() -> None:
         )
     behind = np.array([row[0] for row in rows])
     known = behind[np.isfinite(behind)]
+    if not len(known):
+        raise SystemExit("every recommendation lies off the map")
     error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else math.nan
     print(
         f"behind the map's best: mean {known.mean():.4f} (standard error {error:.4f}), median "

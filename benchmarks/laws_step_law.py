@@ -71,15 +71,25 @@ def exponents(law, runs) -> dict:
 def lines_through_best_runs(law, runs) -> dict:
     """Exponents by straight lines through the best runs of each cell, on the table and on draws from the law.
 
-    Were the law right, both would agree: that the best of some forty runs is a lucky one is in the draws too.
+    Were the law right, both would agree: that the best of some forty runs is a lucky one, and that best rate
+    and batch of a cell lie off the law by its `spread`, is in the draws too.
     """
     rows = runs.reset_index(drop=True).groupby(["params", "tokens"])
     cells = [np.array(cell) for cell in rows.groups.values() if len(cell) >= LEAST_SWEPT]
     logs = np.log(runs[["params", "tokens", "learning_rate", "batch_tokens"]].to_numpy())
     place = np.array([logs[cell[0], :2] for cell in cells])
-    expected = law.run_loss(runs.params, runs.tokens, runs.learning_rate, runs.batch_tokens)
-    height = expected - law.loss(runs.params.to_numpy(), runs.tokens.to_numpy())
-    noise = np.hypot(law.seed_sd, law.height_sd * height)
+    own_cell = np.concatenate([np.full(len(cell), i) for i, cell in enumerate(cells)])
+    swept = np.concatenate(cells)
+    params, tokens, rates, batches = np.exp(logs[swept]).T
+    floor = law.loss(params, tokens)
+
+    def drawn_loss(rng: np.random.Generator) -> np.ndarray:
+        off = np.exp(law.spread[1:] * rng.normal(size=(len(cells), 2)))[own_cell].T
+        expected = law.run_loss(params, tokens, rates / off[0], batches / off[1])
+        loss = np.full(len(runs), np.inf)
+        noise = np.hypot(law.seed_sd, law.height_sd * (expected - floor))
+        loss[swept] = expected + noise * rng.normal(size=len(swept))
+        return loss
 
     def exponents_of(loss: np.ndarray, best: int) -> np.ndarray:
         recipes = [logs[cell[np.argsort(loss[cell])[:best]], 2:].mean(axis=0) for cell in cells]
@@ -91,8 +101,7 @@ def lines_through_best_runs(law, runs) -> dict:
     figures, rng = {}, np.random.default_rng(0)
     for best in (1, 5):
         real = exponents_of(runs.loss.to_numpy(), best)
-        tables = (expected + noise * rng.normal(size=len(runs)) for _ in range(DRAWN_TABLES))
-        drawn = [exponents_of(loss, best) for loss in tables]
+        drawn = [exponents_of(drawn_loss(rng), best) for _ in range(DRAWN_TABLES)]
         mean, sd = np.mean(drawn, axis=0), np.std(drawn, axis=0)
         for (i, j), name in np.ndenumerate(LINES):
             print(f"  best {best}: {name:16}{real[i, j]:7.3f}   drawn {mean[i, j]:7.3f} +- {sd[i, j]:.3f}")

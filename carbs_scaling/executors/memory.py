@@ -9,8 +9,9 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.space import Point, Space
 from carbs_scaling.training.loop import micro_batch_size
 
-# The rest is for the CUDA context and its libraries, and for holes between the allocator's blocks.
-USABLE_SHARE = 0.9
+# The rest is for holes between the allocator's blocks, and at least so many bytes a worker for the CUDA
+# context, its libraries, and what a CUDA graph holds on top.
+USABLE_SHARE, WORKER_BYTES = 0.9, 1e9
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,10 @@ def memory_limit(config: SearchConfig, space: Space) -> MemoryLimit | None:
 
 
 def gpu_share_bytes(executor: ExecutorConfig) -> int | None:
-    """`USABLE_SHARE` of the smallest GPU in use, over the workers on it; None where trials run on the CPU."""
+    """`USABLE_SHARE` of the smallest GPU in use, over the workers on it; None where trials run on the CPU.
+
+    At least `WORKER_BYTES` are left to each worker.
+    """
     import torch
 
     if executor.device == "cpu" or not torch.cuda.is_available():
@@ -98,7 +102,8 @@ def gpu_share_bytes(executor: ExecutorConfig) -> int | None:
     workers = 1 if executor.name == "in_process" else executor.workers or gpus
     used = range(min(gpus, workers))  # workers take the GPUs in turn
     smallest = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in used)
-    return int(USABLE_SHARE * smallest / math.ceil(workers / gpus))
+    share = smallest / math.ceil(workers / gpus)
+    return max(int(min(USABLE_SHARE * share, share - WORKER_BYTES)), 0)
 
 
 def activation_size(device: str) -> int:

@@ -24,9 +24,7 @@ CONVENTION = (
     "N: non-embedding parameters; D: training tokens; lr: peak learning rate; B: tokens a step; C = 6 N D"
 )
 DRAWS = 4000
-TINY_PARAMS = (
-    1e5  # below, losses fell far faster with size than any law of them said (docs/benchmarks-laws.md)
-)
+TINY_PARAMS = 1e5  # below, losses fell far faster with size than any law of them said (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -235,7 +233,7 @@ class ScalingLaw:
             notes.append(
                 f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"
             )
-        if high[0] < TINY_PARAMS and beyond[0] > 2:
+        if high[0] < TINY_PARAMS and params > 2 * high[0]:
             notes.append(
                 f"all runs are of models below {TINY_PARAMS:.0e} parameters, whose losses extrapolate badly: "
                 "trust the recipe sooner than the loss"

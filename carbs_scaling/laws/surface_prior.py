@@ -62,9 +62,9 @@ def weak_prior(loss_level: float, centre: np.ndarray) -> SurfacePrior:
     Of the floor, Besiroglu's law and Kaplan's lie one deviation to either side, in a direction that E, the
     exponents and gamma share: small exponents go with no irreducible loss. Amplitudes are shares of the loss,
     so nothing depends on its unit. Best rate against N between -1/8 (DeepSeek) and -0.7 (Step Law), against D
-    between -1/8 and 0.3; batch against D between 0.33 and 0.57: one deviation to either side, as the search's
-    own prior has them (`loss_prior.law_prior`; its a1 + a3 b2 is a_N here). Valleys flatten no faster than
-    the reducible loss falls (exponents of at most .37).
+    between -1/8 and 0.3; batch against D between 0.33 and 0.57: about a deviation to either side, as the
+    search's own prior has them (`loss_prior.law_prior`; its a1 + a3 b2 is a_N here). Valleys flatten no
+    faster than the reducible loss falls (exponents of at most .37).
 
     Args:
         loss_level: a low loss of the runs.

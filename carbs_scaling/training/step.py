@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -112,8 +113,12 @@ class TrainingStep:
 class GraphedStep(TrainingStep):
     """The same as a CUDA graph, after a few steps that warm up. Batches must keep their shape.
 
-    What cannot be captured goes on step by step: a line in the log says why.
+    Where the capture fails the kernels are launched one by one, and a line in the log says why. After a
+    failure other than lack of memory none is tried again in this process: PyTorch's allocator can then no
+    longer give cached memory back.
     """
+
+    works: ClassVar[bool] = True
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int, clip_norm: float
@@ -127,12 +132,13 @@ class GraphedStep(TrainingStep):
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         if self._warm_up > 0:
             self._warm_up -= 1
-            # PyTorch asks for warming up on another stream than the default one, which is never captured.
+            # On the stream of the capture, where libraries then have their workspaces; the default one is
+            # never captured.
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 loss = super().__call__(batch)
             torch.cuda.current_stream().wait_stream(self._stream)
-            if self._warm_up == 0:
+            if self._warm_up == 0 and GraphedStep.works:
                 self._capture(batch)
             return loss
         if self._graph is None or batch.shape != self._batch.shape:
@@ -153,13 +159,16 @@ class GraphedStep(TrainingStep):
         try:
             # Without gradients at its start, a replay writes them anew and does not add to the last ones.
             self.optimizer.zero_grad(set_to_none=True)
-            with torch.cuda.graph(graph):
+            # The outer context puts the stream back, which a failing capture does not.
+            with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
                 self._loss = super().__call__(self._batch)
             self._graph = graph
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            logger.warning("steps are launched one by one: %s", str(error).splitlines()[0])
+            cause = error.__context__ or error  # what went wrong inside; ending the capture then fails too
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            GraphedStep.works = is_out_of_memory(cause)
+            logger.warning("steps are launched one by one: %s", str(cause).splitlines()[0])
 
 
 @cache

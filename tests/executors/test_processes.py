@@ -43,6 +43,13 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end(status):
+    """An outcome that names its process."""
+    if status is Status.COMPLETED:
+        return TrialOutcome(status, 1, 1, 0.0, str(os.getpid()), loss=1.0, bits_per_byte=1.0)
+    return TrialOutcome(status, 1, 1, 0.0, str(os.getpid()), message="why")
+
+
 def no_space():
     raise OSError(28, "No space left on device", "curve.jsonl")
 
@@ -88,6 +95,17 @@ def test_a_trial_that_always_kills_its_worker_is_the_machines_failure(executor):
     assert outcome.status is Status.MACHINE
     executor.submit(1, Job(finish, 4))
     assert collect(executor, 1)[1].steps == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"), [(Status.COMPLETED, True), (Status.DIVERGED, True), (Status.OUT_OF_MEMORY, False)]
+)
+def test_a_worker_is_kept_unless_its_trial_lacked_memory(executor, status, kept):
+    executor.submit(0, Job(end, status))
+    first = collect(executor, 1)[0]
+    assert first.status is status
+    executor.submit(1, Job(end, Status.COMPLETED))
+    assert (collect(executor, 1)[1].device == first.device) == kept
 
 
 def test_a_full_disk_reaches_the_coordinator(executor):

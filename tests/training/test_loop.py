@@ -232,7 +232,8 @@ def test_batches_that_travel_together_arrive_as_they_were(job, monkeypatch, size
         order.append(torch.arange(start, start + size).numpy())
         start += size
     parcels = list(loop._parcels(iter(order), 8))
-    assert [len(i) for parcel in parcels for i in parcel] == sizes
+    arrived = [indices.tolist() for parcel in parcels for indices in parcel]
+    assert arrived == [indices.tolist() for indices in order]
     assert all(len(parcel) == 1 or sum(map(len, parcel)) <= 8 for parcel in parcels)
     if torch.cuda.is_available():
         sent = loop.device_batches(windows, iter(order), torch.device("cuda"))
