@@ -2,7 +2,8 @@
 
 No law is exact: its best rate, best batch and floor are off by smooth fields over (ln N, ln D) that runs of
 another size only half reveal. With them a cheap run far from the target stops teaching once the fields'
-spread is all that is left, where a law taken to be exact would go on buying the cheapest runs for ever.
+spread is all that is left, where a law taken to be exact would go on buying the cheapest runs for ever. And
+exponents of rate and batch change along the way (`laws.bends`), which only runs of many sizes show.
 Everything is linear around the most probable law, so a run's worth is known before it is made
 (Chaloner and Verdinelli 1995, Bayesian experimental design).
 """
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from scipy.linalg import solve_triangular
 
+from carbs_scaling.laws.bends import WANDERING, bend_basis, reach_of
 from carbs_scaling.laws.loss import (
     PARAMETERS,
     best_batch_feature,
@@ -32,6 +34,7 @@ RATE_FIELD, BATCH_FIELD, FLOOR_FIELD = 0.2, 0.25, 0.05
 FIELD_REACH = 2.0
 # Noise of a run as a share of its height above the floor: how steep walls are is the least known thing.
 HEIGHT_NOISE = 0.2
+BEND = WANDERING  # change of an exponent of best rate or batch over a neper, among the runs as beyond them
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class TargetDesign:
         noise_sd: of a run at the floor, in losses.
         factor: Cholesky factor of the runs' covariance with noise, shape (n, n).
         whitened: the factor's inverse times (losses less the law's prior mean), shape (n,).
+        reach: of the runs, as in `laws.bends.bend_basis`.
     """
 
     theta: np.ndarray
@@ -55,6 +59,7 @@ class TargetDesign:
     noise_sd: float
     factor: np.ndarray
     whitened: np.ndarray
+    reach: tuple[tuple[float, float], tuple[float, float]]
 
     @staticmethod
     def of(
@@ -77,14 +82,15 @@ class TargetDesign:
             at[0, 3] = best_batch_feature(theta, at)[0]
         if prior.has_role[2]:
             at[0, 2] = best_rate_feature(theta, at)[0]
-        bare = TargetDesign(theta, prior, features, at, noise_sd, np.zeros((0, 0)), np.zeros(0))
+        reach = reach_of(features)
+        bare = TargetDesign(theta, prior, features, at, noise_sd, np.zeros((0, 0)), np.zeros(0), reach)
         covariance = bare._covariance(features, features)
         covariance[np.diag_indices(len(loss))] += bare._noise(features)
         factor = stable_cholesky(torch.from_numpy(covariance)).numpy()
         slopes = law_jacobian(theta, features, prior.has_role)[1]
         expected = slopes @ (prior.mean - theta)
         whitened = solve_triangular(factor, off - expected, lower=True)
-        return TargetDesign(theta, prior, features, at, noise_sd, factor, whitened)
+        return TargetDesign(theta, prior, features, at, noise_sd, factor, whitened, reach)
 
     def information(self, features: np.ndarray) -> np.ndarray:
         """Nats that each of m runs tells about the target's rate, batch and loss; shape (m,)."""
@@ -119,16 +125,32 @@ class TargetDesign:
         rate, batch = (slopes[:, PARAMETERS.index(name)] for name in ("a0", "b0"))
         return np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * lack], axis=-1)
 
+    def _bend_slopes(self, features: np.ndarray) -> np.ndarray:
+        """Of losses by the three bends of the best rate and those of the best batch, times `BEND`; (n, 6)."""
+        slopes = law_jacobian(self.theta, features, self.prior.has_role)[1]
+        basis = BEND * bend_basis(features[:, 0], features[:, 1], self.reach)
+        return np.concatenate([slopes[:, [PARAMETERS.index(name)]] * basis for name in ("a0", "b0")], axis=1)
+
+    def _target_bends(self) -> np.ndarray:
+        """Of (ln rate, ln batch, loss) at the target by the same, shape (3, 6)."""
+        basis = BEND * bend_basis(self.at[:, 0], self.at[:, 1], self.reach)[0]
+        moved = np.zeros((3, 6))
+        moved[0, :3] = moved[1, 3:] = basis
+        moved[0, 3:] = self.theta[PARAMETERS.index("a3")] * basis
+        return moved
+
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         scaled = [
             law_jacobian(self.theta, f, self.prior.has_role)[1] @ self.prior.root for f in (left, right)
         ]
         moved = self._shift_slopes(left) @ self._shift_slopes(right).T
-        return scaled[0] @ scaled[1].T + moved * self._fields(left, right)
+        bent = self._bend_slopes(left) @ self._bend_slopes(right).T
+        return scaled[0] @ scaled[1].T + moved * self._fields(left, right) + bent
 
     def _variance(self, features: np.ndarray) -> np.ndarray:
         scaled = law_jacobian(self.theta, features, self.prior.has_role)[1] @ self.prior.root
-        return np.square(scaled).sum(axis=1) + np.square(self._shift_slopes(features)).sum(axis=1)
+        parts = (scaled, self._shift_slopes(features), self._bend_slopes(features))
+        return sum(np.square(part).sum(axis=1) for part in parts)
 
     def _noise(self, features: np.ndarray) -> np.ndarray:
         height = law_value(self.theta, features, self.prior.has_role) - law_floor(
@@ -156,4 +178,8 @@ class TargetDesign:
         lack = float(law_lack(self.theta, self.at, self.prior.has_role)[0])
         spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * lack])
         shared = self._fields(features, self.at) * self._shift_slopes(features)
-        return runs @ slopes.T + shared * spread, slopes @ slopes.T + np.diag(spread**2)
+        bends = self._target_bends()
+        return (
+            runs @ slopes.T + shared * spread + self._bend_slopes(features) @ bends.T,
+            slopes @ slopes.T + np.diag(spread**2) + bends @ bends.T,
+        )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from carbs_scaling.laws.bends import bend_basis
 from carbs_scaling.laws.loss import PARAMETERS, best_batch_feature, best_rate_feature, law_floor, law_value
 from carbs_scaling.laws.loss_prior import law_prior
 from carbs_scaling.surrogate.target import TargetDesign
@@ -77,7 +78,9 @@ def grown(design, run):
     covariance[np.diag_indices(len(features))] += design._noise(features)
     factor = np.linalg.cholesky(covariance)
     whitened = np.append(design.whitened, 0.0)
-    return TargetDesign(design.theta, design.prior, features, design.at, design.noise_sd, factor, whitened)
+    return TargetDesign(
+        design.theta, design.prior, features, design.at, design.noise_sd, factor, whitened, design.reach
+    )
 
 
 def test_the_same_run_again_tells_less_and_a_run_of_another_size_more(prior):
@@ -101,3 +104,19 @@ def test_far_up_the_walls_a_run_tells_less_than_near_the_floor(prior):
     rows[:, 2] = best_rate_feature(theta, rows) + np.array([0.8, 3.5])
     near, far = design.information(rows)
     assert near > far
+
+
+def test_a_best_rate_whose_exponent_changes_is_followed_to_the_target(prior):
+    # An exponent that falls by .3 a neper of N, of which a power law through the runs knows nothing.
+    theta, reach, errors = true_law(prior), ((-2.0, 1.0), (-2.0, 1.0)), []
+    bend = np.array([-0.3, 0.0, 0.0])
+    for seed in range(4):
+        features, _ = runs_of(theta, 80, seed)
+        straight = features.copy()
+        features[:, 2] += bend_basis(features[:, 0], features[:, 1], reach) @ bend
+        loss = law_value(theta, straight, ALL_ROLES) + 0.003 * np.random.default_rng(seed).normal(size=80)
+        recipe, covariance = TargetDesign.of(theta, prior, features, loss, TARGET).recipe()
+        truth = truth_at(theta)[0] + float(bend_basis(TARGET[0], TARGET[1], reach) @ bend)
+        errors.append((recipe[0] - truth) / np.sqrt(covariance[0, 0]))
+        assert abs(recipe[0] - truth) < 0.25 < abs(truth_at(theta)[0] - truth)
+    assert np.abs(errors).max() < 2.5
