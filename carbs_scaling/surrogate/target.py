@@ -118,21 +118,24 @@ class TargetDesign:
     def _fields(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         return field_correlation(left[:, :2] / FIELD_REACH, right[:, :2] / FIELD_REACH)
 
-    def _shift_slopes(self, features: np.ndarray) -> np.ndarray:
-        """Of losses by a shift of best rate, best batch and floor, times the fields' spread; shape (n, 3)."""
+    def _slopes(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Slopes of n runs' losses by what is not known, times the prior deviation of each.
+
+        By the law's parameters (n, k), by the three bends of best rate and of best batch (n, 6), and by the
+        fields of best rate, best batch and floor (n, 3), which differ from place to place.
+        """
         slopes = law_jacobian(self.theta, features, self.prior.has_role)[1]
         lack = law_lack(self.theta, features, self.prior.has_role)
         rate, batch = (slopes[:, PARAMETERS.index(name)] for name in ("a0", "b0"))
-        return np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * lack], axis=-1)
-
-    def _bend_slopes(self, features: np.ndarray) -> np.ndarray:
-        """Of losses by the three bends of the best rate and those of the best batch, times `BEND`; (n, 6)."""
-        slopes = law_jacobian(self.theta, features, self.prior.has_role)[1]
         basis = BEND * bend_basis(features[:, 0], features[:, 1], self.reach)
-        return np.concatenate([slopes[:, [PARAMETERS.index(name)]] * basis for name in ("a0", "b0")], axis=1)
+        return (
+            slopes @ self.prior.root,
+            np.concatenate([rate[:, None] * basis, batch[:, None] * basis], axis=1),
+            np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * lack], axis=-1),
+        )
 
     def _target_bends(self) -> np.ndarray:
-        """Of (ln rate, ln batch, loss) at the target by the same, shape (3, 6)."""
+        """Of (ln rate, ln batch, loss) at the target by the bends, times `BEND`; shape (3, 6)."""
         basis = BEND * bend_basis(self.at[:, 0], self.at[:, 1], self.reach)[0]
         moved = np.zeros((3, 6))
         moved[0, :3] = moved[1, 3:] = basis
@@ -140,17 +143,11 @@ class TargetDesign:
         return moved
 
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        scaled = [
-            law_jacobian(self.theta, f, self.prior.has_role)[1] @ self.prior.root for f in (left, right)
-        ]
-        moved = self._shift_slopes(left) @ self._shift_slopes(right).T
-        bent = self._bend_slopes(left) @ self._bend_slopes(right).T
-        return scaled[0] @ scaled[1].T + moved * self._fields(left, right) + bent
+        (law, bends, fields), (law_r, bends_r, fields_r) = self._slopes(left), self._slopes(right)
+        return law @ law_r.T + bends @ bends_r.T + (fields @ fields_r.T) * self._fields(left, right)
 
     def _variance(self, features: np.ndarray) -> np.ndarray:
-        scaled = law_jacobian(self.theta, features, self.prior.has_role)[1] @ self.prior.root
-        parts = (scaled, self._shift_slopes(features), self._bend_slopes(features))
-        return sum(np.square(part).sum(axis=1) for part in parts)
+        return sum(np.square(part).sum(axis=1) for part in self._slopes(features))
 
     def _noise(self, features: np.ndarray) -> np.ndarray:
         height = law_value(self.theta, features, self.prior.has_role) - law_floor(
@@ -173,13 +170,12 @@ class TargetDesign:
 
     def _target_covariances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Prior covariance of runs (m,) with the target's (rate, batch, loss), (m, 3), and its own (3, 3)."""
-        slopes = self._target_slopes() @ self.prior.root
-        runs = law_jacobian(self.theta, features, self.prior.has_role)[1] @ self.prior.root
+        law, bends = self._target_slopes() @ self.prior.root, self._target_bends()
         lack = float(law_lack(self.theta, self.at, self.prior.has_role)[0])
         spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * lack])
-        shared = self._fields(features, self.at) * self._shift_slopes(features)
-        bends = self._target_bends()
+        run_law, run_bends, run_fields = self._slopes(features)
+        shared = self._fields(features, self.at) * run_fields * spread
         return (
-            runs @ slopes.T + shared * spread + self._bend_slopes(features) @ bends.T,
-            slopes @ slopes.T + np.diag(spread**2) + bends @ bends.T,
+            run_law @ law.T + run_bends @ bends.T + shared,
+            law @ law.T + bends @ bends.T + np.diag(spread**2),
         )
