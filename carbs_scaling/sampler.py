@@ -27,7 +27,7 @@ from carbs_scaling.proposals.target import most_informative, target_design
 from carbs_scaling.surrogate.candidates import design_point
 from carbs_scaling.surrogate.encoding import Encoding
 from carbs_scaling.surrogate.gp import Surrogate, SurrogateFitter
-from carbs_scaling.surrogate.history import History, read_history
+from carbs_scaling.surrogate.history import History, read_history, without_collapsed
 from carbs_scaling.surrogate.space import LegalSpace, Point
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class CarbsSampler(BaseSampler):
         Raises:
             BudgetSpent: what remains pays for none.
         """
-        return self.propose(read_history(study, self.space, but=trial.number), trial.number)
+        return self.propose(self._history(study, but=trial.number), trial.number)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -120,7 +120,7 @@ class CarbsSampler(BaseSampler):
 
     def law(self, study: Study) -> LossLaw | None:
         """The loss law of the study's completed trials; None where there are too few."""
-        history = read_history(study, self.space)
+        history = self._history(study)
         surrogate = self.surrogate_of(history, np.random.default_rng(self.seed))
         return None if surrogate is None else surrogate.law
 
@@ -135,7 +135,7 @@ class CarbsSampler(BaseSampler):
         """
         if not all(self.space.has_role[:2]):
             raise ValueError("a recipe needs the roles params and tokens")
-        history = read_history(study, self.space)
+        history = self._history(study)
         if len(history.points) < 2:
             raise ValueError("a recipe needs at least two completed trials")
         mean, covariance = target_design(self.space, history, (params, tokens)).recipe()
@@ -172,6 +172,9 @@ class CarbsSampler(BaseSampler):
                 search = FrontSearch(self.space, self.options, self.budget_flops, self._overhead)
                 point = search.best(history, self.surrogate_of(history, rng), rng, limit)
             return self._cheapest("no new affordable candidate") if point is None else point
+
+    def _history(self, study: Study, but: int | None = None) -> History:
+        return without_collapsed(read_history(study, self.space, but), self.space)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""

@@ -15,6 +15,7 @@ EXPONENTS = {
     "b_N": "of the batch in N",
     "b_D": "of the batch in D",
 }
+BY_RULE = 0.2  # nepers about a smooth function of the rest within which a rate or batch was not searched
 EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
 
 
@@ -36,11 +37,20 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
     span = law.support.high[0] / law.support.low[0]
     if span < 10:
         said.append(f"N spans a factor of {span:.1f}, under a decade: exponents in N rest on little")
+    if table.collapsed:
+        said.append(
+            f"{table.collapsed} runs ended half again above one of no more parameters and tokens, or worse: "
+            "they count as diverged"
+        )
     if table.one_batch:
         said.append(
             f"all runs had a batch of {np.median(table.batch_tokens):.4g} tokens: the learning rate is for "
             "that, and nothing is said of the best batch"
         )
+    said += [
+        f"the {name} of the runs follows from {rest} by a rule: nothing is said of a better one"
+        for name, rest in _by_rule(table)
+    ]
     if not converged:
         said.append("the fit did not come to rest: take it with care")
     for name, what in exponents_of(law).items():
@@ -60,6 +70,23 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
                 "cells: widen it"
             )
     return said
+
+
+def _by_rule(table: RunTable) -> list[tuple[str, str]]:
+    """Which of rate and batch the runs did not vary by itself, and what it follows from."""
+    n, d, rate, batch = (table.logs - table.logs.mean(axis=0)).T
+    sizes = [np.ones(len(table)), n, d, n * n, n * d, d * d]
+    asked = [("learning_rate", rate, [*sizes, batch], "params, tokens and batch_tokens")]
+    if not table.one_batch:
+        asked.append(("batch_tokens", batch, sizes, "params and tokens"))
+    found = []
+    for name, values, known, rest in asked:
+        known = np.stack(known, axis=-1)
+        left = values - known @ np.linalg.lstsq(known, values, rcond=None)[0]
+        # With hardly more runs than terms everything looks like a rule.
+        if len(table) > 2 * known.shape[1] and left.std() < BY_RULE:
+            found.append((name, rest))
+    return found
 
 
 def _edge_share(table: RunTable, role: int) -> tuple[float, float]:

@@ -192,7 +192,8 @@ def fit_other(
     there = np.isfinite(x)
     x, places, residual, noise_sd = x[there], places[there], residual[there], noise_sd[there]
     if len(np.unique(np.round(x, 3))) < MIN_VALUES:
-        return f"{name} has fewer than {MIN_VALUES} values: no best one can be told"
+        above = " above 0" if name == "weight_decay" else ""
+        return f"{name} has fewer than {MIN_VALUES} values{above}: no best one can be told"
     width = float(np.ptp(x))
     exponents = np.array(COORDINATES[name].exponents)
     # o, o_N, o_D, ln k, r, then theta.

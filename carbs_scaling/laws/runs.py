@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.laws.collapse import collapsed
 
 REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
 SEARCHED = ("beta2", "momentum", "weight_decay")  # may have laws of their own, where they were varied
+ALSO_CALLED = {"momentum": "beta1"}  # what tables of Adam's runs call it
 OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
 MIN_RUNS = 8  # below, even with every prior, a law would be the priors' alone
 LOSS_ALONE = "; for a law of the loss alone in N and D: carbs_scaling.laws.floor.fit_floor"
@@ -46,6 +48,8 @@ class RunTable:
         diverged: how many runs were left out because they diverged or have no finite loss.
         source: where the runs come from, for reports.
         diverged_logs: ln N, ln D, ln learning rate, ln batch of those that diverged, shape (m, 4).
+        collapsed: how many of `diverged` have a loss, but one that tells of a run that broke
+            (`carbs_scaling.laws.collapse`).
     """
 
     params: np.ndarray
@@ -62,6 +66,7 @@ class RunTable:
     diverged: int = 0
     source: str = ""
     diverged_logs: np.ndarray | None = None
+    collapsed: int = 0
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -220,7 +225,7 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
     marked = np.zeros(len(frame), dtype=bool)
     if "diverged" in frame.columns:
         text = frame["diverged"].fillna(False).astype(str).str.strip().str.lower()
-        marked = text.isin(("true", "1", "1.0", "yes")).to_numpy()
+        marked = text.isin(("true", "1", "1.0", "yes")).to_numpy(copy=True)
         ended &= ~marked
     if not ended.any():
         raise LawError(f"{what}: all {len(frame)} runs diverged or have no loss, so there is nothing to fit")
@@ -232,13 +237,22 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
                 f"{what}: {name} is {values[name][bad][0]:g} in a run, but must be positive and finite"
             )
     _check_units(values, what)
+    broke, by_rate = collapsed(
+        np.log(np.stack([values[name] for name in REQUIRED[:3]], axis=-1)), values["loss"]
+    )
+    completed = np.flatnonzero(ended)
+    marked[completed[by_rate]] = True
+    ended[completed[broke]] = False
+    values = {name: column[~broke] for name, column in values.items()}
     if ended.sum() < MIN_RUNS:
-        raise LawError(f"{what} has {ended.sum()} completed runs: a law needs at least {MIN_RUNS}")
+        also = f" and {broke.sum()} that collapsed" if broke.any() else ""
+        raise LawError(f"{what} has {ended.sum()} completed runs{also}: a law needs at least {MIN_RUNS}")
     _check_variation(values, what)
     others = {}
     for name in ("depth", "width", *SEARCHED):
-        if name in frame.columns:
-            column = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)[ended]
+        called = name if name in frame.columns else ALSO_CALLED.get(name)
+        if called in frame.columns:
+            column = pd.to_numeric(frame[called], errors="coerce").to_numpy(dtype=float)[ended]
             others[name] = column if _possible(name, column) else None
     return RunTable(
         **values,
@@ -247,6 +261,7 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
         diverged=int((~ended).sum()),
         source=source,
         diverged_logs=_logs_where(columns, marked),
+        collapsed=int(broke.sum()),
     )
 
 

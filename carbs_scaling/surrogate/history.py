@@ -1,11 +1,13 @@
 """What the other trials of a study say: losses, costs, failures, and what is still running."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
+import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from carbs_scaling.laws.collapse import collapsed
 from carbs_scaling.surrogate.space import LegalSpace, Point
 
 DIVERGED, OUT_OF_MEMORY, MACHINE = "diverged", "out_of_memory", "machine"
@@ -38,6 +40,26 @@ class History:
         if budget_flops is None:
             return float("inf")
         return budget_flops - self.spent_flops - self.committed_flops
+
+
+def without_collapsed(history: History, space: LegalSpace) -> History:
+    """The history in which runs that ended with the loss of a model that broke count as diverged.
+
+    Only where points have parameters and tokens: else a high loss may be all that so cheap a run can reach.
+    """
+    if len(history.points) < 2 or not all(space.has_role[:2]):
+        return history
+    broke, _ = collapsed(space.features(history.points), np.asarray(history.loss))
+    if not broke.any():
+        return history
+    fine = np.flatnonzero(~broke)
+    return replace(
+        history,
+        points=[history.points[i] for i in fine],
+        loss=[history.loss[i] for i in fine],
+        flops=[history.flops[i] for i in fine],
+        failed=history.failed + [history.points[i] for i in np.flatnonzero(broke)],
+    )
 
 
 def read_history(study: Study, space: LegalSpace, but: int | None = None) -> History:
