@@ -59,7 +59,7 @@ def fit_law(
     Args:
         runs: a DataFrame, a mapping of columns, a CSV, JSONL or Parquet file, a `Study` or its records; with
             the columns params (non-embedding), tokens, learning_rate, batch_tokens and loss; diverged,
-            optimizer, depth, width, weight_decay, beta2 and momentum (or beta1) are used where they are there.
+            optimizer, depth, width, weight_decay, beta2, momentum (or beta1) are used where they are there.
             Runs that diverged bound the best learning rate from above; so do those that collapsed
             (`carbs_scaling.laws.collapse`). Where all had one batch, the law is for that.
         optimizer: fit the runs of this one alone.
