@@ -16,6 +16,7 @@ EXPONENTS = {
     "b_D": "of the batch in D",
 }
 BY_RULE = 0.2  # nepers about a smooth function of the rest within which a rate or batch was not searched
+ON_ONE_LINE = 0.98  # correlation of ln N and ln D from which they cannot be told apart
 EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
 
 
@@ -37,6 +38,11 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
     span = law.support.high[0] / law.support.low[0]
     if span < 10:
         said.append(f"N spans a factor of {span:.1f}, under a decade: exponents in N rest on little")
+    if abs(np.corrcoef(table.logs[:, 0], table.logs[:, 1])[0, 1]) > ON_ONE_LINE:
+        said.append(
+            "N and D rise together in these runs: what each does by itself, and the compute-optimal split, "
+            "are the prior's; ask for targets along that line"
+        )
     if table.collapsed:
         said.append(
             f"{table.collapsed} runs ended half again above one of no more parameters and tokens, or worse: "

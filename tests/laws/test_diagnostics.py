@@ -35,3 +35,14 @@ def test_adam_tables_may_call_momentum_beta1(runs, column):
     off = np.log((1 - beta1) / 0.1)
     law = fit_law(runs.assign(loss=runs.loss + 0.03 * off**2, **{column: beta1}), check=False)
     assert law.recommend(1e8, 4e9).other["momentum"] == pytest.approx(0.9, abs=0.03)
+
+
+def test_sizes_all_trained_at_one_ratio_of_tokens_are_said_to_tell_n_and_d_not_apart(runs, truth):
+    pairs = {n: 20 * n for n in runs.params.unique()}
+    tokens = runs.params.map(pairs)
+    loss = runs.loss + truth.loss(runs.params, tokens) - truth.loss(runs.params, runs.tokens)
+    law = fit_law(runs.assign(tokens=tokens, loss=loss), check=False)
+    assert any("rise together" in line for line in law.warnings)
+    low, high = law.recommend(6e9, 1.2e11).interval("loss")
+    assert low < truth.loss(6e9, 1.2e11) < high
+    assert not any("rise together" in line for line in fit_law(runs, check=False).warnings)
