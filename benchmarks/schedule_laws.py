@@ -11,11 +11,13 @@ them, is where the defaults of conf/schedule/sde.yaml come from.
 
 import argparse
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, minimize_scalar, nnls
 from scipy.stats import spearmanr
 
 from carbs_scaling.laws.schedule import SCHEDULE_LAWS, FunctionalLaw, MultiPowerLaw, Schedule, law_to_dict
@@ -28,6 +30,12 @@ from carbs_scaling.laws.schedule_fit import (
 )
 
 FITTED = ("constant_24000", "cosine_24000")
+# Of the Multi-Power Law's drops: what two curves do not tell. The response is what a step adds at the peak.
+HINDSIGHT = {
+    "rate_exponent": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
+    "drop_exponent": (0.1, 0.3, 0.5, 1.0, 1.5, 2.5, 4.0, 6.0),
+    "response": (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 3e-2, 0.1, 1.0),
+}
 ALL_CURVES_STEPS = (6000, 24000)  # for which the schedule best by the laws of all curves is sought
 
 
@@ -100,6 +108,7 @@ def compare(size: str, curves: dict[str, LossCurve]) -> dict:
             "predicted_order": list(finals_by_name),
         }
     result["best_schedule"] = best_against_cosine(laws[MultiPowerLaw], curves["cosine_24000"])
+    result["in_hindsight"] = in_hindsight(curves)
     result["all_curves"] = {
         kind.name: best_by_all_curves(kind, curves) for kind in (MultiPowerLaw, FunctionalLaw)
     }
@@ -167,6 +176,45 @@ def best_by_all_curves(kind: type, named: dict[str, LossCurve]) -> dict:
         print(f"  best in {steps} steps: decay over the last {fraction:.0%} as (1 - x)^{exponent:.2f}")
         result["decays"][steps] = (fraction, exponent)
     return result
+
+
+def in_hindsight(named: dict[str, LossCurve]) -> dict:
+    """The best that the Multi-Power Law can do from two curves, were the exponents of its drops known.
+
+    They are chosen by the held-out final losses themselves; floor, amplitude, exponent and the drops' gain
+    are fitted to the two curves, by least squares on relative residuals. No fit can be asked for more.
+    """
+    held_out = [curve for name, curve in named.items() if name not in FITTED]
+    fitted = [named[name] for name in FITTED]
+    peak = max(curve.schedule.learning_rates.max() for curve in fitted)
+    loss = np.concatenate([curve.loss for curve in fitted])
+    area = np.concatenate([curve.schedule.area[curve.steps - 1] for curve in fitted])
+    best = {"final_r_squared": -np.inf}
+    for gamma, beta, response in product(*HINDSIGHT.values()):
+        drops = MultiPowerLaw(0.0, 0.0, 1.0, 1.0, response * peak ** (gamma - 1), beta, gamma)
+        fallen = np.concatenate([drops.loss(curve.schedule, curve.steps) for curve in fitted])
+
+        def solve(alpha: float, fallen=fallen) -> tuple[np.ndarray, float]:
+            columns = np.stack([np.ones_like(area), area**-alpha, fallen], axis=-1)
+            return nnls(columns / loss[:, None], np.ones_like(loss))
+
+        alpha = minimize_scalar(lambda a: solve(a)[1], bounds=(0.2, 0.9), method="bounded").x
+        floor, amplitude, gain = solve(alpha)[0]
+        law = replace(drops, floor=floor, amplitude=amplitude, exponent=float(alpha), drop_gain=gain)
+        if (found := final_r_squared(law, held_out)) > best["final_r_squared"]:
+            best = {
+                "final_r_squared": found,
+                "pooled_r_squared": pooled_r_squared(law, held_out),
+                "law": law_to_dict(law),
+                "response": response,
+            }
+    law = best["law"]
+    print(
+        f"Multi-Power Law, drops in hindsight: whole curves R^2 {best['pooled_r_squared']:.4f}, final losses "
+        f"{best['final_r_squared']:.4f}, drop_exponent {law['drop_exponent']:g}, rate_exponent "
+        f"{law['rate_exponent']:g}, response {best['response']:g} a step"
+    )
+    return best
 
 
 def wsd_like(shares: np.ndarray) -> tuple[float, float]:
