@@ -15,14 +15,15 @@ EXPONENTS = {
     "b_N": "of the batch in N",
     "b_D": "of the batch in D",
 }
-BY_RULE = 0.2  # nepers about a smooth function of the rest within which a rate or batch was not searched
 ON_ONE_LINE = 0.98  # correlation of ln N and ln D from which they cannot be told apart
+ROLE = {"a": "learning_rate", "b": "batch_tokens"}  # by how their exponents' names begin
 EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
 
 
 def exponents_of(law: ScalingLaw) -> dict[str, str]:
-    """What the law's exponents are of, by parameter: not of the batch where all runs had one."""
-    return {name: what for name, what in EXPONENTS.items() if not (law.support.one_batch and name[0] == "b")}
+    """What the law's exponents are of, by parameter: not of what the runs had only one of, or by a rule."""
+    unsearched = {*law.support.by_rule, *(("batch_tokens",) if law.support.one_batch else ())}
+    return {name: what for name, what in EXPONENTS.items() if ROLE.get(name[0]) not in unsearched}
 
 
 def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.ndarray) -> list[str]:
@@ -53,10 +54,12 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
             f"all runs had a batch of {np.median(table.batch_tokens):.4g} tokens: the learning rate is for "
             "that, and nothing is said of the best batch"
         )
-    said += [
-        f"the {name} of the runs follows from {rest} by a rule: nothing is said of a better one"
-        for name, rest in _by_rule(table)
-    ]
+    if law.support.by_rule:
+        names = " and the ".join(law.support.by_rule)
+        said.append(
+            f"the {names} of the runs follow from the rest by a rule: what is recommended is that rule, with "
+            "the loss that it brings; of better ones these runs say nothing"
+        )
     if not converged:
         said.append("the fit did not come to rest: take it with care")
     for name, what in exponents_of(law).items():
@@ -76,23 +79,6 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
                 "cells: widen it"
             )
     return said
-
-
-def _by_rule(table: RunTable) -> list[tuple[str, str]]:
-    """Which of rate and batch the runs did not vary by itself, and what it follows from."""
-    n, d, rate, batch = (table.logs - table.logs.mean(axis=0)).T
-    sizes = [np.ones(len(table)), n, d, n * n, n * d, d * d]
-    asked = [("learning_rate", rate, [*sizes, batch], "params, tokens and batch_tokens")]
-    if not table.one_batch:
-        asked.append(("batch_tokens", batch, sizes, "params and tokens"))
-    found = []
-    for name, values, known, rest in asked:
-        known = np.stack(known, axis=-1)
-        left = values - known @ np.linalg.lstsq(known, values, rcond=None)[0]
-        # With hardly more runs than terms everything looks like a rule.
-        if len(table) > 2 * known.shape[1] and left.std() < BY_RULE:
-            found.append((name, rest))
-    return found
 
 
 def _edge_share(table: RunTable, role: int) -> tuple[float, float]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from carbs_scaling.laws import surface
 from carbs_scaling.laws.bends import BENDS, reach_of
 from carbs_scaling.laws.diagnostics import EXPONENTS, warnings_of
 from carbs_scaling.laws.floor_bend import bend_floor
@@ -23,10 +22,12 @@ from carbs_scaling.laws.other_laws import varied
 from carbs_scaling.laws.priors import prior_of, published_laws
 from carbs_scaling.laws.published import PublishedLaw
 from carbs_scaling.laws.recommendation import Recommendation
+from carbs_scaling.laws.rules import Rules, rules_of
 from carbs_scaling.laws.runs import LawError, RunTable, cells_of, read_runs
 from carbs_scaling.laws.scaling_law import CONVENTION, FORMAT, LawsByOptimizer, ScalingLaw
 from carbs_scaling.laws.support import HeldOut, Support
-from carbs_scaling.laws.surface_prior import OF_THE_BATCH, SurfacePrior
+from carbs_scaling.laws.surface import INDEX
+from carbs_scaling.laws.surface_prior import OF_THE_BATCH, OF_THE_RATE, SurfacePrior
 
 __all__ = [
     "CONVENTION",
@@ -96,7 +97,7 @@ def _fit_table(
     for moves in STARTS:
         start = prior.mean.copy()
         for name, value in moves.items():
-            start[surface.INDEX[name]] = value if name != "ln_E" else prior.mean[surface.INDEX[name]] + value
+            start[INDEX[name]] = value if name != "ln_E" else prior.mean[INDEX[name]] + value
         starts.append(start)
     law, converged, said = _fit_with_others(table, centre, prior, tuple(starts))
     law = replace(
@@ -115,12 +116,13 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
 
     What those hyperparameters cost a run is taken off its loss, by turns with the law.
     """
-    features, full = table.logs - centre, prior
+    features, full, rules = table.logs - centre, prior, rules_of(table)
     if table.one_batch:
         prior = prior.at_one_batch()
+    prior = prior.at_rules(rules)
     diverged = None if table.diverged_logs is None else table.diverged_logs - centre
     fit = fit_surface(features, table.loss, prior, starts, diverged=diverged)
-    fit = _settled(bend_floor(fit, features, table.loss, prior), table, full)
+    fit = _settled(bend_floor(fit, features, table.loss, prior), table, full, rules)
     law, said = _law_of(fit, table, centre, features), []
     for _ in range(OTHER_ROUNDS if varied(table) else 0):
         law, said = refit_others(law, table)
@@ -128,7 +130,7 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
             break
         loss = table.loss - law.excess_of_others(table)
         fit = fit_surface(features, loss, prior, (fit.theta,), diverged=diverged)
-        fit = _settled(bend_floor(fit, features, loss, prior), table, full)
+        fit = _settled(bend_floor(fit, features, loss, prior), table, full, rules)
         law = replace(_law_of(fit, table, centre, features), others=law.others)
     if law.others:
         law, said = refit_others(law, table)
@@ -136,25 +138,38 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
     return law, fit.converged, said
 
 
-def _settled(fit: SurfaceFit, table: RunTable, prior: SurfacePrior) -> SurfaceFit:
-    """The fit without doubt about the batch where there is one: what others would bring is the prior's."""
-    if not table.one_batch:
-        return fit
-    theta, covariance = fit.theta.copy(), fit.covariance.copy()
-    rows = np.arange(fit.bend.size).reshape(fit.bend.shape)[BENDS.index("batch")]
-    known = [*(surface.INDEX[name] for name in OF_THE_BATCH), *(len(theta) + rows)]
-    covariance[known, :] = covariance[:, known] = 0.0
-    for name in ("a_B", "ln_k_B", "r_B"):
-        theta[surface.INDEX[name]] = prior.mean[surface.INDEX[name]]
-    a_b = surface.INDEX["a_B"]
-    covariance[a_b, a_b] = prior.sd[a_b] ** 2
-    return replace(
-        fit,
-        theta=theta,
-        bend=np.where(np.arange(len(fit.bend))[:, None] == BENDS.index("batch"), 0.0, fit.bend),
-        covariance=covariance,
-        spread={key: 0.0 if key[1] == "batch" else value for key, value in fit.spread.items()},
-    )
+def _settled(fit: SurfaceFit, table: RunTable, prior: SurfacePrior, rules: Rules) -> SurfaceFit:
+    """The fit with what its runs cannot tell put in: what other batches and rates would bring is the prior's.
+
+    Where all runs had one batch, without doubt about it; where a rate or batch follows a rule, with all the
+    doubt of the prior.
+    """
+    theta, bend, covariance = fit.theta.copy(), fit.bend.copy(), fit.covariance.copy()
+    rows = len(theta) + np.arange(bend.size).reshape(bend.shape)
+
+    def forget(names: tuple[str, ...], kind: str, doubted: tuple[str, ...]) -> None:
+        at = [INDEX[name] for name in names]
+        known = [*at, *rows[BENDS.index(kind)]]
+        covariance[known, :] = covariance[:, known] = 0.0
+        bend[BENDS.index(kind)] = 0.0
+        for name in doubted:
+            covariance[INDEX[name], INDEX[name]] = prior.sd[INDEX[name]] ** 2
+        for name in set(names) & {"a_B", "ln_k_e", "r_e", "ln_k_B", "r_B"}:
+            theta[INDEX[name]] = prior.mean[INDEX[name]]
+
+    spread = fit.spread
+    if table.one_batch:
+        forget(OF_THE_BATCH, "batch", ("a_B",))
+        spread = {key: 0.0 if key[1] == "batch" else value for key, value in spread.items()}
+    if rules.batch is not None:
+        forget(("b0", "b_N", "b_D", "ln_k_B", "r_B"), "batch", ("b0", "b_N", "b_D"))
+    if rules.rate is not None:
+        forget(OF_THE_RATE, "rate", ("a0", "a_N", "a_D", "a_B"))
+        of_batch = [INDEX[name] for name in ("b0", "b_N", "b_D")]
+        by_batch = prior.mean[INDEX["a_B"]] if table.one_batch else rules.rate[3]
+        theta[[INDEX[name] for name in ("a0", "a_N", "a_D")]] = rules.rate[:3] + by_batch * theta[of_batch]
+        theta[INDEX["a_B"]] = by_batch
+    return replace(fit, theta=theta, bend=bend, covariance=covariance, spread=spread)
 
 
 def _law_of(fit: SurfaceFit, table: RunTable, centre: np.ndarray, features: np.ndarray) -> ScalingLaw:
@@ -172,6 +187,7 @@ def _law_of(fit: SurfaceFit, table: RunTable, centre: np.ndarray, features: np.n
         largest_run_flops=float(table.flops.max()),
         total_flops=float(table.flops.sum()),
         shape=_shape_law(table),
+        by_rule=rules_of(table).names,
     )
     return ScalingLaw(
         theta=tuple(fit.theta.tolist()),

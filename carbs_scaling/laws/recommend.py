@@ -48,7 +48,7 @@ class Advice:
         width: residual width.
         published: what each published law says here.
         halving_flops: FLOPs of further search that would about halve the learning rate's interval; None where
-            scatter between cells, which no search takes away, is most of it.
+            scatter between cells, which no search takes away, is most of it, or where no rate was searched.
     """
 
     recipe: Recommendation
@@ -155,8 +155,11 @@ def halving_flops(law: ScalingLaw, params: float, tokens: float) -> float | None
 
     The variance of ln lr at the target is p / n + s: p / n from what n runs leave open, falling as 1 / n with
     more of the same kind, and s what stays (`ScalingLaw.scatter`). Half the width wants a quarter of the
-    variance. Runs placed nearer the target would do with less. None where s alone is more than that quarter.
+    variance. Runs placed nearer the target would do with less. None where s alone is more than that quarter,
+    and where the runs' rates follow a rule, of which more runs would be no news.
     """
+    if "learning_rate" in law.support.by_rule:
+        return None
     parameters = float(law.draws(params, tokens, noise=False)[:, 0].var())
     scatter = float(law.scatter(params, tokens)[0]) ** 2
     left = (parameters + scatter) / 4 - scatter

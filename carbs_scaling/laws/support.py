@@ -21,6 +21,7 @@ class Support:
         total_flops: 6 N D summed.
         shape: ln(width / depth) of each size's best run against ln N, as (intercept, slope, residual sd);
             None where the table has no depth and width.
+        by_rule: which of learning_rate and batch_tokens follow from the rest (`carbs_scaling.laws.rules`).
     """
 
     source: str
@@ -31,6 +32,7 @@ class Support:
     largest_run_flops: float
     total_flops: float
     shape: tuple[float, float, float] | None = None
+    by_rule: tuple[str, ...] = ()
 
     @property
     def one_batch(self) -> bool:

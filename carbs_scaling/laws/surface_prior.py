@@ -6,12 +6,15 @@ from math import exp, log
 import numpy as np
 
 from carbs_scaling.laws.loss_prior import published_learning_rate, published_losses
+from carbs_scaling.laws.rules import Rules
 from carbs_scaling.laws.surface import FLOOR, INDEX, NAMES
 
 # Kaplan's law has no irreducible loss. In logs a tenth of the loss stands for none: runs cannot tell them
 # apart.
 LEAST_E = 0.1
+OF_THE_RATE = ("a0", "a_N", "a_D", "a_B", "ln_k_e", "r_e")
 OF_THE_BATCH = ("a_B", "b0", "b_N", "b_D", "ln_k_B", "r_B")
+NO_VALLEY = -30.0  # log of a curvature that is none
 # What each parameter of the floor varies by alone: exponents half as much again as in
 # `carbs_scaling.laws.loss_prior`, since a table has many runs.
 _OWN = {"ln_E": 0.75, "ln_R": 0.6, "logit_share": 1.5, "ln_alpha": 0.75, "ln_beta": 0.75, "ln_gamma": 0.6}
@@ -45,10 +48,25 @@ class SurfacePrior:
 
     def at_one_batch(self) -> "SurfacePrior":
         """For runs of one batch, the centre's: taken for the best, and nothing hangs on it."""
+        return self._pinned({name: NO_VALLEY if name == "ln_k_B" else 0.0 for name in OF_THE_BATCH})
+
+    def at_rules(self, rules: Rules) -> "SurfacePrior":
+        """For runs whose rate or batch follows a rule: taken for the best, and no run is off it."""
+        pinned = {}
+        batch = np.zeros(3)
+        if rules.batch is not None:
+            batch = rules.batch
+            pinned |= dict(zip(("b0", "b_N", "b_D"), batch, strict=True)) | {"ln_k_B": NO_VALLEY, "r_B": 0.0}
+        if rules.rate is not None:
+            at_best_batch = rules.rate[:3] + rules.rate[3] * batch
+            pinned |= dict(zip(("a0", "a_N", "a_D"), at_best_batch, strict=True))
+            pinned |= {"a_B": rules.rate[3], "ln_k_e": NO_VALLEY, "r_e": 0.0}
+        return self._pinned(pinned)
+
+    def _pinned(self, values: dict[str, float]) -> "SurfacePrior":
         mean, sd, shared = self.mean.copy(), self.sd.copy(), self.shared.copy()
-        pinned = [INDEX[name] for name in OF_THE_BATCH]
-        mean[pinned] = sd[pinned] = shared[pinned] = 0.0
-        mean[INDEX["ln_k_B"]] = -30.0
+        at = [INDEX[name] for name in values]
+        mean[at], sd[at], shared[at] = list(values.values()), 0.0, 0.0
         return SurfacePrior(mean, sd, shared)
 
     def widened(self, factor: float) -> "SurfacePrior":

@@ -122,7 +122,9 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         published.add_row(law_beside.name, *cells, source)
     beyond_n, beyond_d = recipe.extrapolation
     notes = [
-        f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs",
+        "N and D lie within those of the runs"
+        if max(beyond_n, beyond_d) <= 1
+        else f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs",
         f"rests on {_runs_line(law)}",
     ]
     notes.append(_held_out_line(law))
@@ -131,7 +133,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
             f"about {scientific(advice.halving_flops)} FLOPs more of such runs would halve the interval of "
             "the learning rate (less, nearer the target)"
         )
-    else:
+    elif not law.support.by_rule:
         notes.append(
             "more runs alone would not halve the learning rate's interval: single (N, D) scatter so much"
         )
