@@ -9,9 +9,9 @@ import numpy as np
 
 from carbs_scaling.laws.fit import ScalingLaw, cells_of
 from carbs_scaling.laws.runs import RunTable
-from carbs_scaling.report.figures import DOTS_PER_INCH, FAINT, GREY, INK, LAW_COLOUR, _installed_fonts
+from carbs_scaling.report.figures import DOTS_PER_INCH, FAINT, GREY, INK, LAW_COLOUR, _installed_fonts, short
 from carbs_scaling.report.files import write_atomically
-from carbs_scaling.report.numbers import compact
+from carbs_scaling.report.numbers import compact, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 BEYOND = 10.0  # how far past the largest N the law is drawn
 MOST_TOKENS = 5  # token counts drawn in one picture
-MIN_CELL = 8  # runs of a cell whose best run is drawn as a point
+MIN_CELL = 8  # runs of a cell of which a valley is drawn
+MIN_SWEPT = 3  # runs of a cell whose best one says where the best lies, if not well
 
 
 def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
@@ -34,18 +35,24 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
         title: stands above the picture.
     """
 
+    kind = [
+        "the runs'" if name in law.support.by_rule else "best" for name in ("learning_rate", "batch_tokens")
+    ]
     panels = [
-        ("best learning rate", 0, law.learning_rate, np.exp, table.learning_rate),
-        ("best batch (tokens a step)", 1, law.batch_tokens, np.exp, table.batch_tokens),
-        ("loss at the best of both", 2, law.loss, lambda x: x, table.loss),
+        (f"{kind[0]} learning rate", 0, law.learning_rate, np.exp, table.learning_rate),
+        (f"{kind[1]} batch (tokens a step)", 1, law.batch_tokens, np.exp, table.batch_tokens),
+        ("loss with both", 2, law.loss, lambda x: x, table.loss),
     ]
     if law.support.one_batch:
-        panels = [panels[0], ("loss at the best of it", *panels[2][1:])]
+        panels = [panels[0], ("loss with it", *panels[2][1:])]
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(1, len(panels))
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12.5)
-        tokens = _spread(np.unique(np.round(table.tokens, -3)), MOST_TOKENS)
+        cells = _cells_with_a_best_run(law, table)
+        with_points = np.concatenate([np.zeros(0, dtype=int), *cells])
+        tokens = table.tokens[with_points] if len(with_points) else table.tokens
+        tokens = _spread(np.unique(np.round(tokens, -3)), MOST_TOKENS)
         params = np.geomspace(law.support.low[0], law.support.high[0] * BEYOND, 40)
         colours = _colours(len(tokens))
         for panel, (label, column, curve, back, values) in zip(axes, panels, strict=True):
@@ -55,15 +62,14 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
                 inside = params <= law.support.high[0]
                 panel.plot(params[inside], curve(params[inside], d), color=colour, linewidth=1.7)
                 panel.plot(params[~inside], curve(params[~inside], d), "--", color=colour, linewidth=1.5)
-                points = _best_runs(table, d)
+                points = _best_runs(table, cells, d)
                 panel.plot(
                     table.params[points], values[points], "o", ms=5, mec="white", mew=0.6, color=colour,
                     label=f"D = {compact(d)}",
                 )  # fmt: skip
             panel.axvspan(law.support.high[0], params[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
             panel.set_xlim(params[0] / 1.15, params[-1])
-            panel.set_yscale("log" if column < 2 else "linear")
-            _finish(panel, "non-embedding parameters N", label)
+            _finish(panel, "non-embedding parameters N", label, log_y=column < 2)
         axes[0].text(
             law.support.high[0] * 1.1, 0.02, "beyond the runs", transform=axes[0].get_xaxis_transform(),
             color=GREY, fontsize=8.5,
@@ -100,7 +106,7 @@ def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: 
             shown += (table.loss[near] - floor).tolist()
         # A run far up a cliff would flatten all valleys.
         axes.set_ylim(min(shown) - 0.02, max(2.5 * float(np.quantile(shown, 0.8)), 0.05))
-        _finish(axes, "peak learning rate", "loss above the law's floor")
+        _finish(axes, "peak learning rate", "loss above the law's floor", log_x=True)
         axes.legend(
             frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0),
             title="runs at the cell's best batch;\nline: law; triangle: its best rate", title_fontsize=8.5,
@@ -136,9 +142,18 @@ def draw_held_out_png(law: ScalingLaw, held: RunTable, path: str | Path, title: 
     return _write(draw, path, (5.6, 5.4))
 
 
-def _finish(axes: "Axes", x_label: str, y_label: str, log_x: bool = True) -> None:
-    if log_x:
-        axes.set_xscale("log")
+def _finish(axes: "Axes", x_label: str, y_label: str, log_x: bool = True, log_y: bool = False) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    for axis, scale, limits, log in (
+        (axes.xaxis, axes.set_xscale, axes.get_xlim, log_x),
+        (axes.yaxis, axes.set_yscale, axes.get_ylim, log_y),
+    ):
+        if log:
+            scale("log")
+            axis.set_major_locator(FixedLocator(log_ticks(*limits(), most=6)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            axis.set_minor_locator(NullLocator())
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.spines[["top", "right"]].set_visible(False)
@@ -160,11 +175,17 @@ def _spread(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.unique([np.argmin(np.abs(np.log(values) - aim)) for aim in aims])]
 
 
-def _best_runs(table: RunTable, tokens: float) -> np.ndarray:
-    """Indices of the best runs of the well-swept cells at about these tokens."""
+def _cells_with_a_best_run(law: ScalingLaw, table: RunTable) -> list[np.ndarray]:
+    """The cells whose best run can be set beside the law: swept ones, or all where rates follow a rule."""
+    least = 1 if "learning_rate" in law.support.by_rule else MIN_SWEPT
+    return [cell for cell in cells_of(table) if len(cell) >= least]
+
+
+def _best_runs(table: RunTable, cells: list[np.ndarray], tokens: float) -> np.ndarray:
+    """Indices of the best runs of those cells that have about these tokens."""
     found = [
         cell[np.argmin(table.loss[cell])]
-        for cell in swept_cells(table)
+        for cell in cells
         if abs(np.log(table.tokens[cell[0]] / tokens)) < 0.02
     ]
     return np.array(found, dtype=int)
