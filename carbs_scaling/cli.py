@@ -124,6 +124,9 @@ def _run_verb(name: str, overrides: list[str]) -> None:
 
     # `experiment=x` and `+experiment=x` both mean the preset; Hydra itself knows only the second.
     overrides = [f"+{text}" if text.startswith("experiment=") else text for text in overrides]
+    if name in ("fit", "recommend"):
+        # To Hydra `optimizer` is a folder of `conf/`, which these verbs do not read.
+        overrides = [re.sub(r"^optimizer=", "only_optimizer=", text) for text in overrides]
     overrides = [part for text in overrides for part in _ladder(text)]
     begun = False
 

@@ -300,7 +300,7 @@ class FitConfig:
 
     study: StudyConfig
     runs: str | None
-    optimizer: str | None
+    only_optimizer: str | None
     prior: list[str]
     format: str
     plots: bool
@@ -372,7 +372,7 @@ class RecommendConfig:
     study: StudyConfig
     runs: str | None
     law: str | None
-    optimizer: str | None
+    only_optimizer: str | None
     prior: list[str]
     target: TargetConfig
     level: float

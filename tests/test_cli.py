@@ -132,3 +132,14 @@ def test_an_unknown_ledger_does_not_print_its_password(tmp_path):
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1, result.stderr
     assert "secret" not in result.stderr
+
+
+def test_an_optimizer_of_a_table_is_chosen_by_name_though_conf_has_a_folder_of_them(tmp_path):
+    rows = ["params,tokens,learning_rate,batch_tokens,loss,optimizer"]
+    rows += [f"{n},{20 * n},{rate},65536,3.0,{name}" for n in (10**7, 10**8) for rate in (1e-3, 2e-3, 4e-3)
+             for name in ("adamw", "sgd")]  # fmt: skip
+    (tmp_path / "two.csv").write_text("\n".join(rows) + "\n")
+    for verb, target in (("recommend", ("target.flops=1e20",)), ("fit", ())):
+        result = carbs_scaling(verb, "runs=two.csv", "optimizer=muon", *target, cwd=tmp_path)
+        assert result.returncode == 1
+        assert result.stderr == ("carbs-scaling: error: there are no runs of 'muon': there are adamw, sgd\n")

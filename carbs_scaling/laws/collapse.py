@@ -11,6 +11,7 @@ HALF_AGAIN = 1.5  # of the better run's loss; the widest swept valleys that we k
 ALIKE = 0.005  # nepers by which N or D may be larger and count as the same
 # Below this share of the better run's rate a high loss is what too low a rate brings, and the law has that.
 TOO_LOW = 0.5
+ABSURD = 5.0  # times the better run's loss: more than before any training
 HALF = 0.5  # of what all parameters and tokens of the table bring: less may be a wall, where losses span much
 CLEARLY_ABOVE = 1.2  # times the better run's rate: then the rate is what broke the run
 
@@ -33,6 +34,6 @@ def collapsed(logs: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarra
         (least > 0)
         & (loss > HALF_AGAIN * least)
         & (loss - least > HALF * np.ptp(least))
-        & (rate >= rate[better] + np.log(TOO_LOW))
+        & ((rate >= rate[better] + np.log(TOO_LOW)) | (loss > ABSURD * least))
     )
     return broke, broke & (rate > rate[better] + np.log(CLEARLY_ABOVE))

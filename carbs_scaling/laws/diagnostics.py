@@ -17,13 +17,15 @@ EXPONENTS = {
 }
 ON_ONE_LINE = 0.98  # correlation of ln N and ln D from which they cannot be told apart
 ROLE = {"a": "learning_rate", "b": "batch_tokens"}  # by how their exponents' names begin
+FEW_RUNS = 12  # of fewer, drawn from a known law, the loss lay inside its 90% interval about half the time
 EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
 
 
 def exponents_of(law: ScalingLaw) -> dict[str, str]:
     """What the law's exponents are of, by parameter: not of what the runs had only one of, or by a rule."""
     unsearched = {*law.support.by_rule, *(("batch_tokens",) if law.support.one_batch else ())}
-    return {name: what for name, what in EXPONENTS.items() if ROLE.get(name[0]) not in unsearched}
+    known = {name: what for name, what in EXPONENTS.items() if ROLE.get(name[0]) not in unsearched}
+    return {k: v for k, v in known.items() if not (law.support.one_token_count and v.endswith(" in D"))}
 
 
 def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.ndarray) -> list[str]:
@@ -39,7 +41,12 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
     span = law.support.high[0] / law.support.low[0]
     if span < 10:
         said.append(f"N spans a factor of {span:.1f}, under a decade: exponents in N rest on little")
-    if abs(np.corrcoef(table.logs[:, 0], table.logs[:, 1])[0, 1]) > ON_ONE_LINE:
+    if table.one_token_count:
+        said.append(
+            f"all runs had {np.median(table.tokens):.4g} tokens: what more or fewer bring, and so the "
+            "compute-optimal split, is the prior's; ask for targets of as many"
+        )
+    elif abs(np.corrcoef(table.logs[:, 0], table.logs[:, 1])[0, 1]) > ON_ONE_LINE:
         said.append(
             "N and D rise together in these runs: what each does by itself, and the compute-optimal split, "
             "are the prior's; ask for targets along that line"
@@ -48,6 +55,12 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
         said.append(
             f"{table.collapsed} runs ended half again above one of no more parameters and tokens, or worse: "
             "they count as diverged"
+        )
+    if table.again:
+        said.append(f"{table.again} rows are the same as another in every column: they count once")
+    if len(table) < FEW_RUNS:
+        said.append(
+            f"{len(table)} runs fit almost any law: the interval of the loss is narrower than it should be"
         )
     if table.one_batch:
         said.append(

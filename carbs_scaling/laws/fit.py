@@ -8,6 +8,7 @@ recipe.learning_rate, recipe.interval("learning_rate", level=0.9)
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -75,15 +76,10 @@ def fit_law(
     Raises:
         LawError: the runs give no law.
     """
-    if not prior_width > 0:
-        raise LawError(f"prior_width={prior_width} must be above 0: 1 is weak, 10 hardly any prior")
+    if not (isinstance(prior_width, Real) and 0 < prior_width < np.inf):
+        raise LawError(f"prior_width={prior_width!r} must be above 0: 1 is weak, 10 hardly any prior")
     published = published_laws(prior)
-    tables = read_runs(runs)
-    if optimizer is not None:
-        if optimizer not in tables:
-            named = ", ".join(filter(None, tables)) or "no names"
-            raise LawError(f"there are no runs of {optimizer!r}: there are {named}")
-        tables = {optimizer: tables[optimizer]}
+    tables = read_runs(runs, optimizer)
     laws = {name: _fit_table(table, check, prior_width, published) for name, table in tables.items()}
     return next(iter(laws.values())) if len(laws) == 1 else LawsByOptimizer(laws)
 

@@ -27,7 +27,8 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
     if large.sum() < 2 or (~large).sum() < MIN_RUNS:
         return None
     small, held = table.take(~large), table.take(large)
-    if any(np.ptp(small.logs[:, role]) < MIN_VARIATION for role in range(4 - table.one_batch)):
+    varied = [0, *(() if table.one_token_count else (1,)), 2, *(() if table.one_batch else (3,))]
+    if any(np.ptp(small.logs[:, role]) < MIN_VARIATION for role in varied):
         return None
     law = fit(small)
     held = replace(held, loss=held.loss - law.excess_of_others(held))
@@ -61,11 +62,13 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
 def _drift(miss: np.ndarray, expected: np.ndarray, beyond: np.ndarray) -> float:
     """Of the cells' misses, each (c,), what the law did not expect, for each neper of N beyond its runs.
 
-    A cell whose only run went wrong says nothing of the law: misses count up to three robust deviations.
+    Least squares of what was not expected, squared, on the squared way: a cell hardly beyond the runs says
+    nothing of what lies far beyond. Nor does one whose only run went wrong: misses count up to three robust
+    deviations.
     """
     limit = 3 * 1.4826 * np.median(np.abs(miss))
-    unexpected = (np.clip(miss, -limit, limit) ** 2 - expected**2) / beyond**2
-    return float(np.sqrt(max(unexpected.mean(), 0.0)))
+    unexpected, way = np.clip(miss, -limit, limit) ** 2 - expected**2, beyond**2
+    return float(np.sqrt(max((unexpected @ way) / (way @ way), 0.0)))
 
 
 def _regret(cell: RunTable, recipe: Recommendation) -> float | None:

@@ -33,6 +33,9 @@ CLIPPED_SQUARE = 0.9205  # mean of min(z^2, HUBER^2) for a normal z: what clippi
 PRIOR_GROUPS = 1.0
 FIRST_SPREAD = {"loss": 0.003, "rate": 0.15, "batch": 0.2, "steepness": 0.2}  # loss: as a share of the loss
 MIN_SEED_NOISE = 2e-4  # share of the loss
+# Published runs repeat to .1 to .5% of their loss. Worth so many runs: a dozen fit a law of as many
+# parameters all too well, and would seem to have no noise.
+SEED_NOISE, SEED_NOISE_RUNS = 0.003, 8.0
 SCATTER_ROUNDS = 25
 # In deviations of the prior, over a turn of law and noise: what no answer shows, and where to stop.
 AT_REST, STANDING_STILL = 0.05, 0.002
@@ -252,7 +255,7 @@ class _Problem:
         # What the fit has absorbed of the noise: its effective number of parameters.
         used = len(state.z) - float(np.sum(self.prior_precision(state) * covariance))
         inflation = len(residual) / max(len(residual) - used, 0.15 * len(residual))
-        state.seed2, state.height2 = _noise(residual, height, state, inflation, MIN_SEED_NOISE * self.level)
+        state.seed2, state.height2 = _noise(residual, height, state, inflation, self.level)
         variance = state.seed2 + state.height2 * height**2
         data = huber(residual, variance)[0] + 0.5 * np.log(variance).sum()
         spreads = sum(g.groups * 0.5 * np.log(s2) for g, s2 in zip(self.groups, state.spread2, strict=True))
@@ -305,7 +308,7 @@ class _Problem:
             used = float(told.sum()) + len(state.z)
             inflation = len(residual) / max(len(residual) - used, 0.15 * len(residual))
             own = residual - effects @ shifts
-            inner.seed2, inner.height2 = _noise(own, height, inner, inflation, MIN_SEED_NOISE * self.level)
+            inner.seed2, inner.height2 = _noise(own, height, inner, inflation, self.level)
         shared = design.T @ (weight[:, None] * effects)
         correlated = covariance @ ((shared * spread2[owner]) @ shared.T) @ covariance
         # What the runs' own noise leaves uncertain, now that the shared part of it is counted apart.
@@ -327,8 +330,17 @@ def _lowest_rates(diverged: np.ndarray) -> np.ndarray:
     return order[np.unique(np.round(order[:, [0, 1, 3]], 2), axis=0, return_index=True)[1]]
 
 
-def _noise(residual, height, state: _State, inflation: float, least_sd: float) -> tuple[float, float]:
-    """Variances of the two parts of a run's noise: maximum likelihood, residuals clipped as by Huber."""
+def _noise(residual, height, state: _State, inflation: float, level: float) -> tuple[float, float]:
+    """Variances of the two parts of a run's noise: most probable, residuals clipped as by Huber.
+
+    Args:
+        residual: shape (n,).
+        height: of the runs above the floor, shape (n,).
+        state: where the noise is now.
+        inflation: of squared residuals, for what the fit has absorbed of the noise.
+        level: a low loss.
+    """
+    least_sd, usual2 = MIN_SEED_NOISE * level, (SEED_NOISE * level) ** 2
     bounds = [(2 * np.log(least_sd), 2 * np.log(max(np.ptp(residual), 2 * least_sd))), (np.log(1e-4), 0.0)]
     logs = np.log([state.seed2, state.height2])
     for _ in range(6):
@@ -343,7 +355,9 @@ def _noise(residual, height, state: _State, inflation: float, least_sd: float) -
             # A share of height of about 0.2, worth two runs: decides where no run lies off the floor.
             off = logs[1] - np.log(0.04)
             gradient[1] += 2 * off
-            return float((np.log(variance) + moment / variance).sum() + off**2), gradient
+            gradient[0] += SEED_NOISE_RUNS * (1 - usual2 / seed)
+            believed = off**2 + SEED_NOISE_RUNS * (logs[0] + usual2 / seed)
+            return float((np.log(variance) + moment / variance).sum() + believed), gradient
 
         before, logs = logs, minimize(misfit, logs, jac=True, bounds=bounds, method="L-BFGS-B").x
         if np.abs(logs - before).max() < 1e-2:

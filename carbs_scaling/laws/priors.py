@@ -28,7 +28,9 @@ def published_laws(names: str | Sequence[str] | None) -> tuple[PublishedLaw, ...
     """
     if not names:
         return ()
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise LawError(f"prior={wrong[0]!r} is no name of a published law: choose from {', '.join(BY_NAME)}")
     if any(name.lower() == "published" for name in names):
         return LAWS
     lower = {name.lower(): law for name, law in BY_NAME.items()}

@@ -2,12 +2,13 @@
 missing."""
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
 from carbs_scaling.laws.published import LAWS, PublishedLaw, PublishedRecipe
 from carbs_scaling.laws.recommendation import FITTED, Recommendation
-from carbs_scaling.laws.runs import LawError
+from carbs_scaling.laws.runs import LawError, positive_number
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
 GRID = 400  # sizes between which the compute-optimal one is sought
@@ -71,8 +72,7 @@ def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: in
     Raises:
         LawError: `flops` is not positive.
     """
-    if not (np.isfinite(flops) and flops > 0):
-        raise LawError(f"flops={flops} must be a positive number")
+    flops = positive_number(flops, "flops")
     middle = np.sqrt(flops / 120)
     params = middle * np.geomspace(*SEARCH_DECADES, GRID)
     best = int(np.argmin(law.loss(params, flops / (6 * params))))
@@ -120,10 +120,12 @@ def advise(
     Raises:
         LawError: the target is not given, or given twice.
     """
-    given = {"params": params, "tokens": tokens, "flops": flops}
-    for name, value in given.items():
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise LawError(f"target.{name}={value} must be a positive number")
+    if not (isinstance(level, Real) and 0 < level < 1):
+        raise LawError(f"level={level!r} must lie in (0, 1)")
+    params, tokens, flops = (
+        None if value is None else positive_number(value, f"target.{name}")
+        for name, value in (("params", params), ("tokens", tokens), ("flops", flops))
+    )
     optimal = None
     if flops is not None and params is not None and tokens is not None:
         raise LawError("set target.params and target.tokens, or target.flops, not all three")

@@ -1,6 +1,7 @@
 """What a law recommends for one model: values, and draws from which any interval is read."""
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 
@@ -54,8 +55,8 @@ class Recommendation:
         Raises:
             LawError: a name that these runs say nothing of, or a level outside (0, 1).
         """
-        if not 0 < level < 1:
-            raise LawError(f"level={level} must lie in (0, 1)")
+        if not (isinstance(level, Real) and 0 < level < 1):
+            raise LawError(f"level={level!r} must lie in (0, 1)")
         bounds = [(1 - level) / 2, (1 + level) / 2]
         if name in self.other_draws:
             low, high = np.quantile(self.other_draws[name], bounds)

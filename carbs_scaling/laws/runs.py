@@ -17,6 +17,10 @@ REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
 SEARCHED = ("beta2", "momentum", "weight_decay")  # may have laws of their own, where they were varied
 ALSO_CALLED = {"momentum": "beta1"}  # what tables of Adam's runs call it
 OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
+# How tables mark a run that diverged, and one that did not; anything else is refused.
+MARKED = ("true", "1", "1.0", "yes", "y", "t", "x", "diverged")
+NOT_MARKED = ("false", "0", "0.0", "no", "n", "f", "", "nan", "none", "<na>", "-")
+BEYOND_MEANING = 1e60
 MIN_RUNS = 8  # below, even with every prior, a law would be the priors' alone
 LOSS_ALONE = "; for a law of the loss alone in N and D: carbs_scaling.laws.floor.fit_floor"
 MIN_VARIATION = 0.05  # nepers of spread below which a quantity counts as not varied
@@ -27,6 +31,21 @@ READERS = {".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json", ".
 
 class LawError(CarbsScalingError):
     """These runs give no law, or this law cannot answer; the message says why."""
+
+
+def positive_number(value: Any, name: str) -> float:
+    """The value as a float, as what people ask laws for.
+
+    Raises:
+        LawError: it is no positive number, or larger than anything that could be meant.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = np.nan
+    if not 0 < number < BEYOND_MEANING:
+        raise LawError(f"{name}={value!r} must be a positive number" + (", below 1e60" if number > 0 else ""))
+    return number
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,7 @@ class RunTable:
         diverged_logs: ln N, ln D, ln learning rate, ln batch of those that diverged, shape (m, 4).
         collapsed: how many of `diverged` have a loss, but one that tells of a run that broke
             (`carbs_scaling.laws.collapse`).
+        again: how many rows were left out because another is the same in every column.
     """
 
     params: np.ndarray
@@ -67,6 +87,7 @@ class RunTable:
     source: str = ""
     diverged_logs: np.ndarray | None = None
     collapsed: int = 0
+    again: int = 0
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -86,6 +107,11 @@ class RunTable:
         """Whether all runs had the same batch: then nothing says what another would have brought."""
         return bool(np.ptp(np.log(self.batch_tokens)) < MIN_VARIATION)
 
+    @property
+    def one_token_count(self) -> bool:
+        """Whether all runs had the same tokens: then nothing says what more would have brought."""
+        return bool(np.ptp(np.log(self.tokens)) < MIN_VARIATION)
+
     def take(self, keep: np.ndarray) -> "RunTable":
         """The runs at indices or where a mask is true, and the diverged ones no larger than those."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -102,19 +128,24 @@ def cells_of(table: RunTable) -> list[np.ndarray]:
     return [np.flatnonzero(label == i) for i in range(label.max() + 1)]
 
 
-def read_runs(runs: Any) -> dict[str, RunTable]:
+def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
     """Checked tables by optimizer ("" where none is named).
 
     Args:
         runs: a DataFrame, a mapping of columns, a path to CSV, JSONL or Parquet, a `Study`, `TrialRecord`s of
             a study, or a `RunTable`.
+        optimizer: read and check the runs of this one alone.
 
     Raises:
-        LawError: unreadable, columns missing, units that cannot be, or no variation.
+        LawError: unreadable, columns missing or twice there, units that cannot be, no variation, or no runs
+            of that optimizer.
     """
     if isinstance(runs, RunTable):
-        return {runs.optimizer: runs}
+        return _only({runs.optimizer: runs}, optimizer)
     frame, source = _as_frame(runs)
+    used = (*REQUIRED, *OPTIONAL, *ALSO_CALLED.values())
+    if twice := [name for name in used if list(frame.columns).count(name) > 1]:
+        raise LawError(f"{source} has the column {twice[0]} twice: keep one")
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise LawError(
@@ -126,16 +157,24 @@ def read_runs(runs: Any) -> dict[str, RunTable]:
     if not len(frame):
         raise LawError(f"{source} has no rows: a law needs at least {MIN_RUNS} runs")
     names = _optimizers(frame)
-    return {
-        str(name): _checked(frame[names == name], str(name), source)
-        for name in sorted(names.unique(), key=str)
-    }
+    by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
+    return {name: _checked(part, name, source) for name, part in by_name.items()}
 
 
-def _optimizers(frame):
+def _only(tables: dict, optimizer: str | None) -> dict:
+    if optimizer is None:
+        return tables
+    if optimizer not in tables:
+        named = ", ".join(filter(None, tables)) or "no names"
+        raise LawError(f"there are no runs of {optimizer!r}: there are {named}")
+    return {optimizer: tables[optimizer]}
+
+
+def _optimizers(frame) -> np.ndarray:
     if "optimizer" not in frame.columns:
-        return frame["params"].map(lambda _: "")
-    return frame["optimizer"].fillna("").astype(str)
+        return np.full(len(frame), "")
+    column = frame["optimizer"]
+    return np.where(column.isna(), "", column.astype(str))
 
 
 def _as_frame(runs: Any):
@@ -224,8 +263,7 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
     ended = np.isfinite(columns["loss"])
     marked = np.zeros(len(frame), dtype=bool)
     if "diverged" in frame.columns:
-        text = frame["diverged"].fillna(False).astype(str).str.strip().str.lower()
-        marked = text.isin(("true", "1", "1.0", "yes")).to_numpy(copy=True)
+        marked = _marked(frame["diverged"], what)
         ended &= ~marked
     if not ended.any():
         raise LawError(f"{what}: all {len(frame)} runs diverged or have no loss, so there is nothing to fit")
@@ -243,7 +281,11 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
     completed = np.flatnonzero(ended)
     marked[completed[by_rate]] = True
     ended[completed[broke]] = False
-    values = {name: column[~broke] for name, column in values.items()}
+    again = _again(frame)[ended]
+    ended[np.flatnonzero(ended)[again]] = False
+    values = {name: column[~broke][~again] for name, column in values.items()}
+    if values["loss"].max() > MAX_LOSS:
+        _refuse_unit(what, "loss", values["loss"].max(), "nats or bits a token or byte, not perplexity")
     if ended.sum() < MIN_RUNS:
         also = f" and {broke.sum()} that collapsed" if broke.any() else ""
         raise LawError(f"{what} has {ended.sum()} completed runs{also}: a law needs at least {MIN_RUNS}")
@@ -258,11 +300,29 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
         **values,
         **others,
         optimizer=optimizer,
-        diverged=int((~ended).sum()),
+        diverged=int((~ended).sum() - again.sum()),
         source=source,
         diverged_logs=_logs_where(columns, marked),
         collapsed=int(broke.sum()),
+        again=int(again.sum()),
     )
+
+
+def _again(frame) -> np.ndarray:
+    """Which rows are the same as one before them in every column, shape (n,): exports joined twice.
+
+    Repeats of a run differ in their losses, if only in the last digits.
+    """
+    return frame.astype(str).duplicated().to_numpy()
+
+
+def _marked(column, what: str) -> np.ndarray:
+    """Which runs are marked, shape (n,)."""
+    text = np.array([str(value).strip().lower() for value in column], dtype=object)
+    marked = np.isin(text, MARKED)
+    if unknown := sorted(set(text[~marked & ~np.isin(text, NOT_MARKED)])):
+        raise LawError(f"{what}: diverged holds {unknown[0]!r}: write true or false")
+    return marked
 
 
 def _possible(name: str, column: np.ndarray) -> bool:
@@ -278,9 +338,13 @@ def _logs_where(columns: dict[str, np.ndarray], marked: np.ndarray) -> np.ndarra
     return np.log(points[np.all(np.isfinite(points) & (points > 0), axis=1)])
 
 
+def _refuse_unit(what: str, name: str, value: float, unit: str) -> None:
+    raise LawError(f"{what}: {name} of {value:g} cannot be: the unit is {unit}")
+
+
 def _check_units(values: dict[str, np.ndarray], what: str) -> None:
     def refuse(name: str, value: float, unit: str) -> None:
-        raise LawError(f"{what}: {name} of {value:g} cannot be: the unit is {unit}")
+        _refuse_unit(what, name, value, unit)
 
     if values["params"].min() < MIN_PARAMS:
         refuse("params", values["params"].min(), "single non-embedding parameters, not millions")
@@ -288,8 +352,6 @@ def _check_units(values: dict[str, np.ndarray], what: str) -> None:
         refuse("tokens", values["tokens"].min(), "single tokens, not billions")
     if values["learning_rate"].max() > MAX_RATE:
         refuse("learning_rate", values["learning_rate"].max(), "the peak rate itself, not its logarithm")
-    if values["loss"].max() > MAX_LOSS:
-        refuse("loss", values["loss"].max(), "nats or bits a token or byte, not perplexity")
     steps = values["tokens"] / values["batch_tokens"]
     if steps.min() < 1:
         refuse(
@@ -302,7 +364,7 @@ def _check_units(values: dict[str, np.ndarray], what: str) -> None:
 
 
 def _check_variation(values: dict[str, np.ndarray], what: str) -> None:
-    for name in REQUIRED[:3]:
+    for name in ("params", "learning_rate"):
         if np.ptp(np.log(values[name])) < MIN_VARIATION:
             kind = "one model size" if name == "params" else f"one {name}"
             raise LawError(

@@ -12,7 +12,7 @@ from carbs_scaling.laws import surface
 from carbs_scaling.laws.bends import LOSS_WANDERING, bend_basis, doubt_beyond
 from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recommendation import Recommendation
-from carbs_scaling.laws.runs import LawError, RunTable
+from carbs_scaling.laws.runs import LawError, RunTable, positive_number
 from carbs_scaling.laws.support import HeldOut, Support
 
 # 1 had no `prior` and no `others`; up to 2 bends went on beyond the runs without levelling off. They are read
@@ -218,9 +218,7 @@ class ScalingLaw:
         Raises:
             LawError: N or D is not a positive number.
         """
-        for name, value in (("params", params), ("tokens", tokens)):
-            if not (np.isfinite(value) and value > 0):
-                raise LawError(f"{name}={value} must be a positive number")
+        params, tokens = positive_number(params, "params"), positive_number(tokens, "tokens")
         low, high = self.support.low, self.support.high
         beyond = tuple(
             float(max(x / h, lo / x, 1.0))
@@ -315,6 +313,17 @@ class ScalingLaw:
         """
         if values.get("kind") != "carbs_scaling.ScalingLaw" or values.get("format") not in READ_FORMATS:
             raise LawError(f"this is no scaling law of format {' or '.join(map(str, READ_FORMATS))}")
+        try:
+            law = ScalingLaw._from_fields(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LawError(f"this law is damaged: {type(error).__name__} {error}") from error
+        size = len(law.theta) + np.size(law.bend)
+        if len(law.theta) != len(surface.NAMES) or np.shape(law.covariance) != (size, size):
+            raise LawError("this law is damaged: its parameters and their covariance do not belong together")
+        return law
+
+    @staticmethod
+    def _from_fields(values: dict) -> "ScalingLaw":
         values = {k: v for k, v in values.items() if k not in ("format", "kind", "formula")}
         support, held_out = _tuples(values.pop("support")), values.pop("held_out")
         others = tuple(OtherLaw(**_tuples(law)) for law in values.pop("others", ()))

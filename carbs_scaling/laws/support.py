@@ -39,6 +39,11 @@ class Support:
         """Whether all runs had the same batch, as `RunTable.one_batch`."""
         return bool(np.log(self.high[3] / self.low[3]) < MIN_VARIATION)
 
+    @property
+    def one_token_count(self) -> bool:
+        """Whether all runs had the same tokens, as `RunTable.one_token_count`."""
+        return bool(np.log(self.high[1] / self.low[1]) < MIN_VARIATION)
+
 
 @dataclass(frozen=True)
 class HeldOut:

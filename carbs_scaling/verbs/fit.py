@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from carbs_scaling.config import FitConfig, StudyConfig, load_config
 from carbs_scaling.laws.fit import ScalingLaw, fit_law
-from carbs_scaling.laws.runs import LawError, RunTable, read_runs
+from carbs_scaling.laws.runs import RunTable, read_runs
 
 
 def run(composed: DictConfig) -> None:
@@ -19,8 +19,8 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.report.laws import law_report
     from carbs_scaling.verbs.front import print_paths
 
-    tables = tables_of(config.runs, config.study)
-    laws = laws_of(tables, config.optimizer, config.prior)
+    tables = tables_of(config.runs, config.study, config.only_optimizer)
+    laws = laws_of(tables, config.prior)
     paths = []
     for law in laws:
         output = config.output
@@ -42,26 +42,21 @@ def run(composed: DictConfig) -> None:
     print_paths(paths, console)
 
 
-def tables_of(runs: str | None, study: StudyConfig) -> dict[str, RunTable]:
-    """The runs of each optimizer in a table, or in a study where no table is given."""
+def tables_of(runs: str | None, study: StudyConfig, only_optimizer: str | None = None) -> dict[str, RunTable]:
+    """The runs of each optimizer, or of one alone, in a table, or in a study where no table is given."""
     if runs is not None:
-        return read_runs(runs)
+        return read_runs(runs, only_optimizer)
     import optuna
 
     from carbs_scaling.study import Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return read_runs(Study.load(study))
+    return read_runs(Study.load(study), only_optimizer)
 
 
-def laws_of(
-    tables: dict[str, RunTable], optimizer: str | None, prior: list[str] | None = None
-) -> list[ScalingLaw]:
-    """The law of each optimizer, or of the one that is asked for, with published laws as its prior."""
-    if optimizer is not None and optimizer not in tables:
-        named = ", ".join(filter(None, tables)) or "no names"
-        raise LawError(f"there are no runs of {optimizer!r}: there are {named}")
-    return [fit_law(tables[name], prior=prior) for name in tables if optimizer in (None, name)]
+def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list[ScalingLaw]:
+    """The law of each optimizer, with published laws as its prior."""
+    return [fit_law(table, prior=prior) for table in tables.values()]
 
 
 def draw_law(law: ScalingLaw, table: RunTable, beside: Path) -> list[Path]:

@@ -52,9 +52,7 @@ def run(composed: DictConfig) -> None:
 def _law(config: RecommendConfig) -> ScalingLaw:
     if config.law is not None:
         return ScalingLaw.load(config.law)
-    laws = laws_of(tables_of(config.runs, config.study), config.optimizer, config.prior)
-    if len(laws) > 1:
-        raise ConfigError(
-            f"the runs are of {', '.join(law.optimizer for law in laws)}: say which with optimizer=NAME"
-        )
-    return laws[0]
+    tables = tables_of(config.runs, config.study, config.only_optimizer)
+    if len(tables) > 1:
+        raise ConfigError(f"the runs are of {', '.join(tables)}: say which with optimizer=NAME")
+    return laws_of(tables, config.prior)[0]

@@ -106,6 +106,24 @@ def test_json_round_trip(law, tmp_path):
         ScalingLaw.load(tmp_path / "bad.json")
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda fields: fields.pop("theta"),
+        lambda fields: fields.update(colour="blue"),
+        lambda fields: fields.update(theta=fields["theta"][:5]),
+        lambda fields: fields.update(covariance=[[1.0]]),
+        lambda fields: fields["support"].pop("low"),
+    ],
+)
+def test_a_damaged_law_is_refused_in_one_line(law, harm):
+    fields = json.loads(json.dumps(law.to_dict()))
+    harm(fields)
+    with pytest.raises(LawError, match="damaged") as error:
+        ScalingLaw.from_dict(fields)
+    assert "\n" not in str(error.value)
+
+
 def test_the_formula_is_one_line_with_units_and_convention(law):
     assert "\n" not in law.formula()
     assert "non-embedding" in law.formula()
@@ -129,12 +147,28 @@ def test_warnings_name_what_the_runs_do_not_say(runs, truth):
     assert any("under a decade" in said for said in narrow.warnings)
     low = runs[runs.learning_rate > truth.rate(runs.params, runs.tokens) * 1.2]
     assert any("edge" in said and "learning_rate" in said for said in fit_law(low, check=False).warnings)
-    tied = runs[np.isclose(runs.tokens / 1e9, {2e7: 1, 6e7: 4, 6e8: 16}[6e8]) | (runs.params < 0)]
-    with pytest.raises(LawError, match="tokens"):
-        fit_law(tied)
 
 
-@pytest.mark.parametrize("target", [(0, 1e9), (1e9, -1), (float("nan"), 1e9), (1e9, float("inf"))])
+def test_one_token_count_gives_the_law_there_and_doubts_every_other(runs, truth):
+    law = fit_law(runs[runs.tokens == 4e9])
+    assert any("all runs had 4e+09 tokens" in said for said in law.warnings)
+    assert not any("in D" in said for said in law.warnings)
+    assert law.held_out is not None
+    there, elsewhere = law.recommend(2e9, 4e9), law.recommend(2e9, 4e10)
+    assert there.learning_rate == pytest.approx(truth.rate(2e9, 4e9), rel=0.2)
+    assert there.batch_tokens == pytest.approx(truth.batch(4e9), rel=0.2)
+    for recipe, d in ((there, 4e9), (elsewhere, 4e10)):
+        low, high = recipe.interval("loss")
+        assert low < truth.loss(2e9, d) < high
+    widths = [np.ptp(np.log(recipe.interval("learning_rate"))) for recipe in (there, elsewhere)]
+    assert widths[1] > 1.5 * widths[0]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [(0, 1e9), (1e9, -1), (float("nan"), 1e9), (1e9, float("inf")), ("many", 1e9), (None, 1e9), ([1e9], 1e9)]
+    + [(10**400, 1e9), (1e9, 1e300)],
+)
 def test_targets_that_cannot_be_are_refused(law, target):
     with pytest.raises(LawError, match="positive"):
         law.recommend(*target)

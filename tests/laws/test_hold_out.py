@@ -17,3 +17,11 @@ def test_a_miss_of_all_cells_beyond_what_was_expected_is_drift():
 def test_one_cell_that_is_off_by_itself_is_none():
     miss = np.array([0.01, -0.012, 0.009, -0.01, 5.0])
     assert _drift(miss, np.full(5, 0.005), BEYOND) < 0.05
+
+
+def test_cells_hardly_beyond_the_runs_say_nothing_of_the_way():
+    # Held-out sizes of a random table lie a hair beyond the rest: noise there is no drift.
+    rng = np.random.default_rng(0)
+    beyond = np.array([0.01, 0.02, 0.03, 0.9, 1.0])
+    miss = 0.02 * rng.choice([-1, 1], 5)
+    assert _drift(miss, np.full(5, 0.01), beyond) < 0.02

@@ -15,7 +15,6 @@ def changed(frame, **columns):
 
 CASES = {
     "one size": (lambda f: f[f.params == f.params.min()], "one model size"),
-    "one token count": (lambda f: f[f.tokens == f.tokens.min()], "one tokens"),
     "one rate": (lambda f: changed(f, learning_rate=1e-3), "one learning_rate"),
     "one loss": (lambda f: changed(f, loss=3.0), "nothing to fit"),
     "all diverged": (lambda f: changed(f, diverged=True), "diverged"),
@@ -101,3 +100,49 @@ def test_a_missing_loss_without_the_mark_bounds_nothing(runs):
 def test_optimizers_are_kept_apart(runs):
     both = pd.concat([runs.assign(optimizer="adamw"), runs.assign(optimizer="sgd")])
     assert set(read_runs(both)) == {"adamw", "sgd"}
+
+
+def marked(runs, true, false):
+    return runs.assign(diverged=[true if i % 10 == 0 else false for i in range(len(runs))])
+
+
+@pytest.mark.parametrize(
+    ("true", "false"),
+    [(True, False), (1, 0), ("x", ""), ("Y", "n"), ("yes", np.nan), (1.0, np.nan), ("diverged", None)],
+)
+def test_marks_of_divergence_are_read_as_people_write_them(runs, true, false):
+    assert read_runs(marked(runs, true, false))[""].diverged == len(runs) // 10
+
+
+def test_a_mark_that_cannot_be_read_is_refused(runs):
+    with pytest.raises(LawError, match="diverged holds 'maybe'"):
+        read_runs(marked(runs, "maybe", ""))
+
+
+def test_a_broken_run_with_an_absurd_loss_does_not_make_a_table_one_of_perplexities(runs):
+    largest = runs.params.idxmax()
+    assert read_runs(runs.assign(loss=runs.loss.where(runs.index != largest, 1000.0)))[""].collapsed == 1
+
+
+def test_the_runs_of_one_optimizer_are_read_whatever_the_others_are_like(runs):
+    few = runs.head(3).assign(optimizer="lion")
+    both = pd.concat([runs.assign(optimizer="adamw"), few]).astype({"optimizer": "category"})
+    assert set(read_runs(both, "adamw")) == {"adamw"}
+    with pytest.raises(LawError, match="lion.*3 completed runs"):
+        read_runs(both)
+    with pytest.raises(LawError, match="no runs of 'muon': there are adamw, lion"):
+        read_runs(both, "muon")
+
+
+def test_a_column_that_is_there_twice_is_refused(runs):
+    twice = pd.concat([runs, runs[["loss"]]], axis=1)
+    with pytest.raises(LawError, match="column loss twice"):
+        read_runs(twice)
+
+
+def test_rows_joined_twice_count_once_and_repeats_of_a_run_each(runs):
+    table = read_runs(pd.concat([runs, runs]))[""]
+    assert (len(table), table.again, table.diverged) == (len(runs), len(runs), 0)
+    assert any("count once" in said for said in fit_law(pd.concat([runs, runs]), check=False).warnings)
+    repeated = pd.concat([runs, runs.assign(loss=runs.loss + 1e-4)])
+    assert len(read_runs(repeated)[""]) == 2 * len(runs)

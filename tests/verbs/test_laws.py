@@ -93,3 +93,18 @@ def test_each_mistake_is_one_line(composed, overrides, said):
     with pytest.raises(CarbsScalingError, match=said) as error:
         recommend.run(composed(*overrides, verb="recommend"))
     assert "\n" not in str(error.value)
+
+
+def test_a_table_of_two_optimizers_asks_which_and_takes_the_answer(composed, table, tmp_path, capsys):
+    runs = pd.read_csv(table)
+    two = tmp_path / "two.csv"
+    faster = runs.assign(learning_rate=10 * runs.learning_rate, optimizer="sgd")
+    pd.concat([runs.assign(optimizer="adamw"), faster]).to_csv(two, index=False)
+    target = (f"runs={two}", "target.params=1e9", "target.tokens=2e10", "format=json")
+    with pytest.raises(CarbsScalingError, match="adamw, sgd: say which with optimizer=NAME"):
+        recommend.run(composed(*target, verb="recommend"))
+    rates = []
+    for name in ("adamw", "sgd"):
+        recommend.run(composed(*target, f"only_optimizer={name}", verb="recommend"))
+        rates.append(json.loads(capsys.readouterr().out)["learning_rate"])
+    assert rates[1] == pytest.approx(10 * rates[0], rel=0.1)
