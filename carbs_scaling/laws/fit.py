@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws.bends import BENDS, reach_of
+from carbs_scaling.laws.cliff import beyond_a_cliff
 from carbs_scaling.laws.diagnostics import EXPONENTS, warnings_of
 from carbs_scaling.laws.floor_bend import bend_floor
 from carbs_scaling.laws.hold_out import hold_out, swept_loss
@@ -96,6 +97,7 @@ def _fit_table(
             start[INDEX[name]] = value if name != "ln_E" else prior.mean[INDEX[name]] + value
         starts.append(start)
     law, converged, said = _fit_with_others(table, centre, prior, tuple(starts))
+    law, converged, said = _without_cliff(law, converged, said, table, centre, prior, tuple(starts))
     law = replace(
         law,
         warnings=(*warnings_of(law, table, converged, prior.scale), *said),
@@ -105,6 +107,27 @@ def _fit_table(
         return law
     held_out = hold_out(table, partial(_fit_table, check=False, prior_width=prior_width, published=published))
     return law if held_out is None else replace(law, held_out=held_out, drift=held_out.drift)
+
+
+def _without_cliff(law, converged, said, table: RunTable, centre, prior, starts):
+    """The same without runs beyond a cliff, if there are any; twice, for the first law has it too low."""
+    everything = law.support
+    beyond = beyond_a_cliff(law, table)
+    if not beyond.any():
+        return law, converged, said
+    for _ in range(2):
+        law, converged, said = _fit_with_others(table.take(~beyond), centre, prior, starts)
+        # By the better law; that of too low a rate had seen them all as far too high.
+        further = beyond_a_cliff(replace(law, height_sd=1.0), table)
+        if not further.any() or np.array_equal(further, beyond):
+            break
+        beyond = further
+    said = [
+        *said,
+        f"{beyond.sum()} runs at high learning rates lie above the rest as beyond a cliff, not as on a wall: "
+        "they are left out",
+    ]
+    return replace(law, support=everything), converged, said
 
 
 def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw, bool, list[str]]:
