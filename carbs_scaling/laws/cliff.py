@@ -6,12 +6,15 @@ two to three times too low, and sure of it. Such runs are told by where a first 
 
 import numpy as np
 
-from carbs_scaling.laws.runs import RunTable
+from carbs_scaling.laws.runs import RunTable, cells_of
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
 # Noise of a run as a share of its height from which walls have no valley's shape. The sweeps and searches
 # that we know have .1 to .5, drawn cliffs of a tenth of the loss and more .5 to 1.
 SHAPELESS = 0.55
+# The same is told by swept cells whose best runs have rates so far above the law's, in nepers (Step Law's
+# table has .3, for its valleys are lopsided).
+TOO_LOW, SWEPT_RATES, SWEPT_CELLS, SAME_BATCH = 0.5, 4, 4, 0.1
 FAR_UP = 0.05  # of the loss, above the law's floor
 ABOVE = 0.1  # nepers above the law's best rate at that batch
 MOST = 0.5  # share of the runs that may be left out
@@ -24,8 +27,30 @@ def beyond_a_cliff(law: ScalingLaw, table: RunTable) -> np.ndarray:
         law: fitted to `table`.
         table: its runs.
     """
-    places = law.places(table)
-    too_high = places[:, 3] - law.parameter("a_B") * places[:, 4] > ABOVE
+    far = far_above(law, table)
+    shapeless = law.height_sd > SHAPELESS or _best_runs_off(law, table) > TOO_LOW
+    return far if shapeless and far.mean() < MOST else np.zeros(len(table), dtype=bool)
+
+
+def far_above(law: ScalingLaw, table: RunTable) -> np.ndarray:
+    """Which runs lie far up the side of high learning rates, shape (n,)."""
     floor = law.loss(table.params, table.tokens)
-    far = too_high & (table.loss - law.excess_of_others(table) - floor > FAR_UP * floor)
-    return far if law.height_sd > SHAPELESS and far.mean() < MOST else np.zeros(len(table), dtype=bool)
+    height = table.loss - law.excess_of_others(table) - floor
+    return (_off_rate(law, table) > ABOVE) & (height > FAR_UP * floor)
+
+
+def _off_rate(law: ScalingLaw, table: RunTable) -> np.ndarray:
+    """How far the runs' rates are above the law's best for their batch, in nepers, shape (n,)."""
+    places = law.places(table)
+    return places[:, 3] - law.parameter("a_B") * places[:, 4]
+
+
+def _best_runs_off(law: ScalingLaw, table: RunTable) -> float:
+    """How far above the law's rate the best runs of swept cells have theirs, in nepers; median over cells."""
+    off, found = _off_rate(law, table), []
+    for cell in cells_of(table):
+        best = cell[np.argmin(table.loss[cell])]
+        near = cell[np.abs(table.logs[cell, 3] - table.logs[best, 3]) < SAME_BATCH]
+        if len(np.unique(np.round(table.logs[near, 2], 2))) >= SWEPT_RATES:
+            found.append(off[best])
+    return float(np.median(found)) if len(found) >= SWEPT_CELLS else 0.0

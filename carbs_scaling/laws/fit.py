@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws.bends import BENDS, reach_of
-from carbs_scaling.laws.cliff import beyond_a_cliff
+from carbs_scaling.laws.cliff import beyond_a_cliff, far_above
 from carbs_scaling.laws.diagnostics import EXPONENTS, warnings_of
 from carbs_scaling.laws.floor_bend import bend_floor
 from carbs_scaling.laws.hold_out import hold_out, swept_loss
@@ -118,7 +118,7 @@ def _without_cliff(law, converged, said, table: RunTable, centre, prior, starts)
     for _ in range(2):
         law, converged, said = _fit_with_others(table.take(~beyond), centre, prior, starts)
         # By the better law; that of too low a rate had seen them all as far too high.
-        further = beyond_a_cliff(replace(law, height_sd=1.0), table)
+        further = far_above(law, table)
         if not further.any() or np.array_equal(further, beyond):
             break
         beyond = further
