@@ -6,14 +6,15 @@ after a restart, and no global random state is used or touched.
 """
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from math import isfinite, isinf
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
@@ -27,13 +28,15 @@ from carbs_scaling.proposals.target import most_informative, target_design
 from carbs_scaling.surrogate.candidates import design_point
 from carbs_scaling.surrogate.encoding import Encoding
 from carbs_scaling.surrogate.gp import Surrogate, SurrogateFitter
-from carbs_scaling.surrogate.history import History, read_history, without_collapsed
+from carbs_scaling.surrogate.history import MACHINE, History, read_history, without_collapsed
 from carbs_scaling.surrogate.space import LegalSpace, Point
 
 logger = logging.getLogger(__name__)
 
 # A design goes on beyond one run a dimension while it has spent at most this share of the budget.
 _DESIGN_SHARE = 0.02
+_DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
+_PROPOSING = threading.Lock()  # not of the sampler, which people pickle
 
 
 class CarbsSampler(BaseSampler):
@@ -71,12 +74,17 @@ class CarbsSampler(BaseSampler):
             raise TypeError(f"CarbsSampler has no option {', '.join(sorted(unknown))}")
         self.options = SamplerOptions(**options)
         self.space = LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed)
-        self.budget_flops = budget_flops
-        self.target = target
+        if budget_flops is not None and not budget_flops >= 0:
+            raise ValueError(f"budget_flops={budget_flops} must be a number of FLOPs, or None for no limit")
+        self.budget_flops = None if budget_flops is None or isinf(budget_flops) else float(budget_flops)
+        self.target = None if target is None else _checked_target(target)
         if target is not None and not all(self.space.has_role[:2]):
             raise ValueError("a target needs points with the roles params and tokens")
+        if seed is not None and int(seed) < 0:
+            raise ValueError(f"seed={seed} must not be negative")
         self.seed = int(np.random.SeedSequence().entropy % 2**32) if seed is None else int(seed)
         self.fallbacks: Counter = Counter()
+        self._proposed: dict[int, Point] = {}  # by trial number, until the trial holds its parameters
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self.space.encoding.distributions)
@@ -89,7 +97,11 @@ class CarbsSampler(BaseSampler):
         Raises:
             BudgetSpent: what remains pays for none.
         """
-        return self.propose(self._history(study, but=trial.number), trial.number)
+        # One thread of `optimize(n_jobs=...)` at a time, each knowing what the others were told.
+        with _PROPOSING:
+            point = self.propose(self._history(study, but=trial.number), trial.number)
+            self._proposed[trial.number] = point
+            return point
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -103,7 +115,9 @@ class CarbsSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Stops `study.optimize` once nothing legal is affordable; elsewhere it does nothing."""
-        if not self._pays(read_history(study, self.space).remaining_flops(self.budget_flops)):
+        proposed = self._proposed.pop(trial.number, None)
+        remaining = self._read(study, but=trial.number).remaining_flops(self.budget_flops)
+        if not self._pays(remaining - self._charge(trial, state, values, proposed)):
             try:
                 study.stop()
             except RuntimeError:
@@ -112,7 +126,7 @@ class CarbsSampler(BaseSampler):
 
     def remaining_flops(self, study: Study) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
-        return read_history(study, self.space).remaining_flops(self.budget_flops)
+        return self._read(study).remaining_flops(self.budget_flops)
 
     def affordable(self, study: Study) -> bool:
         """Whether some legal point fits into what remains."""
@@ -138,7 +152,7 @@ class CarbsSampler(BaseSampler):
         history = self._history(study)
         if len(history.points) < 2:
             raise ValueError("a recipe needs at least two completed trials")
-        mean, covariance = target_design(self.space, history, (params, tokens)).recipe()
+        mean, covariance = target_design(self.space, history, _checked_target((params, tokens))).recipe()
         sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
         found = {"loss": float(mean[2]), "loss_sd": float(sd[2])}
         for i, (name, role) in enumerate((("learning_rate", 2), ("batch_tokens", 3))):
@@ -159,22 +173,43 @@ class CarbsSampler(BaseSampler):
                 f"{limit:.3g} FLOPs remain of {self.budget_flops or limit:.3g}, "
                 f"and the cheapest legal run costs {self.space.lowest_flops:.3g}"
             )
-        with torch.random.fork_rng(devices=[]):
-            rng = np.random.default_rng([self.seed, number])
-            if self._designs(history):
-                return self._design_point(history, rng, limit)
-            if len(history.points) < 2:
-                return self._design_point(history, rng, limit)
-            if self.target is not None:
-                count = 2 * self.options.candidates
-                point = most_informative(self.space, history, self.target, rng, limit, self._overhead, count)
-            else:
-                search = FrontSearch(self.space, self.options, self.budget_flops, self._overhead)
-                point = search.best(history, self.surrogate_of(history, rng), rng, limit)
-            return self._cheapest("no new affordable candidate") if point is None else point
+        rng = np.random.default_rng([self.seed, number])
+        if self._designs(history) or len(history.points) < 2:
+            return self._design_point(history, rng, limit)
+        if self.target is not None:
+            count = 2 * self.options.candidates
+            point = most_informative(self.space, history, self.target, rng, limit, self._overhead, count)
+        else:
+            search = FrontSearch(self.space, self.options, self.budget_flops, self._overhead)
+            point = search.best(history, self.surrogate_of(history, rng), rng, limit)
+        return self._cheapest("no new affordable candidate") if point is None else point
 
     def _history(self, study: Study, but: int | None = None) -> History:
-        return without_collapsed(read_history(study, self.space, but), self.space)
+        return without_collapsed(self._read(study, but), self.space)
+
+    def _read(self, study: Study, but: int | None = None) -> History:
+        if study.directions != _DIRECTIONS:
+            raise ValueError(
+                "CarbsSampler needs a study of two objectives, loss and training FLOPs, both minimised: "
+                "optuna.create_study(directions=['minimize', 'minimize'], sampler=...)"
+            )
+        return read_history(study, self.space, but, self._proposed)
+
+    def _charge(
+        self,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+        proposed: Point | None,
+    ) -> float:
+        """FLOPs of a trial that is about to end."""
+        if state is TrialState.COMPLETE and values is not None and isfinite(values[1]):
+            return float(values[1])
+        if state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
+            return 0.0
+        if proposed is None and self.space.encoding.contains(trial.params):
+            proposed = {name: trial.params[name] for name in self.space.encoding.distributions}
+        return 0.0 if proposed is None else self.space.cost(proposed)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
@@ -242,8 +277,16 @@ class CarbsSampler(BaseSampler):
         return dict(self.space.cheapest)
 
 
+def _checked_target(target: tuple[float, float]) -> tuple[float, float]:
+    try:
+        params, tokens = (float(value) for value in target)
+    except (TypeError, ValueError):
+        params = tokens = float("nan")
+    if not (0 < params < float("inf") and 0 < tokens < float("inf")):
+        raise ValueError(f"target={target!r} must be two positive numbers, (params, tokens)")
+    return params, tokens
+
+
 def new_study(sampler: BaseSampler, **arguments: Any) -> Study:
     """An Optuna study with directions (loss, training FLOPs), both minimised."""
-    return optuna.create_study(
-        sampler=sampler, directions=[StudyDirection.MINIMIZE, StudyDirection.MINIMIZE], **arguments
-    )
+    return optuna.create_study(sampler=sampler, directions=_DIRECTIONS, **arguments)

@@ -67,7 +67,8 @@ def loss(point, noise=0.0):
 
 
 def sampler(seed=0, **arguments):
-    return CarbsSampler(DISTRIBUTIONS, flops, roles, project, budget_flops=BUDGET, seed=seed, **arguments)
+    arguments = {"budget_flops": BUDGET, **arguments}
+    return CarbsSampler(DISTRIBUTIONS, flops, roles, project, seed=seed, **arguments)
 
 
 def study_of(sampler, **arguments):
@@ -378,3 +379,77 @@ def test_what_the_caller_refuses_is_never_proposed():
 def test_a_caller_who_refuses_everything_is_told_so():
     with pytest.raises(ValueError, match="allowed"):
         sampler(allowed=lambda point: False)
+
+
+def test_where_published_rates_diverge_the_design_goes_down_until_runs_end():
+    wide = {**DISTRIBUTIONS, "learning_rate": FloatDistribution(1e-8, 1e-1, log=True)}
+    own = CarbsSampler(wide, flops, roles, project, budget_flops=BUDGET, seed=0)
+    study = optuna.create_study(sampler=own, directions=["minimize", "minimize"])
+    ended = 0
+    for _ in range(16):
+        trial = study.ask(wide)
+        if trial.params["learning_rate"] > 1e-5:
+            trial.set_user_attr("outcome", "diverged")
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            ended += 1
+            study.tell(trial, [loss(trial.params), flops(trial.params)])
+    assert ended >= 4
+
+
+def test_a_small_grid_is_searched_before_its_points_are_repeated():
+    few = {"size": IntDistribution(0, 3), "learning_rate": CategoricalDistribution([1e-3, 2e-3, 4e-3, 8e-3])}
+
+    def cost(point):
+        return 1e12 * 4.0 ** point["size"]
+
+    own = CarbsSampler(few, cost, lambda p: {"learning_rate": p["learning_rate"]}, budget_flops=1e15, seed=0)
+    study = optuna.create_study(sampler=own, directions=["minimize", "minimize"])
+    for _ in range(30):
+        trial = study.ask(few)
+        study.tell(trial, [3.0 - 0.3 * trial.params["size"], cost(trial.params)])
+    assert len({tuple(sorted(t.params.items())) for t in study.trials}) == 16
+
+
+@pytest.mark.parametrize(
+    "directions", [["minimize"], ["maximize", "minimize"], ["minimize", "minimize", "minimize"]]
+)
+def test_a_study_of_other_objectives_is_refused_in_words(directions):
+    study = optuna.create_study(sampler=sampler(), directions=directions)
+    with pytest.raises(ValueError, match="two objectives, loss and training FLOPs, both minimised"):
+        study.ask(DISTRIBUTIONS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"target": (0, 1e9)}, "two positive numbers"),
+        ({"target": 7e9}, "two positive numbers"),
+        ({"target": (1e9, 1e9, 1e9)}, "two positive numbers"),
+        ({"budget_flops": float("nan")}, "number of FLOPs"),
+        ({"seed": -1}, "must not be negative"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_at_once(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        sampler(**arguments)
+
+
+def test_an_infinite_budget_is_none():
+    assert sampler(budget_flops=float("inf")).budget_flops is None
+
+
+def test_threads_do_not_overrun_the_budget():
+    own = sampler(budget_flops=3e15)
+    study = study_of(own)
+
+    def objective(trial):
+        point = {
+            name: trial._suggest(name, distribution)
+            for name, distribution in own.space.encoding.distributions.items()
+        }
+        return loss(point), flops(point)
+
+    study.optimize(objective, n_trials=40, n_jobs=4)
+    spent = sum(t.values[1] for t in study.trials if t.state is TrialState.COMPLETE)
+    assert 0 < spent <= 3e15

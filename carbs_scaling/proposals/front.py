@@ -28,6 +28,11 @@ from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point
 _LEVELS = 10
 
 
+# Share of the runs that may be repeats while there is something new: where few points are all that is known,
+# telling them apart seems worth more, for ever, than what lies beyond.
+_MOST_REPEATS = 0.25
+
+
 @dataclass(frozen=True)
 class FrontSearch:
     """Scores runs by what they are expected to add to the front.
@@ -56,7 +61,8 @@ class FrontSearch:
             limit: FLOPs.
         """
         known = without_repeats(history)
-        flops, loss = list(known.flops), list(known.loss)
+        # What runs cost by `flops`, not what they were charged: candidates are placed by the former.
+        flops, loss = list(self.space.describe(known.points).flops), list(known.loss)
         if history.pending:
             pending = self.space.describe(history.pending)
             inputs = torch.from_numpy(pending.inputs)
@@ -73,11 +79,13 @@ class FrontSearch:
 
         theta = np.asarray(surrogate.law.theta)
         ends = chance_to_end(self.space, history, theta)
+        pool = candidates(self.space, history, surrogate, rng, limit, self.options.candidates)
         again, its_score = None, -np.inf
-        if self.options.repeats and self.options.acquisition == "front_gain_per_flop":
+        repeated = len(history.points) - len(known.points)
+        enough = repeated >= _MOST_REPEATS * len(history.points) and len(pool)
+        if self.options.repeats and self.options.acquisition == "front_gain_per_flop" and not enough:
             repeats = Repeats(self.space, known, surrogate, (top, ceiling), ends)
             again, its_score = repeats.best(limit, lambda cost: self._price(cost, spent))
-        pool = candidates(self.space, history, surrogate, rng, limit, self.options.candidates)
         if not len(pool):
             return again
         learns = self.options.law_mean and self.options.learning > 0

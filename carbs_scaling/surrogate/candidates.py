@@ -1,11 +1,13 @@
 """Points to look at: the cheap design that a search begins with, and the candidates of a proposal."""
 
+from math import ceil, log2
+
 import numpy as np
 from scipy.stats import qmc
 
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature
-from carbs_scaling.laws.loss_prior import law_prior, published_doubt
+from carbs_scaling.laws.loss_prior import LawPrior, law_prior, published_doubt
 from carbs_scaling.surrogate.gp import Surrogate
 from carbs_scaling.surrogate.history import History
 from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_key
@@ -13,7 +15,9 @@ from carbs_scaling.surrogate.space import Candidates, LegalSpace, Point, point_k
 # Nepers around the published learning rate and batch in which the design looks, beside the doubt about them
 # there (`published_doubt`).
 _DESIGN_SPREAD = 0.3
-# The same around the optimum of a law drawn from the posterior.
+# How far below the lowest learning rate that broke the design goes on, while nothing has ended.
+_DESIGN_STEP = 1.0
+# As `_DESIGN_SPREAD`, around the optimum of a law drawn from the posterior.
 _FLOOR_SPREAD = 0.1
 # Farthest from a law's floor that a run for a target is looked for.
 _TARGET_REACH = 1.0
@@ -25,7 +29,7 @@ def design_point(space: LegalSpace, history: History, rng: np.random.Generator, 
     # Away from the edges of what has no price, where runs are most often wasted; towards the cheapest
     # point in what has one, until it can be paid.
     knobs = np.where(space.moves_cost, knobs, 0.2 + 0.6 * knobs)
-    _around_published_optimum(space, knobs, rng)
+    _around_published_optimum(space, knobs, rng, _lower_rate(space, history))
     cheapest = space.encoding.position(space.cheapest)
     found: list[Point] = []
     for row in knobs:
@@ -46,15 +50,39 @@ def design_point(space: LegalSpace, history: History, rng: np.random.Generator, 
     return new.points[int(np.argmax(gaps))]
 
 
-def _around_published_optimum(space: LegalSpace, knobs: np.ndarray, rng: np.random.Generator) -> None:
-    """Sets learning rate and batch of rows of `knobs` to about what published laws say for their N, D."""
-    prior = law_prior(
-        1.0,
-        space.centre,
-        space.has_role,
-        space.role_range("learning_rate"),
-        space.role_range("batch_tokens"),
-    )
+def _published(space: LegalSpace) -> LawPrior:
+    ranges = space.role_range("learning_rate"), space.role_range("batch_tokens")
+    return law_prior(1.0, space.centre, space.has_role, *ranges)
+
+
+def _lower_rate(space: LegalSpace, history: History) -> float:
+    """By how many nepers less than published laws say the design takes learning rates, since runs broke.
+
+    Nothing as long as most runs end. Then a neper below the lowest rate that broke, against the published one
+    for its N, D and batch, or half the way to the highest that ended.
+    """
+    if not space.has_role[2] or len(history.failed) <= len(history.points):
+        return 0.0
+    theta = _published(space).mean
+
+    def above(points: list[Point]) -> np.ndarray:
+        features = space.describe(points).features
+        return features[:, 2] - best_rate_feature(theta, features)
+
+    broke = float(above(history.failed).min())
+    ended = above(history.points)
+    ended = ended[ended < broke]
+    return max(-(float(ended.max()) + broke) / 2 if len(ended) else _DESIGN_STEP - broke, 0.0)
+
+
+def _around_published_optimum(
+    space: LegalSpace, knobs: np.ndarray, rng: np.random.Generator, lower: float
+) -> None:
+    """Sets learning rate and batch of rows of `knobs` to about what published laws say for their N, D.
+
+    Learning rates are `lower` nepers below that.
+    """
+    prior = _published(space)
     features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
     doubt_rate, doubt_batch = published_doubt(space.centre, space.has_role)
     if space.has_role[3]:
@@ -62,8 +90,8 @@ def _around_published_optimum(space: LegalSpace, knobs: np.ndarray, rng: np.rand
         features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, spread, len(knobs))
         space.set_role(knobs, "batch_tokens", features[:, 3] + space.centre[3])
     if space.has_role[2]:
-        spread = np.hypot(_DESIGN_SPREAD, doubt_rate)
-        rate = best_rate_feature(prior.mean, features) + rng.normal(0, spread, len(knobs))
+        spread = _DESIGN_SPREAD if lower else np.hypot(_DESIGN_SPREAD, doubt_rate)
+        rate = best_rate_feature(prior.mean, features) - lower + rng.normal(0, spread, len(knobs))
         space.set_role(knobs, "learning_rate", rate + space.centre[2])
 
 
@@ -143,7 +171,7 @@ def fresh(batch: Candidates, history: History) -> Candidates:
 
 
 def _sobol(space: LegalSpace, rng: np.random.Generator, count: int) -> np.ndarray:
-    return qmc.Sobol(space.encoding.knobs, rng=rng).random(count)
+    return qmc.Sobol(space.encoding.knobs, rng=rng).random_base2(ceil(log2(count)))[:count]
 
 
 def around(centres: list[np.ndarray], spread: float, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -191,7 +191,9 @@ class SurrogateFitter:
             loss: finite losses, shape (n,).
             rng: of the ensemble.
         """
-        level, spread = loss_scale(loss)
+        # A point that was run many times is one point: else repeats of good ones shrink the scale by which
+        # another repeat seems worth its cost.
+        level, spread = loss_scale(loss[np.unique(cube, axis=0, return_index=True)[1]])
         # A small gamma says that the larger lack rules and more of the other is worth nothing: where the law
         # is wrong, as for tiny runs, a search that believes it never tries the next size.
         published = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)

@@ -1,5 +1,6 @@
 """What the other trials of a study say: losses, costs, failures, and what is still running."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 
@@ -21,7 +22,8 @@ class History:
         points: completed ones.
         loss: their losses, finite.
         flops: what they were charged.
-        failed: points that diverged or ran out of memory; those of the machine's failures are not in it.
+        failed: points that diverged, ran out of memory, were pruned or broke without a word; those of the
+            machine's failures are not in it.
         pending: points that are running.
         spent_flops: of completed and failed trials.
         committed_flops: of running trials.
@@ -62,11 +64,21 @@ def without_collapsed(history: History, space: LegalSpace) -> History:
     )
 
 
-def read_history(study: Study, space: LegalSpace, but: int | None = None) -> History:
+def read_history(
+    study: Study, space: LegalSpace, but: int | None = None, proposed: Mapping[int, Point] | None = None
+) -> History:
     """The history without trial number `but` (the one that is being sampled).
 
-    A completed trial without two finite values counts as diverged. Trials of other spaces are charged, where
-    they say what they cost, and otherwise left out.
+    A completed trial without two finite values counts as diverged, and so does one that failed without saying
+    that the machine did it: Optuna makes a failure of a loss that is NaN, and of an exception that `optimize`
+    was told to catch. Trials of other spaces are charged, where they say what they cost, and otherwise left
+    out.
+
+    Args:
+        study: of two objectives, loss and training FLOPs.
+        space: of the caller.
+        but: number of a trial to leave out.
+        proposed: points of running trials, by number, whose parameters may not all be stored yet.
     """
     points, loss, flops, failed, pending = [], [], [], [], []
     spent = committed = 0.0
@@ -74,6 +86,8 @@ def read_history(study: Study, space: LegalSpace, but: int | None = None) -> His
         if trial.number == but:
             continue
         point = _point_of(trial, space)
+        if point is None and trial.state is TrialState.RUNNING:
+            point = (proposed or {}).get(trial.number)
         charged = _charged(trial, point, space)
         if trial.state is TrialState.RUNNING:
             committed += charged
@@ -91,10 +105,12 @@ def read_history(study: Study, space: LegalSpace, but: int | None = None) -> His
                 failed.append(point)
         elif trial.state is TrialState.FAIL:
             spent += charged
-            if point is not None and trial.user_attrs.get("outcome") in (DIVERGED, OUT_OF_MEMORY):
+            if point is not None and trial.user_attrs.get("outcome") != MACHINE:
                 failed.append(point)
         elif trial.state is TrialState.PRUNED:
             spent += charged
+            if point is not None:
+                failed.append(point)
     return History(points, loss, flops, failed, pending, spent, committed)
 
 
@@ -111,7 +127,7 @@ def _charged(trial: FrozenTrial, point: Point | None, space: LegalSpace) -> floa
     if trial.state is not TrialState.RUNNING and "flops" in trial.user_attrs:
         stated = float(trial.user_attrs["flops"])
         return max(stated, 0.0) if isfinite(stated) else 0.0
-    if trial.state is TrialState.FAIL and trial.user_attrs.get("outcome", MACHINE) == MACHINE:
+    if trial.state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
         return 0.0
     if trial.state is TrialState.WAITING or point is None:
         return 0.0

@@ -75,8 +75,10 @@ class LegalSpace:
         points = [self.legal(self.encoding.point(row)) for row in knobs]
         logs = np.array([self._log_roles(point) for point in points])
         self.has_role = tuple(bool(np.isfinite(column).any()) for column in logs.T)
-        filled = np.where(np.isfinite(logs), logs, 0.0)
-        self._low, self._high = filled.min(axis=0), filled.max(axis=0)
+        # A point without a role - of a branch that has none, say - tells nothing of the role's range.
+        known = np.isfinite(logs)
+        self._low = np.where(self.has_role, np.where(known, logs, np.inf).min(axis=0), 0.0)
+        self._high = np.where(self.has_role, np.where(known, logs, -np.inf).max(axis=0), 0.0)
         self.centre = tuple(float(c) for c in (self._low + self._high) / 2)
         self._find_extremes(points)
         self.floor_field = self._floor_field(points)

@@ -1,9 +1,9 @@
 """What the sampler takes a finished trial for."""
 
 import numpy as np
-import optuna
+import pytest
 from optuna.distributions import FloatDistribution
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from carbs_scaling.sampler import CarbsSampler, new_study
 from carbs_scaling.surrogate.history import read_history, without_collapsed
@@ -35,7 +35,7 @@ def study_of(carbs, typed):
         common = {"params": point, "distributions": DISTRIBUTIONS}
         flops = 120 * params**2
         if number == 7 and typed:
-            state, attrs = optuna.trial.TrialState.FAIL, {"outcome": "diverged", "flops": flops}
+            state, attrs = TrialState.FAIL, {"outcome": "diverged", "flops": flops}
             study.add_trial(create_trial(state=state, user_attrs=attrs, **common))
         else:
             study.add_trial(create_trial(values=[loss, flops], **common))
@@ -65,3 +65,41 @@ def test_without_parameters_and_tokens_a_high_loss_is_just_that():
     carbs = sampler(with_sizes=False)
     history = read_history(study_of(carbs, typed=False), carbs.space)
     assert without_collapsed(history, carbs.space) is history
+
+
+def read_after(state, values=None, outcome=None):
+    carbs = sampler()
+    study = new_study(carbs)
+    point = {"params": 1e7, "learning_rate": 1e-3}
+    attrs = {} if outcome is None else {"outcome": outcome}
+    common = {"params": point, "distributions": DISTRIBUTIONS, "user_attrs": attrs}
+    study.add_trial(create_trial(state=state, values=values, **common))
+    return read_history(study, carbs.space), 120 * 1e7**2
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome", "broke"),
+    [
+        (TrialState.FAIL, None, True),  # what Optuna makes of NaN, and of an exception that it was to catch
+        (TrialState.FAIL, "diverged", True),
+        (TrialState.FAIL, "machine", False),
+        (TrialState.PRUNED, None, True),
+    ],
+)
+def test_a_trial_that_did_not_complete_is_charged_and_learnt_from_unless_the_machine_did_it(
+    state, outcome, broke
+):
+    history, cost = read_after(state, outcome=outcome)
+    assert len(history.failed) == broke
+    assert history.spent_flops == (cost if broke else 0.0)
+
+
+def test_a_running_trial_whose_parameters_are_not_stored_yet_is_committed_to_its_proposal():
+    carbs = sampler()
+    study = new_study(carbs)
+    study.add_trial(create_trial(state=TrialState.RUNNING, params={}, distributions={}))
+    point = {"params": 1e7, "learning_rate": 1e-3}
+    assert read_history(study, carbs.space).committed_flops == 0.0
+    history = read_history(study, carbs.space, proposed={0: point})
+    assert history.pending == [point]
+    assert history.committed_flops == 120 * 1e7**2
