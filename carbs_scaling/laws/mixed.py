@@ -34,7 +34,7 @@ PRIOR_GROUPS = 1.0
 FIRST_SPREAD = {"loss": 0.003, "rate": 0.15, "batch": 0.2, "steepness": 0.2}  # loss: as a share of the loss
 MIN_SEED_NOISE = 2e-4  # share of the loss
 # Published runs repeat to .1 to .5% of their loss. Worth so many runs: a dozen fit a law of as many
-# parameters all too well, and would seem to have no noise.
+# parameters all too well, and would seem to have no noise. Where there is more it says nothing.
 SEED_NOISE, SEED_NOISE_RUNS = 0.003, 8.0
 SCATTER_ROUNDS = 25
 # In deviations of the prior, over a turn of law and noise: what no answer shows, and where to stop.
@@ -355,8 +355,10 @@ def _noise(residual, height, state: _State, inflation: float, level: float) -> t
             # A share of height of about 0.2, worth two runs: decides where no run lies off the floor.
             off = logs[1] - np.log(0.04)
             gradient[1] += 2 * off
-            gradient[0] += SEED_NOISE_RUNS * (1 - usual2 / seed)
-            believed = off**2 + SEED_NOISE_RUNS * (logs[0] + usual2 / seed)
+            # More noise than usual is nothing to wonder at: tiny models repeat to a few percent.
+            least = min(seed, usual2)
+            gradient[0] += SEED_NOISE_RUNS * (1 - usual2 / least)
+            believed = off**2 + SEED_NOISE_RUNS * (np.log(least) + usual2 / least)
             return float((np.log(variance) + moment / variance).sum() + believed), gradient
 
         before, logs = logs, minimize(misfit, logs, jac=True, bounds=bounds, method="L-BFGS-B").x
