@@ -15,21 +15,22 @@ SHAPELESS = 0.55
 # The same is told by swept cells whose best runs have rates so far above the law's, in nepers (Step Law's
 # table has .3, for its valleys are lopsided).
 TOO_LOW, SWEPT_RATES, SWEPT_CELLS, SAME_BATCH = 0.5, 4, 4, 0.1
+# Or by what is left without them: the noise of the others falls to so small a share (drawn cliffs in random
+# tables .1 to .7; elsewhere .9 and more). That takes a fit, so not of large tables, whose cells are swept.
+QUIETER, FEW_ENOUGH = 0.75, 500
 FAR_UP = 0.05  # of the loss, above the law's floor
 ABOVE = 0.1  # nepers above the law's best rate at that batch
 MOST = 0.5  # share of the runs that may be left out
 
 
-def beyond_a_cliff(law: ScalingLaw, table: RunTable) -> np.ndarray:
-    """Which runs lie far up the side of high learning rates, if that side is no wall; shape (n,).
+def walls_unlike(law: ScalingLaw, table: RunTable) -> bool:
+    """Whether the walls are none that a valley has, by the noise of their heights or by swept cells.
 
     Args:
         law: fitted to `table`.
         table: its runs.
     """
-    far = far_above(law, table)
-    shapeless = law.height_sd > SHAPELESS or _best_runs_off(law, table) > TOO_LOW
-    return far if shapeless and far.mean() < MOST else np.zeros(len(table), dtype=bool)
+    return law.height_sd > SHAPELESS or _best_runs_off(law, table) > TOO_LOW
 
 
 def far_above(law: ScalingLaw, table: RunTable) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws.bends import BENDS, reach_of
-from carbs_scaling.laws.cliff import beyond_a_cliff, far_above
+from carbs_scaling.laws.cliff import FEW_ENOUGH, MOST, QUIETER, far_above, walls_unlike
 from carbs_scaling.laws.diagnostics import EXPONENTS, warnings_of
 from carbs_scaling.laws.floor_bend import bend_floor
 from carbs_scaling.laws.hold_out import hold_out, swept_loss
@@ -109,25 +109,27 @@ def _fit_table(
     return law if held_out is None else replace(law, held_out=held_out, drift=held_out.drift)
 
 
-def _without_cliff(law, converged, said, table: RunTable, centre, prior, starts):
-    """The same without runs beyond a cliff, if there are any; twice, for the first law has it too low."""
-    everything = law.support
-    beyond = beyond_a_cliff(law, table)
-    if not beyond.any():
+def _without_cliff(
+    law: ScalingLaw, converged: bool, said: list[str], table: RunTable, centre, prior, starts
+) -> tuple[ScalingLaw, bool, list[str]]:
+    """The same without runs beyond a cliff, if there are any."""
+    everything, beyond = law.support, far_above(law, table)
+    sure = walls_unlike(law, table)
+    if not beyond.any() or beyond.mean() >= MOST or not (sure or len(table) <= FEW_ENOUGH):
         return law, converged, said
-    for _ in range(2):
-        law, converged, said = _fit_with_others(table.take(~beyond), centre, prior, starts)
-        # By the better law; that of too low a rate had seen them all as far too high.
-        further = far_above(law, table)
-        if not further.any() or np.array_equal(further, beyond):
-            break
-        beyond = further
-    said = [
-        *said,
+    better, rested, said_then = _fit_with_others(table.take(~beyond), centre, prior, starts)
+    if not (sure or better.seed_sd < QUIETER * law.seed_sd):
+        return law, converged, said
+    # Once more by the better law: the first, whose rates were too low, had seen too many as too high.
+    again = far_above(better, table)
+    if again.any() and again.mean() < MOST and not np.array_equal(again, beyond):
+        beyond = again
+        better, rested, said_then = _fit_with_others(table.take(~beyond), centre, prior, starts)
+    left_out = (
         f"{beyond.sum()} runs at high learning rates lie above the rest as beyond a cliff, not as on a wall: "
-        "they are left out",
-    ]
-    return replace(law, support=everything), converged, said
+        "they are left out"
+    )
+    return replace(better, support=everything), rested, [*said_then, left_out]
 
 
 def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw, bool, list[str]]:
