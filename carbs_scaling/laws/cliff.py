@@ -34,7 +34,7 @@ def walls_unlike(law: ScalingLaw, table: RunTable) -> bool:
 
 
 def far_above(law: ScalingLaw, table: RunTable) -> np.ndarray:
-    """Which runs lie far up the side of high learning rates, shape (n,)."""
+    """Which runs of a table lie far up the side of high learning rates, by a law of it; shape (n,)."""
     floor = law.loss(table.params, table.tokens)
     height = table.loss - law.excess_of_others(table) - floor
     return (_off_rate(law, table) > ABOVE) & (height > FAR_UP * floor)

@@ -64,7 +64,7 @@ class RunTable:
         momentum: of SGD, or beta1 of Adam.
         weight_decay: decoupled weight decay; 0 in a run without.
         optimizer: its name; empty where the table names none.
-        diverged: how many runs were left out because they diverged or have no finite loss.
+        diverged: how many runs were left out because they diverged, collapsed or have no finite loss.
         source: where the runs come from, for reports.
         diverged_logs: ln N, ln D, ln learning rate, ln batch of those that diverged, shape (m, 4).
         collapsed: how many of `diverged` have a loss, but one that tells of a run that broke

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from carbs_scaling.laws.collapse import collapsed
 from carbs_scaling.surrogate.space import LegalSpace, Point
 
-DIVERGED, OUT_OF_MEMORY, MACHINE = "diverged", "out_of_memory", "machine"
+MACHINE = "machine"  # the `outcome` of a failure that says nothing of the point
 
 
 @dataclass(frozen=True)
