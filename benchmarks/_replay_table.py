@@ -130,8 +130,10 @@ class ReplayTable:
         """1 - area of the runs' front / area of the whole table's front."""
         return 1.0 - hypervolume(flops, loss, self.reference) / self.full_area
 
-    def oracle_regret(self, budgets) -> np.ndarray:
-        """Least regret that budgets (m,) can buy for one who knows each cell's best run.
+    def oracle_regret(self, budgets, losses=None) -> np.ndarray:
+        """Least regret that budgets (m,) can buy for one who knows what each cell's one run will end at.
+
+        That is each cell's best run, or `losses` (one a cell).
 
         Exact but for rounding costs up to a `resolution` of the largest budget: a front is a chain of cells
         of rising cost and falling loss, so dynamic programming over (last cell bought, FLOPs spent) is a
@@ -140,7 +142,8 @@ class ReplayTable:
         budgets = np.asarray(budgets, dtype=float)
         resolution = budgets.max() / 20_000
         front_order = np.argsort(self.cell_flops)
-        costs, losses = self.cell_flops[front_order], self.cell_best[front_order]
+        costs = self.cell_flops[front_order]
+        losses = (self.cell_best if losses is None else np.asarray(losses))[front_order]
         units = np.ceil(costs / resolution).astype(int)
         size = int(budgets.max() / resolution) + 1
         log_costs = np.log10(costs)

@@ -4,6 +4,8 @@
 
 Regrets as in `replay.py`, of
 - the oracle, which knows each cell's best run and may buy anew for every mark;
+- the oracle whose runs are not the best of their cells but each cell's one run at the recipe of `fit_law` on
+  all of the table;
 - one order of purchases by gain per FLOP, after a design of .4% of the budget, every cell's best run known;
 - the same where every run ends on average so much above its cell's best, and the buyer knows that;
 - the search with the law known: its prior is centred on the law of all the table's runs, a tenth as wide.
@@ -19,7 +21,7 @@ from _runs_table import read_table
 from _samplers import Task, build, spend
 from replay import AROUND, MARKS, regret_at
 
-from carbs_scaling import proposals, surrogate
+from carbs_scaling import fit_law, proposals, surrogate
 from carbs_scaling.acquisition import FrontLevels, expected_front_gain
 from carbs_scaling.laws.loss import law_floor, law_value
 from carbs_scaling.laws.loss_fit import fit_law_map
@@ -73,6 +75,18 @@ def one_order(table: ReplayTable, budget: float, excess: float, seed: int) -> Pu
     return Purchases(np.array(flops), np.array(loss), np.array(totals))
 
 
+def losses_by_law(table: ReplayTable, path: str) -> np.ndarray:
+    """Each cell's loss at the rate and batch that the law of all runs recommends for it, shape (cells,)."""
+    law = fit_law(read_table(path)[0], check=False)
+    losses = []
+    for cell in table.cells:
+        recipe = law.recommend(cell.params, cell.tokens)
+        batch = recipe.batch_tokens / table.sequence_length
+        point = {"params": cell.params, "tokens": cell.tokens, "learning_rate": recipe.learning_rate}
+        losses.append(table.loss(table.project(point | {"batch_sequences": batch})))
+    return np.array(losses)
+
+
 def know_the_law(path: str) -> None:
     """Centres the law's prior on all runs of the table, a tenth as wide; for this process."""
     runs, _ = read_table(path)
@@ -119,6 +133,8 @@ def main() -> None:
         )
 
     show("oracle", [[float(table.oracle_regret(s * budget).mean()) for s in shares]])
+    by_law = losses_by_law(table, arguments.table)
+    show("oracle by law", [[float(table.oracle_regret(s * budget, by_law).mean()) for s in shares]])
     for excess in (0.0, 0.004, 0.008, 0.012):
         rows = []
         for seed in range(1 if excess == 0 else 40):

@@ -74,6 +74,12 @@ class CarbsSampler(BaseSampler):
             raise TypeError(f"CarbsSampler has no option {', '.join(sorted(unknown))}")
         self.options = SamplerOptions(**options)
         self.space = LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed)
+        cap = self.options.max_trial_flops
+        if cap is not None and not self.space.lowest_flops <= cap:
+            cheapest = self.space.lowest_flops
+            raise ValueError(
+                f"max_trial_flops={cap:.3g} allows no run: the cheapest legal one costs {cheapest:.3g}"
+            )
         if budget_flops is not None and not budget_flops >= 0:
             raise ValueError(f"budget_flops={budget_flops} must be a number of FLOPs, or None for no limit")
         self.budget_flops = None if budget_flops is None or isinf(budget_flops) else float(budget_flops)

@@ -223,11 +223,6 @@ def test_the_fitted_law_extrapolates_within_a_few_percent():
     assert float(law.loss(**best)) == pytest.approx(truth, rel=0.04)
 
 
-def test_unknown_options_are_refused():
-    with pytest.raises(TypeError, match="no option candidatess"):
-        sampler(candidatess=3)
-
-
 def test_a_budget_that_pays_only_for_cheap_runs_still_begins_with_different_points():
     """A search of a few dozen runs: `startup_fraction` of its budget is less than the cheapest run costs."""
     budget_flops = 60 * sampler().space.lowest_flops
@@ -376,11 +371,6 @@ def test_what_the_caller_refuses_is_never_proposed():
     assert max(point["width"] * point["depth"] for point in proposed) > 512
 
 
-def test_a_caller_who_refuses_everything_is_told_so():
-    with pytest.raises(ValueError, match="allowed"):
-        sampler(allowed=lambda point: False)
-
-
 def test_where_published_rates_diverge_the_design_goes_down_until_runs_end():
     wide = {**DISTRIBUTIONS, "learning_rate": FloatDistribution(1e-8, 1e-1, log=True)}
     own = CarbsSampler(wide, flops, roles, project, budget_flops=BUDGET, seed=0)
@@ -409,34 +399,6 @@ def test_a_small_grid_is_searched_before_its_points_are_repeated():
         trial = study.ask(few)
         study.tell(trial, [3.0 - 0.3 * trial.params["size"], cost(trial.params)])
     assert len({tuple(sorted(t.params.items())) for t in study.trials}) == 16
-
-
-@pytest.mark.parametrize(
-    "directions", [["minimize"], ["maximize", "minimize"], ["minimize", "minimize", "minimize"]]
-)
-def test_a_study_of_other_objectives_is_refused_in_words(directions):
-    study = optuna.create_study(sampler=sampler(), directions=directions)
-    with pytest.raises(ValueError, match="two objectives, loss and training FLOPs, both minimised"):
-        study.ask(DISTRIBUTIONS)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"target": (0, 1e9)}, "two positive numbers"),
-        ({"target": 7e9}, "two positive numbers"),
-        ({"target": (1e9, 1e9, 1e9)}, "two positive numbers"),
-        ({"budget_flops": float("nan")}, "number of FLOPs"),
-        ({"seed": -1}, "must not be negative"),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused_at_once(arguments, said):
-    with pytest.raises(ValueError, match=said):
-        sampler(**arguments)
-
-
-def test_an_infinite_budget_is_none():
-    assert sampler(budget_flops=float("inf")).budget_flops is None
 
 
 def test_threads_do_not_overrun_the_budget():

@@ -1,6 +1,6 @@
 """The legal points of a search with what is known of them before a run: cost, roles, coordinates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, log
 
@@ -85,8 +85,17 @@ class LegalSpace:
         self._role_knobs = {name: self._role_knob(name) for name in ("learning_rate", "batch_tokens")}
 
     def legal(self, point: Point) -> Point:
-        """The nearest legal point, inside the distributions."""
-        return self.encoding.clip(point if self.project is None else {**point, **self.project(dict(point))})
+        """The nearest legal point, inside the distributions.
+
+        Raises:
+            ValueError: `project` gave no point.
+        """
+        if self.project is None:
+            return self.encoding.clip(point)
+        projected = self.project(dict(point))
+        if not isinstance(projected, Mapping):
+            raise ValueError(f"project({point}) gave {projected!r}, which is no point: a dict of its values")
+        return self.encoding.clip({**point, **projected})
 
     def permits(self, point: Point) -> bool:
         """Whether the caller lets a legal point be run."""
@@ -103,9 +112,13 @@ class LegalSpace:
         Raises:
             ValueError: `flops` gave something else.
         """
-        flops = float(self.flops(point))
+        told = self.flops(point)
+        try:
+            flops = float(told)
+        except (TypeError, ValueError):
+            flops = float("nan")
         if not (isfinite(flops) and flops > 0):
-            raise ValueError(f"flops({point}) gave {flops}, which is no positive number")
+            raise ValueError(f"flops({point}) gave {told!r}, which is no positive number")
         return flops
 
     def candidates(self, knobs: np.ndarray) -> Candidates:
@@ -138,11 +151,20 @@ class LegalSpace:
         return np.where(np.isfinite(logs), logs - np.asarray(self.centre), 0.0)
 
     def _log_roles(self, point: Point) -> list[float]:
-        roles = self.roles(point)
+        roles = self.roles(point) or {}
+        if not isinstance(roles, Mapping):
+            raise ValueError(f"roles({point}) gave {roles!r}, which is no dict of {', '.join(ROLES)}")
         if not roles.keys() <= _KNOWN_ROLES:
-            unknown = ", ".join(sorted(roles.keys() - _KNOWN_ROLES))
+            unknown = ", ".join(sorted(str(name) for name in roles.keys() - _KNOWN_ROLES))
             raise ValueError(f"roles() named {unknown}: known are {', '.join(ROLES)}")
-        return [log(roles[name]) if name in roles and roles[name] > 0 else float("nan") for name in ROLES]
+        return [self._log_role(point, name, roles.get(name)) for name in ROLES]
+
+    def _log_role(self, point: Point, name: str, value: float | None) -> float:
+        """Its log; nan for a role that the point does not have, which None or no positive number says."""
+        try:
+            return log(value) if value is not None and value > 0 else float("nan")
+        except (TypeError, ValueError):
+            raise ValueError(f"roles({point}) gave {name}={value!r}, which is no number") from None
 
     def _find_extremes(self, points: list[Point]) -> None:
         """Cheapest and dearest allowed points: the best probe, improved one dimension at a time."""
