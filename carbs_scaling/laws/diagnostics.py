@@ -77,7 +77,7 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
         said.append("the fit did not come to rest: take it with care")
     for name, what in exponents_of(law).items():
         if law.standard_error(name) > NOT_IDENTIFIED * prior_sd[surface.INDEX[name]]:
-            said.append(f"the exponent {what} is not identified by these runs: it is the prior's")
+            said.append(f"the exponent {what} is not identified by these runs: it rests on the prior")
     if np.exp(law.parameter("ln_E")) < 0.05 * table.loss.min():
         said.append(
             "the irreducible loss is not told apart from 0: if it is not 0, losses far beyond the runs "

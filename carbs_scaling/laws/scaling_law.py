@@ -1,7 +1,7 @@
 """A fitted law of loss, best learning rate and best batch: what it answers, its formula, its JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -266,11 +266,11 @@ class ScalingLaw:
     def formulas(self) -> tuple[str, str, str]:
         """Loss, learning rate and batch.
 
-        Where rate and batch bend, the exponents are those at the upper edge of the runs; beyond it they go
-        over into those of the middle, and n and d of the loss level off (`carbs_scaling.laws.bends`).
+        Where rate and batch bend, the exponents are those over the decade beyond the runs, from their largest
+        N and D to ten times as much, so that a recipe worked out by hand is the one that `recommend` gives
+        there; n and d of the loss level off beyond the runs (`carbs_scaling.laws.bends`).
         """
         n0, d0 = self.support.high[0], self.support.high[1]
-        local = self.exponents(n0 * 1.01, d0 * 1.01)
         rate, batch = float(self.learning_rate(n0, d0)), float(self.batch_tokens(n0, d0))
         gamma, alpha, beta = (np.exp(self.parameter(f"ln_{name}")) for name in ("gamma", "alpha", "beta"))
         share = 1 / (1 + np.exp(-self.parameter("logit_share")))
@@ -278,8 +278,9 @@ class ScalingLaw:
         by_n = scale * share**gamma * np.exp(alpha * self.centre[0])
         by_d = scale * (1 - share) ** gamma * np.exp(beta * self.centre[1])
 
-        def powers(name: str) -> str:
-            return f"(N/{n0:.3g})^{local[f'{name}_N']:.3f} (D/{d0:.3g})^{local[f'{name}_D']:.3f}"
+        def powers(curve: Callable) -> str:
+            in_n, in_d = (np.log10(curve(*at) / curve(n0, d0)) for at in ((10 * n0, d0), (n0, 10 * d0)))
+            return f"(N/{n0:.3g})^{float(in_n):.3f} (D/{d0:.3g})^{float(in_d):.3f}"
 
         bent = ""
         if len(self.bend) > 2 and np.abs(self.bend[2]).max() > 1e-4:
@@ -291,8 +292,8 @@ class ScalingLaw:
         return (
             f"L = {np.exp(self.parameter('ln_E')):.3f} + [({by_n:.4g} N^-{alpha:.3f})^{1 / gamma:.2f} + "
             f"({by_d:.4g} D^-{beta:.3f})^{1 / gamma:.2f}]^{gamma:.2f}{bent}",
-            f"lr = {rate:.3g} {powers('learning_rate')}",
-            f"B = {batch:.4g} {'(all runs had it)' if self.support.one_batch else powers('batch_tokens')}",
+            f"lr = {rate:.3g} {powers(self.learning_rate)}",
+            f"B = {batch:.4g} {'(all runs had it)' if self.support.one_batch else powers(self.batch_tokens)}",
         )
 
     def to_dict(self) -> dict:
