@@ -287,7 +287,8 @@ class ScalingLaw:
             in_n, in_both, in_d = self.bend[2]
             bent = (
                 f" exp({in_n / 2:.4f} n^2 {in_both:+.4f} n d {in_d / 2:+.4f} d^2), "
-                f"n = ln N/{np.exp(self.centre[0]):.3g}, d = ln D/{np.exp(self.centre[1]):.3g}"
+                f"n = ln N/{np.exp(self.centre[0]):.3g}, d = ln D/{np.exp(self.centre[1]):.3g}, "
+                "levelling off beyond the runs"
             )
         return (
             f"L = {np.exp(self.parameter('ln_E')):.3f} + [({by_n:.4g} N^-{alpha:.3f})^{1 / gamma:.2f} + "
