@@ -12,7 +12,7 @@ from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.diagnostics import exponents_of
 from carbs_scaling.laws.fit import CONVENTION, ScalingLaw
 from carbs_scaling.laws.recommend import Advice
-from carbs_scaling.report.numbers import scientific
+from carbs_scaling.report.numbers import compact, scientific
 
 LABELS = {"learning_rate": "learning rate (peak)", "batch_tokens": "batch (tokens a step)", "loss": "loss"}
 OTHER_LABELS = {
@@ -23,8 +23,13 @@ OTHER_LABELS = {
 }
 
 
+ROUNDED = 0.05  # by which whole sequences may change the batch before it is said
+
+
 def _number(name: str, value: float) -> str:
-    return f"{value:.4f}" if name in ("loss", "beta2", "momentum") else scientific(value, 3)
+    if name in ("loss", "beta2", "momentum"):
+        return f"{value:.4f}"
+    return compact(value) if name == "batch_tokens" else scientific(value, 3)
 
 
 def _table(*headings: str) -> Table:
@@ -67,8 +72,8 @@ def _runs_line(law: ScalingLaw) -> str:
     s = law.support
     left_out = f" ({s.diverged} more diverged or have no loss)" if s.diverged else ""
     return (
-        f"{s.runs} runs{left_out}, N {scientific(s.low[0])} to {scientific(s.high[0])}, "
-        f"D {scientific(s.low[1])} to {scientific(s.high[1])}, {scientific(s.total_flops)} FLOPs (6 N D)"
+        f"{s.runs} runs{left_out}, N {compact(s.low[0])} to {compact(s.high[0])}, "
+        f"D {compact(s.low[1])} to {compact(s.high[1])}, {scientific(s.total_flops)} FLOPs (6 N D)"
     )
 
 
@@ -78,7 +83,7 @@ def _held_out_line(law: ScalingLaw) -> str:
         return "not checked on held-out sizes: there are fewer than three sizes to fit"
     regret = "" if h.regret is None else f", recommendations cost {h.regret:.4f} over the best run"
     return (
-        f"fitted without N >= {scientific(min(h.sizes))} ({h.runs} runs): their losses are off by "
+        f"fitted without N >= {compact(min(h.sizes))} ({h.runs} runs): their losses are off by "
         f"{h.loss_error:.4f} (median), {h.bias:+.4f} near the best{regret}"
     )
 
@@ -88,7 +93,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
     recipe = advice.recipe
     optimizer = f" with {recipe.optimizer}" if recipe.optimizer else ""
     title = Text(
-        f"N = {scientific(recipe.params, 3)}, D = {scientific(recipe.tokens, 3)}, "
+        f"N = {compact(recipe.params)}, D = {compact(recipe.tokens)}, "
         f"{scientific(recipe.flops, 3)} FLOPs{optimizer}",
         style="bold",
     )
@@ -98,14 +103,14 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
             ("parameters N (compute-optimal)", advice.optimal.params, advice.optimal.params_interval),
             ("tokens D", advice.optimal.tokens, advice.optimal.tokens_interval),
         ):
-            table.add_row(label, scientific(value, 3), f"{scientific(low, 3)} - {scientific(high, 3)}")
+            table.add_row(label, compact(value), f"{compact(low)} - {compact(high)}")
     for name, label in LABELS.items():
         low, high = advice.intervals[name]
         bounds = f"{_number(name, low)} - {_number(name, high)}"
         if name == "batch_tokens" and law.support.one_batch:
             bounds = "as in all runs"
         table.add_row(label, _number(name, getattr(recipe, name)), bounds)
-    table.add_row("batch (sequences)", str(sequences(advice, target)), "")
+    table.add_row("batch (sequences)", f"{sequences(advice, target):,}", "")
     for name, value in recipe.other.items():
         low, high = advice.intervals[name]
         bounds = f"{_number(name, low)} - {_number(name, high)}"
@@ -128,6 +133,12 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         f"rests on {_runs_line(law)}",
     ]
     notes.append(_held_out_line(law))
+    whole = sequences(advice, target) * target.sequence_length
+    if abs(whole / recipe.batch_tokens - 1) > ROUNDED:
+        notes.append(
+            f"in whole sequences of {target.sequence_length:,} the batch is {whole:,} tokens: the peak for "
+            f"that is {scientific(advice.learning_rate_at(whole), 3)}, as yaml and training_arguments have it"
+        )
     if advice.halving_flops is not None:
         notes.append(
             f"about {scientific(advice.halving_flops)} FLOPs more of such runs would halve the interval of "
@@ -149,14 +160,16 @@ def sequences(advice: Advice, target: TargetConfig) -> int:
     return max(1, round(advice.recipe.batch_tokens / target.sequence_length))
 
 
-def steps(advice: Advice, target: TargetConfig) -> int:
+def steps(advice: Advice, batch_tokens: int) -> int:
     """Optimizer steps for the target's tokens."""
-    return max(1, round(advice.recipe.tokens / (sequences(advice, target) * target.sequence_length)))
+    return max(1, round(advice.recipe.tokens / batch_tokens))
 
 
 def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[str, Any]:
     """The recommendation as plain JSON types, with units in the names."""
     recipe, optimal = advice.recipe, advice.optimal
+    batch_sequences = sequences(advice, target)
+    whole = batch_sequences * target.sequence_length
     return {
         "params": recipe.params,
         "tokens": recipe.tokens,
@@ -164,8 +177,9 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
         "optimizer": recipe.optimizer,
         **{name: getattr(recipe, name) for name in LABELS},
         **recipe.other,
-        "batch_sequences": sequences(advice, target),
-        "steps": steps(advice, target),
+        "batch_sequences": batch_sequences,
+        "learning_rate_at_batch_sequences": advice.learning_rate_at(whole),
+        "steps": steps(advice, whole),
         "width": advice.width,
         "depth": advice.depth,
         "level": advice.level,
@@ -198,10 +212,14 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
 
 
 def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
-    """The recommendation as a preset for `carbs-scaling search`: a space with every dimension fixed."""
+    """The recommendation as a preset for `carbs-scaling search`: a space with every dimension fixed.
+
+    The learning rate is that for the batch in whole sequences.
+    """
+    batch_size = sequences(advice, target)
     space: dict[str, Any] = {
-        "learning_rate": float(f"{advice.recipe.learning_rate:.4g}"),
-        "batch_size": sequences(advice, target),
+        "learning_rate": float(f"{advice.learning_rate_at(batch_size * target.sequence_length):.4g}"),
+        "batch_size": batch_size,
         "tokens_per_parameter": float(f"{advice.recipe.tokens / advice.recipe.params:.4g}"),
     }
     searched = ("weight_decay", "beta2")  # the others are no dimension of the space
@@ -215,14 +233,19 @@ def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
 
 
 def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
-    """Fields of `transformers.TrainingArguments` for the recipe."""
+    """Fields of `transformers.TrainingArguments` for the recipe.
+
+    Its rate and steps are those for the batch as devices, sequences and accumulation make it.
+    """
     total = sequences(advice, target)
     per_device = max(1, min(target.sequences_per_device, total // target.devices))
+    accumulated = max(1, round(total / (per_device * target.devices)))
+    batch_tokens = per_device * target.devices * accumulated * target.sequence_length
     arguments = {
-        "learning_rate": float(f"{advice.recipe.learning_rate:.4g}"),
+        "learning_rate": float(f"{advice.learning_rate_at(batch_tokens):.4g}"),
         "per_device_train_batch_size": per_device,
-        "gradient_accumulation_steps": max(1, round(total / (per_device * target.devices))),
-        "max_steps": steps(advice, target),
+        "gradient_accumulation_steps": accumulated,
+        "max_steps": steps(advice, batch_tokens),
         "lr_scheduler_type": "cosine",
     }
     for name, field in (("weight_decay", "weight_decay"), ("beta2", "adam_beta2")):

@@ -1,17 +1,20 @@
 """Advice: compute-optimal split against brute force, targets, shape, formats that other programs read."""
 
+import io
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from carbs_scaling import fit_law
 from carbs_scaling.config import TargetConfig
+from carbs_scaling.laws.peak import peak_learning_rate
 from carbs_scaling.laws.recommend import advise, compute_optimal, halving_flops, shape_for
 from carbs_scaling.laws.runs import LawError
-from carbs_scaling.report.laws import advice_dict, space_overrides, training_arguments
+from carbs_scaling.report.laws import advice_dict, advice_report, space_overrides, training_arguments
 
 TARGET = TargetConfig(None, None, None, sequence_length=1024, head_size=64, devices=2, sequences_per_device=4)
 
@@ -66,6 +69,29 @@ def test_what_other_programs_read(law):
 
     known = set(TrainingArguments.__dataclass_fields__)
     assert set(arguments) <= known
+
+
+@pytest.mark.parametrize(("length", "devices"), [(2**21, 1), (1024, 96), (1024, 1)])
+def test_a_batch_that_is_rounded_moves_the_rate_and_the_steps(law, length, devices):
+    advice = advise(law, params=1e9, tokens=2e10)
+    target = replace(TARGET, sequence_length=length, devices=devices)
+    preset, arguments = space_overrides(advice, target)["space"], training_arguments(advice, target)
+    by_devices = (
+        arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * devices * length
+    )
+    for batch_tokens, rate in (
+        (preset["batch_size"] * length, preset["learning_rate"]),
+        (by_devices, arguments["learning_rate"]),
+    ):
+        best = peak_learning_rate(law, 1e9, 2e10, batch_tokens).learning_rate
+        assert rate == pytest.approx(best, rel=1e-3)
+    assert arguments["max_steps"] == round(2e10 / by_devices)
+    as_json = advice_dict(law, advice, target)
+    assert as_json["learning_rate"] == advice.recipe.learning_rate
+    assert as_json["learning_rate_at_batch_sequences"] == pytest.approx(preset["learning_rate"], rel=1e-3)
+    with io.StringIO() as written:
+        Console(file=written, width=200).print(advice_report(law, advice, target))
+        assert ("in whole sequences" in written.getvalue()) == (length > 1024)
 
 
 def test_more_runs_halve_the_part_of_the_interval_that_runs_can(law):
