@@ -53,11 +53,11 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
         )
     if table.collapsed:
         said.append(
-            f"{table.collapsed} runs ended half again above one of no more parameters and tokens, or worse: "
-            "they count as diverged"
+            "runs that ended half again above one of no more parameters and tokens, or worse, count as "
+            f"diverged: {table.collapsed}"
         )
     if table.again:
-        said.append(f"{table.again} rows are the same as another in every column: they count once")
+        said.append(f"rows the same as another in every column count once: {table.again} left out")
     if len(table) < FEW_RUNS:
         said.append(
             f"{len(table)} runs fit almost any law: the interval of the loss is narrower than it should be"

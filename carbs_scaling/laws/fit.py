@@ -126,8 +126,8 @@ def _without_cliff(
         beyond = again
         better, rested, said_then = _fit_with_others(table.take(~beyond), centre, prior, starts)
     left_out = (
-        f"{beyond.sum()} runs at high learning rates lie above the rest as beyond a cliff, not as on a wall: "
-        "they are left out"
+        "runs at high learning rates that lie above the rest as beyond a cliff, not as on a wall, are left "
+        f"out: {beyond.sum()}"
     )
     return replace(better, support=everything), rested, [*said_then, left_out]
 
