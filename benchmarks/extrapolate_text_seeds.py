@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from extrapolate_text import SEQUENCE_LENGTH, law_of
+from _laboratory import SEQUENCE_LENGTH
+from extrapolate_text import law_of
 from scipy.spatial import Delaunay
 
 from carbs_scaling.laws.peak import peak_learning_rate

@@ -81,8 +81,7 @@ def peak_learning_rate(
         raise LawError(f"the law was fitted to runs of {law.optimizer} and says nothing about {optimizer}")
     best = law.recommend(params, tokens)
     batch = best.batch_tokens if batch_tokens is None else float(batch_tokens)
-    off_best = (batch / best.batch_tokens) ** law.parameter("a_B")
-    return Peak(best.learning_rate * off_best, batch, "fitted law")
+    return Peak(best.learning_rate_at(batch), batch, "fitted law")
 
 
 def _published_peak(

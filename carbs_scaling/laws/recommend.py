@@ -50,7 +50,6 @@ class Advice:
         published: what each published law says here.
         halving_flops: FLOPs of further search that would about halve the learning rate's interval; None where
             scatter between cells, which no search takes away, is most of it, or where no rate was searched.
-        batch_exponent: of the best learning rate in the batch, off the recommended one.
     """
 
     recipe: Recommendation
@@ -61,11 +60,6 @@ class Advice:
     width: int | None
     published: tuple[tuple[PublishedLaw, PublishedRecipe], ...]
     halving_flops: float | None
-    batch_exponent: float
-
-    def learning_rate_at(self, batch_tokens: float) -> float:
-        """Peak for a batch of so many tokens, which need not be the recommended one."""
-        return self.recipe.learning_rate * (batch_tokens / self.recipe.batch_tokens) ** self.batch_exponent
 
 
 def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: int = 400) -> ComputeOptimal:
@@ -155,7 +149,6 @@ def advise(
         width=width,
         published=tuple((published, published.recipe(params, tokens)) for published in LAWS),
         halving_flops=halving_flops(law, params, tokens),
-        batch_exponent=law.parameter("a_B"),
     )
 
 

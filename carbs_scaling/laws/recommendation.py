@@ -21,6 +21,7 @@ class Recommendation:
         batch_tokens: tokens a step.
         loss: expected final loss.
         draws: of (ln learning rate, ln batch tokens, loss), shape (m, 3).
+        batch_exponent: of the best learning rate in the batch, off `batch_tokens`.
         extrapolation: how far N and D lie beyond the runs, as factors; 1 inside.
         optimizer: that the law is for.
         notes: what to keep in mind, one line each.
@@ -35,6 +36,7 @@ class Recommendation:
     batch_tokens: float
     loss: float
     draws: np.ndarray
+    batch_exponent: float
     extrapolation: tuple[float, float]
     optimizer: str = ""
     notes: tuple[str, ...] = ()
@@ -45,6 +47,10 @@ class Recommendation:
     def flops(self) -> float:
         """6 N D."""
         return 6.0 * self.params * self.tokens
+
+    def learning_rate_at(self, batch_tokens: float) -> float:
+        """The best peak for a batch of so many tokens, such as `batch_tokens` in whole sequences."""
+        return self.learning_rate * (batch_tokens / self.batch_tokens) ** self.batch_exponent
 
     def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
         """Bounds of `learning_rate`, `batch_tokens`, `loss` or a name of `other`, with probability `level`.

@@ -239,8 +239,8 @@ class ScalingLaw:
         if batch < low[3] / 2 or batch > 2 * high[3]:
             notes.append(
                 f"the law's best batch, {batch:.3g} tokens, lies outside all that were tried "
-                f"({low[3]:.3g} to {high[3]:.3g}), and the learning rate is for it: at another batch take "
-                "carbs_scaling.laws.peak.peak_learning_rate"
+                f"({low[3]:.3g} to {high[3]:.3g}), and the learning rate is for it: for another batch "
+                "ask learning_rate_at(batch_tokens)"
             )
         if batch > tokens:
             notes.append("the law's batch is larger than all tokens: this target is out of its reach")
@@ -251,6 +251,7 @@ class ScalingLaw:
             batch_tokens=batch,
             loss=float(self.loss(params, tokens)),
             draws=draws,
+            batch_exponent=self.parameter("a_B"),
             extrapolation=beyond,
             optimizer=self.optimizer,
             notes=tuple(notes),

@@ -137,7 +137,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
     if abs(whole / recipe.batch_tokens - 1) > ROUNDED:
         notes.append(
             f"in whole sequences of {target.sequence_length:,} the batch is {whole:,} tokens: the peak for "
-            f"that is {scientific(advice.learning_rate_at(whole), 3)}, as yaml and training_arguments have it"
+            f"that is {scientific(recipe.learning_rate_at(whole), 3)}, as yaml and training_arguments have it"
         )
     if advice.halving_flops is not None:
         notes.append(
@@ -178,7 +178,7 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
         **{name: getattr(recipe, name) for name in LABELS},
         **recipe.other,
         "batch_sequences": batch_sequences,
-        "learning_rate_at_batch_sequences": advice.learning_rate_at(whole),
+        "learning_rate_at_batch_sequences": recipe.learning_rate_at(whole),
         "steps": steps(advice, whole),
         "width": advice.width,
         "depth": advice.depth,
@@ -218,7 +218,7 @@ def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
     """
     batch_size = sequences(advice, target)
     space: dict[str, Any] = {
-        "learning_rate": float(f"{advice.learning_rate_at(batch_size * target.sequence_length):.4g}"),
+        "learning_rate": float(f"{advice.recipe.learning_rate_at(batch_size * target.sequence_length):.4g}"),
         "batch_size": batch_size,
         "tokens_per_parameter": float(f"{advice.recipe.tokens / advice.recipe.params:.4g}"),
     }
@@ -242,7 +242,7 @@ def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
     accumulated = max(1, round(total / (per_device * target.devices)))
     batch_tokens = per_device * target.devices * accumulated * target.sequence_length
     arguments = {
-        "learning_rate": float(f"{advice.learning_rate_at(batch_tokens):.4g}"),
+        "learning_rate": float(f"{advice.recipe.learning_rate_at(batch_tokens):.4g}"),
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": accumulated,
         "max_steps": steps(advice, batch_tokens),
