@@ -11,8 +11,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from carbs_scaling.surrogate.history import read_history
-from carbs_scaling.surrogate.space import LegalSpace
+from carbs_scaling.ledger.history import read_history
+from carbs_scaling.space.projection import LegalSpace
 
 
 class AxSampler(BaseSampler):

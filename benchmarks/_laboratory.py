@@ -6,10 +6,10 @@ from pathlib import Path
 
 from carbs_scaling.compute.flops import ModelShape, flops_per_token
 from carbs_scaling.config import SearchConfig
-from carbs_scaling.report.files import write_atomically
-from carbs_scaling.training.data import PreparedText
+from carbs_scaling.data.token_files import PreparedText
+from carbs_scaling.files import write_atomically
 from carbs_scaling.training.loop import TrainingJob, train
-from carbs_scaling.training.outcome import Recipe, Status
+from carbs_scaling.trial import Recipe, Status
 
 SEQUENCE_LENGTH = 64  # short, so that a batch can be as small as the smallest models want it
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
-from carbs_scaling.laws import surface
-from carbs_scaling.laws.hold_out import swept_loss
-from carbs_scaling.laws.mixed import fit_surface
-from carbs_scaling.laws.surface_prior import SurfacePrior, weak_prior
+from carbs_scaling.laws.fit.hold_out import swept_loss
+from carbs_scaling.laws.fit.mixed import fit_surface
+from carbs_scaling.laws.form import law as surface
+from carbs_scaling.laws.prior.prior import SurfacePrior, weak_prior
 
 NAMES = ("learning_rate", "batch_tokens", "loss")
 FIT_MAX_PARAMS = 4.3e8
@@ -36,7 +36,7 @@ def smoothed_optimum(points: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray
     """The floor of one cell's own valley, and its standard errors: each (ln rate, ln batch, loss).
 
     The best of forty runs is the luckiest of those near the floor, on a grid. This is the valley of
-    `carbs_scaling.laws.surface` through the better half of the cell's runs, with no law behind it.
+    `carbs_scaling.laws.form.law` through the better half of the cell's runs, with no law behind it.
 
     Args:
         points: ln learning rate and ln batch tokens, shape (n, 2).

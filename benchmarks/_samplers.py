@@ -8,12 +8,12 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from carbs_scaling.baselines.build import build_baseline
-from carbs_scaling.baselines.projected import ProjectedSampler
 from carbs_scaling.errors import BudgetSpent
-from carbs_scaling.sampler import CarbsSampler, new_study
-from carbs_scaling.surrogate.encoding import Encoding
-from carbs_scaling.surrogate.space import LegalSpace
+from carbs_scaling.samplers.baselines.build import build_baseline
+from carbs_scaling.samplers.baselines.projected import ProjectedSampler
+from carbs_scaling.samplers.carbs import CarbsSampler, new_study
+from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.space.projection import LegalSpace
 
 ABLATIONS = {
     "ours": {},

@@ -26,9 +26,9 @@ from _samplers import Task, build, spend
 from scipy.special import logsumexp
 
 from carbs_scaling.frontier import pareto_front
-from carbs_scaling.sampler import CarbsSampler
-from carbs_scaling.surrogate.history import History, read_history
-from carbs_scaling.surrogate.space import point_key
+from carbs_scaling.ledger.history import History, read_history
+from carbs_scaling.samplers.carbs import CarbsSampler
+from carbs_scaling.space.projection import point_key
 
 CUTS = (10, 16, 24, 32, 40)
 # A score below this is counted as this: else one run that was thought impossible is the whole mean.
@@ -189,8 +189,8 @@ def studies_source(folders: list[Path]) -> Source:
 
     from carbs_scaling.cli import configuration_folder
     from carbs_scaling.config import SearchConfig, StudyConfig, load_config
+    from carbs_scaling.ledger.study import Study
     from carbs_scaling.search import build_sampler, build_space
-    from carbs_scaling.study import Study
 
     with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
         config = load_config(SearchConfig, compose("search"))

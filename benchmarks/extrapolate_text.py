@@ -35,13 +35,13 @@ from scipy.stats import qmc
 from carbs_scaling import fit_law
 from carbs_scaling.cli import configuration_folder
 from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.data.token_files import prepare_text
 from carbs_scaling.errors import BudgetSpent
-from carbs_scaling.laws.peak import peak_learning_rate
+from carbs_scaling.laws.recommend.peak import peak_learning_rate
 from carbs_scaling.laws.scaling_law import ScalingLaw
-from carbs_scaling.sampler import CarbsSampler, new_study
-from carbs_scaling.space import Space
-from carbs_scaling.training.data import prepare_text
-from carbs_scaling.training.outcome import Recipe
+from carbs_scaling.samplers.carbs import CarbsSampler, new_study
+from carbs_scaling.tasks.language_model_space import Space
+from carbs_scaling.trial import Recipe
 
 # Learning rates of the first sweep: all that anybody uses, at little more than a factor of 3.
 SWEEP = {"adamw": np.geomspace(3e-4, 1.0, 8), "sgd": np.geomspace(3e-3, 30.0, 9)}

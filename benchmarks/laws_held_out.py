@@ -17,7 +17,7 @@ from _laws_table import targets, write
 from _runs_table import read_table
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.published import BY_NAME
+from carbs_scaling.laws.prior.published import BY_NAME
 
 MIN_CELL_RUNS = 6
 PUBLISHED = ("Step Law", "DeepSeek")

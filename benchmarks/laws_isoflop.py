@@ -16,7 +16,7 @@ import pandas as pd
 from _laws_table import write
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.recommend import compute_optimal
+from carbs_scaling.laws.recommend.advice import compute_optimal
 
 COLUMNS = {
     "parameter_count": "params",

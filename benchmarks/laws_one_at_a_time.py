@@ -17,7 +17,7 @@ import pandas as pd
 from _laws_table import write
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.published import BY_NAME
+from carbs_scaling.laws.prior.published import BY_NAME
 
 SEQUENCE_LENGTH = 4096
 # Non-embedding parameters of what the captions call 130m and so on: 20 of them are the tokens of their runs.

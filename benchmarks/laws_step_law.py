@@ -23,7 +23,7 @@ from _laws_table import FIT_MAX_PARAMS, NAMES, TARGET_MIN_PARAMS, arguments, tar
 from _runs_table import read_table
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.published import BY_NAME
+from carbs_scaling.laws.prior.published import BY_NAME
 
 FLOPS_LIMIT = 1e21
 SEARCH_TARGET = (1.07e9, 8e9)  # the middle of the five cells in ln D
@@ -204,7 +204,7 @@ def searched_runs(path: str, count: int, seed: int, target: tuple[float, float] 
     from _replay_table import ReplayTable
     from _samplers import Task, spend
 
-    from carbs_scaling.sampler import CarbsSampler, new_study
+    from carbs_scaling.samplers.carbs import CarbsSampler, new_study
 
     seen = ReplayTable(path, max_params=FIT_MAX_PARAMS)
     sampler = CarbsSampler(

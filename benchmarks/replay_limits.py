@@ -21,11 +21,13 @@ from _runs_table import read_table
 from _samplers import Task, build, spend
 from replay import AROUND, MARKS, regret_at
 
-from carbs_scaling import fit_law, proposals, surrogate
-from carbs_scaling.acquisition import FrontLevels, expected_front_gain
+from carbs_scaling import fit_law
+from carbs_scaling.acquisition.front_gain import FrontLevels, expected_front_gain
 from carbs_scaling.laws.loss import law_floor, law_value
 from carbs_scaling.laws.loss_fit import fit_law_map
 from carbs_scaling.laws.loss_prior import law_prior, nearly_additive
+from carbs_scaling.samplers import candidates, target_search
+from carbs_scaling.surrogate import model
 
 DESIGN_SHARE = 0.004
 
@@ -107,10 +109,10 @@ def know_the_law(path: str) -> None:
             known[centre] = theta
         return replace(prior, mean=known[centre], sd=0.1 * prior.sd, shared=0.1 * prior.shared)
 
-    for module in (surrogate.gp, surrogate.candidates, proposals.target):
+    for module in (model, candidates, target_search):
         module.law_prior = informed
     # What the search believes of gamma before it has seen anything must not overrule what it is told.
-    surrogate.gp.nearly_additive = lambda prior: prior
+    model.nearly_additive = lambda prior: prior
 
 
 def main() -> None:

@@ -20,13 +20,19 @@ import pandas as pd
 from scipy.optimize import least_squares, minimize_scalar, nnls
 from scipy.stats import spearmanr
 
-from carbs_scaling.laws.schedule import SCHEDULE_LAWS, FunctionalLaw, MultiPowerLaw, Schedule, law_to_dict
-from carbs_scaling.laws.schedule_fit import (
+from carbs_scaling.laws.schedules.fit import (
     LossCurve,
     agreement,
     best_schedule,
     fit_schedule_law,
     rank_schedules,
+)
+from carbs_scaling.laws.schedules.law import (
+    SCHEDULE_LAWS,
+    FunctionalLaw,
+    MultiPowerLaw,
+    Schedule,
+    law_to_dict,
 )
 
 FITTED = ("constant_24000", "cosine_24000")

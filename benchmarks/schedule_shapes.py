@@ -16,9 +16,9 @@ from hydra import compose, initialize_config_dir
 
 from carbs_scaling.compute.flops import ModelShape
 from carbs_scaling.config import DataConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig
-from carbs_scaling.training.data import PreparedText, prepare_text
+from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.training.loop import TrainingJob, train
-from carbs_scaling.training.outcome import Recipe
+from carbs_scaling.trial import Recipe
 
 SHAPES = {
     "constant": ScheduleConfig("constant", 1.0, 0.2, "linear", 1.0),

@@ -22,8 +22,11 @@ import torch
 from carbs_scaling.compute.flops import ModelShape, flops_per_token
 from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.data.token_files import PreparedText
+from carbs_scaling.data.tokenization import token_dtype
+from carbs_scaling.data.windows import training_order, training_windows
 from carbs_scaling.executors.memory import activation_size
-from carbs_scaling.training.data import PreparedText
+from carbs_scaling.models.build import build_model
 from carbs_scaling.training.loop import (
     TrainingJob,
     choose_device,
@@ -31,11 +34,8 @@ from carbs_scaling.training.loop import (
     micro_batch_size,
     train,
 )
-from carbs_scaling.training.models import build_model
-from carbs_scaling.training.outcome import Recipe, Status
 from carbs_scaling.training.step import accumulate_gradients
-from carbs_scaling.training.tokenization import token_dtype
-from carbs_scaling.training.windows import training_order, training_windows
+from carbs_scaling.trial import Recipe, Status
 
 CONVENTION = "6N+head+attention"
 # (width, depth, sequences a step, each of --sequence-length tokens)

@@ -6,9 +6,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "CarbsSampler": "carbs_scaling.sampler",
-    "fit_law": "carbs_scaling.laws.fit",
-    "law_scheduler": "carbs_scaling.schedulers",
+    "CarbsSampler": "carbs_scaling.samplers.carbs",
+    "fit_law": "carbs_scaling.laws.fit.fit_law",
+    "law_scheduler": "carbs_scaling.training.law_scheduler",
 }
 __all__ = ["CarbsSampler", "__version__", "fit_law", "law_scheduler"]
 

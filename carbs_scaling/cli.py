@@ -30,19 +30,19 @@ class Verb:
 
 VERBS = {
     "search": Verb(
-        "spend a FLOP budget on training runs, or go on with a study", "carbs_scaling.verbs.search"
+        "spend a FLOP budget on training runs, or go on with a study", "carbs_scaling.commands.search"
     ),
-    "front": Verb("the front of a study as a table, a file and plots", "carbs_scaling.verbs.front"),
+    "front": Verb("the front of a study as a table, a file and plots", "carbs_scaling.commands.front"),
     "compare": Verb(
-        "studies side by side, such as a search and its baselines", "carbs_scaling.verbs.compare"
+        "studies side by side, such as a search and its baselines", "carbs_scaling.commands.compare"
     ),
-    "fit": Verb("the scaling law of a study or of any table of runs", "carbs_scaling.verbs.fit"),
+    "fit": Verb("the scaling law of a study or of any table of runs", "carbs_scaling.commands.fit"),
     "curves": Verb(
         "convergence against model size, and the critical batch, from loss curves",
-        "carbs_scaling.verbs.curves",
+        "carbs_scaling.commands.curves",
     ),
     "recommend": Verb(
-        "a recipe with intervals for a model too large to search at", "carbs_scaling.verbs.recommend"
+        "a recipe with intervals for a model too large to search at", "carbs_scaling.commands.recommend"
     ),
 }
 

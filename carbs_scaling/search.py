@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carbs_scaling.config import SearchConfig, to_dict
+from carbs_scaling.data.token_files import PreparedText, prepare_text
+from carbs_scaling.data.windows import training_windows, validation_windows
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.executors import Executor
 from carbs_scaling.executors.memory import memory_limit
-from carbs_scaling.proposals.configured import PRESETS, carbs_options
-from carbs_scaling.record import TrialRecord
-from carbs_scaling.report.curves import last_point, read_curve
+from carbs_scaling.ledger.curves import last_point, read_curve
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.study import Study, sole_coordinator, spent_flops
 from carbs_scaling.report.live import SearchDisplay
-from carbs_scaling.sampler import CarbsSampler
-from carbs_scaling.space import Space
-from carbs_scaling.study import Study, sole_coordinator, spent_flops
-from carbs_scaling.surrogate.encoding import Encoding
-from carbs_scaling.surrogate.space import LegalSpace
-from carbs_scaling.training.data import PreparedText, prepare_text
+from carbs_scaling.samplers.carbs import CarbsSampler
+from carbs_scaling.samplers.configured import PRESETS, carbs_options
+from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.tasks.language_model_space import Space
 from carbs_scaling.training.loop import TrainingJob
-from carbs_scaling.training.outcome import Status, TrialOutcome
-from carbs_scaling.training.windows import training_windows, validation_windows
+from carbs_scaling.trial import Status, TrialOutcome
 
 if TYPE_CHECKING:
-    from carbs_scaling.baselines.projected import ProjectedSampler
+    from carbs_scaling.samplers.baselines.projected import ProjectedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def build_sampler(config: SearchConfig, space: Space) -> "CarbsSampler | Project
                 allowed=limit,
                 **carbs_options(name, {"overhead_flops": config.budget.trial_overhead_flops, **options}),
             )
-        from carbs_scaling.baselines.build import BASELINES, build_baseline
+        from carbs_scaling.samplers.baselines.build import BASELINES, build_baseline
 
         if name not in BASELINES:
             raise ConfigError(f"sampler.name={name} is not one of {', '.join((*PRESETS, *BASELINES))}")

@@ -12,12 +12,12 @@ from rich.console import Console
 from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.errors import CarbsScalingError, ConfigError, StudyError
 from carbs_scaling.executors.memory import gpu_share_bytes, memory_limit
+from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.front import front_rows
 from carbs_scaling.report.live import SearchDisplay
-from carbs_scaling.sampler import new_study
+from carbs_scaling.samplers.carbs import new_study
 from carbs_scaling.search import Search, build_sampler, build_space, study_identity
-from carbs_scaling.study import Study, spent_flops
-from carbs_scaling.training.outcome import Status, TrialOutcome
+from carbs_scaling.trial import Status, TrialOutcome
 
 BUDGET_FLOPS = 1.5e9
 TINY = (

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from carbs_scaling.training.outcome import Status, TrialOutcome
+from carbs_scaling.trial import Status, TrialOutcome
 
 logger = logging.getLogger(__name__)
 

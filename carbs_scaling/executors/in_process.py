@@ -4,7 +4,7 @@ from collections import deque
 
 from carbs_scaling.executors import or_machine_failure
 from carbs_scaling.training.loop import TrainingJob, train
-from carbs_scaling.training.outcome import TrialOutcome
+from carbs_scaling.trial import TrialOutcome
 
 
 class InProcessExecutor:

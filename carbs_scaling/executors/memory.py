@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.config import ExecutorConfig, SearchConfig
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.space import Point, Space
+from carbs_scaling.tasks.language_model_space import Point, Space
 from carbs_scaling.training.loop import micro_batch_size
 
 # The rest is for holes between the allocator's blocks, and at least so many bytes a worker for the CUDA

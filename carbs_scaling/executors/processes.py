@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from carbs_scaling.executors import machine_failure, or_machine_failure
-from carbs_scaling.training.outcome import Status, TrialOutcome
+from carbs_scaling.trial import Status, TrialOutcome
 
 # On a busy machine the coordinator should get its fraction of a second at once: workers yield to it.
 WORKER_NICENESS = 10

@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-from carbs_scaling.laws.runs import LawError
+from carbs_scaling.laws.runs.table import LawError
 
 HUBER = (
     1e-3  # of log loss, as published; far below the residuals' spread, so close to least absolute deviations

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from carbs_scaling.laws import surface
-from carbs_scaling.laws.bends import LOSS_WANDERING, bend_basis, doubt_beyond
-from carbs_scaling.laws.other_laws import OtherLaw, log_values, places_of
-from carbs_scaling.laws.recommendation import Recommendation
-from carbs_scaling.laws.runs import LawError, RunTable, positive_number
+from carbs_scaling.laws.form import law as surface
+from carbs_scaling.laws.form.bends import LOSS_WANDERING, bend_basis, doubt_beyond
+from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
+from carbs_scaling.laws.recommend.recipe import Recommendation
+from carbs_scaling.laws.runs.table import LawError, RunTable, positive_number
 from carbs_scaling.laws.support import HeldOut, Support
 
 # 1 had no `prior` and no `others`; up to 2 bends went on beyond the runs without levelling off. They are read
@@ -34,7 +34,7 @@ class ScalingLaw:
     Args:
         theta: values of `surface.NAMES`, relative to `centre`.
         bend: second-order terms of the logs of best rate, best batch and reducible loss, 3 x 3 (2 x 3 in laws
-            of format 1), as in `carbs_scaling.laws.bends`.
+            of format 1), as in `carbs_scaling.laws.form.bends`.
         covariance: of theta and bend, 28 x 28.
         centre: (ln N0, ln D0, ln e0, ln B0).
         reach: ((lowest, highest) centred ln N, the same of ln D) of the runs.
@@ -191,7 +191,7 @@ class ScalingLaw:
         return total
 
     def places(self, table: RunTable) -> np.ndarray:
-        """Where runs lie in the terms of `carbs_scaling.laws.other_laws`, shape (n, 5)."""
+        """Where runs lie in the terms of `carbs_scaling.laws.hyperparameters.law`, shape (n, 5)."""
         off_rate = np.log(table.learning_rate / self.learning_rate(table.params, table.tokens))
         off_batch = np.log(table.batch_tokens / self.batch_tokens(table.params, table.tokens))
         return places_of(*self._centred(table.params, table.tokens), off_rate, off_batch)
@@ -269,7 +269,7 @@ class ScalingLaw:
 
         Where rate and batch bend, the exponents are those over the decade beyond the runs, from their largest
         N and D to ten times as much, so that a recipe worked out by hand is the one that `recommend` gives
-        there; n and d of the loss level off beyond the runs (`carbs_scaling.laws.bends`).
+        there; n and d of the loss level off beyond the runs (`carbs_scaling.laws.form.bends`).
         """
         n0, d0 = self.support.high[0], self.support.high[1]
         rate, batch = float(self.learning_rate(n0, d0)), float(self.batch_tokens(n0, d0))
@@ -339,7 +339,7 @@ class ScalingLaw:
 
     def save(self, path: str | Path) -> Path:
         """Writes it as JSON."""
-        from carbs_scaling.report.files import write_atomically
+        from carbs_scaling.files import write_atomically
 
         return write_atomically(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 

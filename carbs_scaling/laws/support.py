@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbs_scaling.laws.runs import MIN_VARIATION
+from carbs_scaling.laws.runs.table import MIN_VARIATION
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Support:
         total_flops: 6 N D summed.
         shape: ln(width / depth) of each size's best run against ln N, as (intercept, slope, residual sd);
             None where the table has no depth and width.
-        by_rule: which of learning_rate and batch_tokens follow from the rest (`carbs_scaling.laws.rules`).
+        by_rule: which of learning_rate and batch_tokens follow from the rest (`laws.runs.rules`).
     """
 
     source: str

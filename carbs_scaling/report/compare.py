@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from carbs_scaling.frontier import hypervolume, pareto_front
+from carbs_scaling.numbers import scientific
 from carbs_scaling.report.figures import GREY, INK, SIZE_INCHES, _scale_flops, _scale_loss
 from carbs_scaling.report.laws_figures import _write
-from carbs_scaling.report.numbers import scientific
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

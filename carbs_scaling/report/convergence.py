@@ -11,12 +11,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from carbs_scaling.laws.batch import kaplan_critical_batch, zhang_critical_batch
-from carbs_scaling.laws.convergence import Convergence, Interval
-from carbs_scaling.laws.loss_curves import RunCurve, steady_part
+from carbs_scaling.laws.convergence.law import Convergence, Interval
+from carbs_scaling.laws.convergence.loss_curves import RunCurve, steady_part
+from carbs_scaling.laws.recommend.batch import kaplan_critical_batch, zhang_critical_batch
+from carbs_scaling.numbers import compact, log_ticks, scientific
 from carbs_scaling.report.figures import ALARM, FAINT, GREY, INK
 from carbs_scaling.report.laws_figures import _colours, _finish, _write
-from carbs_scaling.report.numbers import compact, log_ticks, scientific
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

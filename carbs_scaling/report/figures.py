@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from carbs_scaling.record import TrialRecord
-from carbs_scaling.report.files import write_atomically
+from carbs_scaling.files import write_atomically
+from carbs_scaling.laws.front_law import PowerLaw
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.numbers import compact, log_ticks, scientific
 from carbs_scaling.report.front import completed_records, front_records
-from carbs_scaling.report.numbers import compact, log_ticks, scientific
-from carbs_scaling.report.power_law import PowerLaw
-from carbs_scaling.training.outcome import Status
+from carbs_scaling.trial import Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

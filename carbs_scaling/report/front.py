@@ -12,10 +12,10 @@ from statistics import fmean
 from typing import Any
 
 from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.files import write_atomically
 from carbs_scaling.frontier import pareto_front
-from carbs_scaling.record import TrialRecord
-from carbs_scaling.report.files import write_atomically
-from carbs_scaling.report.power_law import PowerLaw, fit_power_law
+from carbs_scaling.laws.front_law import PowerLaw, fit_power_law
+from carbs_scaling.ledger.record import TrialRecord
 
 # Present in every row, in this order; FLOPs in the other conventions and the provenance follow.
 COLUMNS = (

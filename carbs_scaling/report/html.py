@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from carbs_scaling.record import TrialRecord
+from carbs_scaling.files import write_atomically
+from carbs_scaling.laws.front_law import PowerLaw
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.numbers import clock_text, compact, log_ticks, scientific
 from carbs_scaling.report.figures import FAILURE_MARKS, LAW_REACH, TOP_BAND, axis_limits, short
-from carbs_scaling.report.files import write_atomically
 from carbs_scaling.report.front import completed_records, front_records, front_rows
-from carbs_scaling.report.numbers import clock_text, compact, log_ticks, scientific
-from carbs_scaling.report.power_law import PowerLaw
 from carbs_scaling.report.table import shown_columns
 
 if TYPE_CHECKING:

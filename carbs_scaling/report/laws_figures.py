@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from carbs_scaling.laws.fit import ScalingLaw, cells_of
-from carbs_scaling.laws.runs import RunTable
+from carbs_scaling.files import write_atomically
+from carbs_scaling.laws.fit.fit_law import ScalingLaw, cells_of
+from carbs_scaling.laws.runs.table import RunTable
+from carbs_scaling.numbers import compact, log_ticks
 from carbs_scaling.report.figures import DOTS_PER_INCH, FAINT, GREY, INK, LAW_COLOUR, _installed_fonts, short
-from carbs_scaling.report.files import write_atomically
-from carbs_scaling.report.numbers import compact, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from carbs_scaling.record import TrialRecord
-from carbs_scaling.report.numbers import clock_text, compact, exact_or_compact, rough_duration, scientific
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.numbers import clock_text, compact, exact_or_compact, rough_duration, scientific
 from carbs_scaling.report.progress import SearchProgress
-from carbs_scaling.training.outcome import Recipe, Status
+from carbs_scaling.trial import Recipe, Status
 
 REFRESH_SECONDS = 0.25  # at least, between two frames
 SLOWEST_REFRESH_SECONDS = 1.0

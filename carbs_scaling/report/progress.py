@@ -5,8 +5,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from carbs_scaling.record import TrialRecord
-from carbs_scaling.training.outcome import Status
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.trial import Status
 
 SAMPLE_SECONDS = 1.0  # between two measurements of what has been done
 MIN_SECONDS = 5.0  # below this a rate says more about start-up than about training

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from carbs_scaling.report.numbers import compact, exact_or_compact, scientific
+from carbs_scaling.numbers import compact, exact_or_compact, scientific
 
 Row = dict[str, Any]
 

@@ -1,1 +1,1 @@
-"""What is believed about a run before it is made: loss law, Gaussian process, feasibility."""
+"""The Gaussian-process surrogate whose prior mean is the scaling law, and the feasibility model."""

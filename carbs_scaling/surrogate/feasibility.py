@@ -14,8 +14,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr
 
 from carbs_scaling.laws.loss import best_rate_feature
-from carbs_scaling.surrogate.history import History
-from carbs_scaling.surrogate.space import Candidates, LegalSpace
+from carbs_scaling.ledger.history import History
+from carbs_scaling.space.projection import Candidates, LegalSpace
 
 # Prior label where nothing is known: ends with probability 0.93 after the squashing below.
 _PRIOR = 1.5

@@ -15,14 +15,20 @@ from torch import nn
 
 from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.data.token_files import PreparedText
+from carbs_scaling.data.windows import (
+    TokenWindows,
+    training_order,
+    training_windows,
+    validation_indices,
+    validation_windows,
+)
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.models.build import build_model
+from carbs_scaling.optimizers.build import build_optimizer
 from carbs_scaling.training.curve import LossCurve, point_interval
-from carbs_scaling.training.data import PreparedText
 from carbs_scaling.training.divergence import DivergenceCheck
-from carbs_scaling.training.models import build_model
 from carbs_scaling.training.noise_scale import NoiseMeter
-from carbs_scaling.training.optimizers import build_optimizer
-from carbs_scaling.training.outcome import Recipe, Status, TrialOutcome
 from carbs_scaling.training.schedules import build_scheduler
 from carbs_scaling.training.step import (
     GraphedStep,
@@ -32,13 +38,7 @@ from carbs_scaling.training.step import (
     is_out_of_memory,
     window_loss,
 )
-from carbs_scaling.training.windows import (
-    TokenWindows,
-    training_order,
-    training_windows,
-    validation_indices,
-    validation_windows,
-)
+from carbs_scaling.trial import Recipe, Status, TrialOutcome
 
 # Steps between two looks at the loss: each look waits for the GPU.
 CHECK_STEPS = 16

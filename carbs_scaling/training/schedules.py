@@ -13,7 +13,7 @@ def decay_factor(shape: str, progress: float, exponent: float = 1.0) -> float:
     Args:
         shape: `linear`; `cosine` (half a wave); `sqrt`, 1 - sqrt(progress), steep at first (Haegele et al.
             2024, arXiv 2405.18392); or `power`, (1 - progress)^exponent, which the SDE of SGD and Adam asks
-            for (`carbs_scaling.laws.sde`).
+            for (`carbs_scaling.laws.schedules.sde`).
         progress: share of the decay that is over, in [0, 1].
         exponent: read by `power` only.
 

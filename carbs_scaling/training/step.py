@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from carbs_scaling.training.models import logits
+from carbs_scaling.models.build import logits
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from carbs_scaling.compute.flops import (
     flops_per_token,
     training_flops,
 )
-from carbs_scaling.training.models import build_model
+from carbs_scaling.models.build import build_model
 from carbs_scaling.training.step import accumulate_gradients
 
 SIZES = [(32, 1, 16, 256, 64), (64, 3, 16, 512, 128), (128, 2, 32, 1000, 32)]

@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 from carbs_scaling.compute.flops import ModelShape
 from carbs_scaling.compute.memory import activation_bytes, parameter_count, training_memory_bytes
+from carbs_scaling.models.build import build_model
 from carbs_scaling.training import step
-from carbs_scaling.training.models import build_model
 
 # (width, depth, head size, vocabulary, sequence length), sequences: bytes and narrow; deep; a vocabulary
 # that holds nearly all of the memory; wide, where weights and matrices do.

@@ -10,7 +10,7 @@ import pytest
 
 from carbs_scaling.executors import processes
 from carbs_scaling.executors.processes import ProcessExecutor, worker_environments
-from carbs_scaling.training.outcome import Status, TrialOutcome
+from carbs_scaling.trial import Status, TrialOutcome
 
 
 class Job:

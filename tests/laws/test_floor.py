@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from carbs_scaling.laws.floor import FloorLaw, fit_floor
-from carbs_scaling.laws.runs import LawError
+from carbs_scaling.laws.runs.table import LawError
 
 TRUE = FloorLaw(1.8, 480.0, 0.35, 2000.0, 0.37)
 

@@ -13,7 +13,7 @@ from carbs_scaling.laws.loss_prior import (
     published_learning_rate,
     published_losses,
 )
-from carbs_scaling.laws.published import BY_NAME
+from carbs_scaling.laws.prior.published import BY_NAME
 
 ALL = (True, True, True, True)
 

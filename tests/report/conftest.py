@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from carbs_scaling.compute.flops import ModelShape, flops_by_convention
-from carbs_scaling.record import TrialRecord
-from carbs_scaling.training.outcome import Recipe, Status, TrialOutcome
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.trial import Recipe, Status, TrialOutcome
 
 CONVENTION = "6N+head+attention"
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from carbs_scaling.laws.convergence_fit import fit_convergence
-from carbs_scaling.laws.loss_curves import RunCurve
+from carbs_scaling.laws.convergence.fit import fit_convergence
+from carbs_scaling.laws.convergence.loss_curves import RunCurve
+from carbs_scaling.ledger.curves import curve_path, held_out_gap, run_curves
 from carbs_scaling.report.convergence import convergence_dict, convergence_report, draw_convergence_png
-from carbs_scaling.report.curves import curve_path, held_out_gap, run_curves
-from carbs_scaling.training.outcome import Status
+from carbs_scaling.trial import Status
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from carbs_scaling.report.figures import draw_front_png, spread_out
 from carbs_scaling.report.front import front_law, front_records
 from carbs_scaling.report.html import recipe_text, write_front_html
-from carbs_scaling.training.outcome import Status
+from carbs_scaling.trial import Status
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -7,7 +7,7 @@ import pytest
 
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.report.front import COLUMNS, front_law, front_rows, write_front
-from carbs_scaling.training.outcome import Status
+from carbs_scaling.trial import Status
 
 
 def brute_force_front(records):

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from carbs_scaling.report.live import SearchDisplay, bar
-from carbs_scaling.training.outcome import Status
+from carbs_scaling.trial import Status
 
 
 class Clock:

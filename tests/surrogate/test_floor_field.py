@@ -6,9 +6,9 @@ import torch
 
 from carbs_scaling.laws.loss_prior import law_prior
 from carbs_scaling.surrogate.floor_field import FLOOR_REACH, FloorField, field_correlation, law_lack
-from carbs_scaling.surrogate.gp import residual_kernel
+from carbs_scaling.surrogate.hyperparameters import Residual
 from carbs_scaling.surrogate.law_mean import MisfitKernel
-from carbs_scaling.surrogate.residual import Residual
+from carbs_scaling.surrogate.model import residual_kernel
 
 ALL = (True, True, True, True)
 CENTRE = (np.log(1e6), np.log(1e8), np.log(1e-2), np.log(1e4))

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from carbs_scaling.compute.flops import ModelShape
+from carbs_scaling.data.windows import training_windows, validation_indices, validation_windows
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.models.build import build_model
+from carbs_scaling.optimizers.build import build_optimizer
 from carbs_scaling.training import loop, step
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.loop import (
@@ -19,11 +22,8 @@ from carbs_scaling.training.loop import (
     micro_batch_size,
     train,
 )
-from carbs_scaling.training.models import build_model
-from carbs_scaling.training.optimizers import build_optimizer
-from carbs_scaling.training.outcome import Status, TrialOutcome
 from carbs_scaling.training.step import accumulate_gradients, window_loss
-from carbs_scaling.training.windows import training_windows, validation_indices, validation_windows
+from carbs_scaling.trial import Status, TrialOutcome
 
 
 def unigram_entropy(job) -> float:

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from carbs_scaling.data.windows import training_windows, validation_indices
+from carbs_scaling.models.build import build_model
 from carbs_scaling.training.loop import train
-from carbs_scaling.training.models import build_model
 from carbs_scaling.training.noise_scale import NoiseMeter, gradient_moments, mean_moments
-from carbs_scaling.training.outcome import TrialOutcome
 from carbs_scaling.training.step import accumulate_gradients
-from carbs_scaling.training.windows import training_windows, validation_indices
+from carbs_scaling.trial import TrialOutcome
 
 
 def measured(job, **changes):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from carbs_scaling.training.loop import train
-from carbs_scaling.training.outcome import Status
 from carbs_scaling.training.step import GraphedStep
+from carbs_scaling.trial import Status
 
 pytestmark = pytest.mark.cuda
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from carbs_scaling.models.build import build_model
 from carbs_scaling.training import step
-from carbs_scaling.training.models import build_model
 from carbs_scaling.training.step import GraphedStep, TrainingStep, is_out_of_memory
 
 

@@ -1,0 +1,181 @@
+"""What a run teaches about one large model: its best learning rate, its best batch and its loss.
+
+No law is exact: its best rate, best batch and floor are off by smooth fields over (ln N, ln D) that runs of
+another size only half reveal. With them a cheap run far from the target stops teaching once the fields'
+spread is all that is left, where a law taken to be exact would go on buying the cheapest runs for ever. And
+exponents of rate and batch change along the way (`laws.bends`), which only runs of many sizes show.
+Everything is linear around the most probable law, so a run's worth is known before it is made
+(Chaloner and Verdinelli 1995, Bayesian experimental design).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import solve_triangular
+
+from carbs_scaling.laws.form.bends import WANDERING, bend_basis, reach_of
+from carbs_scaling.laws.loss import (
+    PARAMETERS,
+    best_batch_feature,
+    best_rate_feature,
+    law_floor,
+    law_jacobian,
+    law_value,
+)
+from carbs_scaling.laws.loss_prior import LawPrior
+from carbs_scaling.surrogate.floor_field import field_correlation, law_lack
+from carbs_scaling.surrogate.model import stable_cholesky
+
+# Spread, in nepers, of best rate and best batch around a power law, and of the floor as a share of what N and
+# D lack; over so many nepers of N and D they forget. Of the order in which published exponents differ (.1 to
+# .2) over the two decades that laws are fitted on.
+RATE_FIELD, BATCH_FIELD, FLOOR_FIELD = 0.2, 0.25, 0.05
+FIELD_REACH = 2.0
+# Noise of a run as a share of its height above the floor: how steep walls are is the least known thing.
+HEIGHT_NOISE = 0.2
+BEND = WANDERING  # change of an exponent of best rate or batch over a neper, among the runs as beyond them
+
+
+@dataclass(frozen=True)
+class TargetDesign:
+    """Beliefs about the target, linear around a law, given n runs.
+
+    Args:
+        theta: the law, shape (19,).
+        prior: of its parameters.
+        features: centred log features of the runs, shape (n, 4).
+        at: those of the target's (N, D) with its best rate and batch, shape (1, 4).
+        noise_sd: of a run at the floor, in losses.
+        factor: Cholesky factor of the runs' covariance with noise, shape (n, n).
+        whitened: the factor's inverse times (losses less the law's prior mean), shape (n,).
+        reach: of the runs, as in `laws.bends.bend_basis`.
+    """
+
+    theta: np.ndarray
+    prior: LawPrior
+    features: np.ndarray
+    at: np.ndarray
+    noise_sd: float
+    factor: np.ndarray
+    whitened: np.ndarray
+    reach: tuple[tuple[float, float], tuple[float, float]]
+
+    @staticmethod
+    def of(
+        theta: np.ndarray, prior: LawPrior, features: np.ndarray, loss: np.ndarray, target: np.ndarray
+    ) -> "TargetDesign":
+        """The beliefs after some runs.
+
+        Args:
+            theta: a robust fit of the law to them, shape (19,).
+            prior: of its parameters.
+            features: centred log features of the runs, shape (n, 4).
+            loss: their losses, shape (n,).
+            target: centred ln N and ln D, shape (2,).
+        """
+        theta = np.asarray(theta, dtype=float)
+        off = loss - law_value(theta, features, prior.has_role)
+        noise_sd = max(1.4826 * float(np.median(np.abs(off))), 1e-3 * float(np.min(np.abs(loss))))
+        at = np.array([[target[0], target[1], 0.0, 0.0]])
+        if prior.has_role[3]:
+            at[0, 3] = best_batch_feature(theta, at)[0]
+        if prior.has_role[2]:
+            at[0, 2] = best_rate_feature(theta, at)[0]
+        reach = reach_of(features)
+        bare = TargetDesign(theta, prior, features, at, noise_sd, np.zeros((0, 0)), np.zeros(0), reach)
+        covariance = bare._covariance(features, features)
+        covariance[np.diag_indices(len(loss))] += bare._noise(features)
+        factor = stable_cholesky(torch.from_numpy(covariance)).numpy()
+        slopes = law_jacobian(theta, features, prior.has_role)[1]
+        expected = slopes @ (prior.mean - theta)
+        whitened = solve_triangular(factor, off - expected, lower=True)
+        return TargetDesign(theta, prior, features, at, noise_sd, factor, whitened, reach)
+
+    def information(self, features: np.ndarray) -> np.ndarray:
+        """Nats that each of m runs tells about the target's rate, batch and loss; shape (m,)."""
+        known = solve_triangular(self.factor, self._covariance(self.features, features), lower=True)
+        own = self._variance(features) - np.square(known).sum(axis=0)
+        with_target, target = self._target_covariances(features)
+        reached = solve_triangular(self.factor, self._target_covariances(self.features)[0], lower=True)
+        with_target = with_target - known.T @ reached
+        target = target - reached.T @ reached + 1e-12 * np.eye(len(target))
+        explained = np.square(np.linalg.solve(np.linalg.cholesky(target), with_target.T)).sum(axis=0)
+        seen = np.maximum(own, explained) + self._noise(features)
+        return -0.5 * np.log1p(-np.minimum(explained / seen, 1 - 1e-9))
+
+    def recipe(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ln rate, ln batch, loss) at the target (3,), centred as features are; their covariance (3, 3)."""
+        to_runs, own = self._target_covariances(self.features)
+        reached = solve_triangular(self.factor, to_runs, lower=True)
+        slopes = self._target_slopes()
+        mean = np.array(
+            [self.at[0, 2], self.at[0, 3], law_floor(self.theta, self.at, self.prior.has_role)[0]]
+        )
+        mean = mean + slopes @ (self.prior.mean - self.theta) + reached.T @ self.whitened
+        return mean, own - reached.T @ reached
+
+    def _fields(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return field_correlation(left[:, :2] / FIELD_REACH, right[:, :2] / FIELD_REACH)
+
+    def _slopes(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Slopes of n runs' losses by what is not known, times the prior deviation of each.
+
+        By the law's parameters (n, k), by the three bends of best rate and of best batch (n, 6), and by the
+        fields of best rate, best batch and floor (n, 3), which differ from place to place.
+        """
+        slopes = law_jacobian(self.theta, features, self.prior.has_role)[1]
+        lack = law_lack(self.theta, features, self.prior.has_role)
+        rate, batch = (slopes[:, PARAMETERS.index(name)] for name in ("a0", "b0"))
+        basis = BEND * bend_basis(features[:, 0], features[:, 1], self.reach)
+        return (
+            slopes @ self.prior.root,
+            np.concatenate([rate[:, None] * basis, batch[:, None] * basis], axis=1),
+            np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * lack], axis=-1),
+        )
+
+    def _target_bends(self) -> np.ndarray:
+        """Of (ln rate, ln batch, loss) at the target by the bends, times `BEND`; shape (3, 6)."""
+        basis = BEND * bend_basis(self.at[:, 0], self.at[:, 1], self.reach)[0]
+        moved = np.zeros((3, 6))
+        moved[0, :3] = moved[1, 3:] = basis
+        moved[0, 3:] = self.theta[PARAMETERS.index("a3")] * basis
+        return moved
+
+    def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        (law, bends, fields), (law_r, bends_r, fields_r) = self._slopes(left), self._slopes(right)
+        return law @ law_r.T + bends @ bends_r.T + (fields @ fields_r.T) * self._fields(left, right)
+
+    def _variance(self, features: np.ndarray) -> np.ndarray:
+        return sum(np.square(part).sum(axis=1) for part in self._slopes(features))
+
+    def _noise(self, features: np.ndarray) -> np.ndarray:
+        height = law_value(self.theta, features, self.prior.has_role) - law_floor(
+            self.theta, features, self.prior.has_role
+        )
+        return self.noise_sd**2 + (HEIGHT_NOISE * height) ** 2
+
+    def _target_slopes(self) -> np.ndarray:
+        """Of (ln rate, ln batch, loss) at the target by the law's parameters, shape (3, 19)."""
+        n, d, _, b = self.at[0]
+        p = dict(zip(PARAMETERS, self.theta, strict=True))
+        batch = {"b0": 1.0, "b1": d, "b2": n}
+        rate = {"a0": 1.0, "a1": n, "a2": d, "a3": b} | {k: p["a3"] * v for k, v in batch.items()}
+        slopes = np.zeros((3, len(PARAMETERS)))
+        for row, moves in enumerate((rate, batch)):
+            for name, move in moves.items():
+                slopes[row, PARAMETERS.index(name)] = move
+        slopes[2] = law_jacobian(self.theta, self.at, self.prior.has_role)[1][0]
+        return slopes
+
+    def _target_covariances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Prior covariance of runs (m,) with the target's (rate, batch, loss), (m, 3), and its own (3, 3)."""
+        law, bends = self._target_slopes() @ self.prior.root, self._target_bends()
+        lack = float(law_lack(self.theta, self.at, self.prior.has_role)[0])
+        spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * lack])
+        run_law, run_bends, run_fields = self._slopes(features)
+        shared = self._fields(features, self.at) * run_fields * spread
+        return (
+            run_law @ law.T + run_bends @ bends.T + shared,
+            law @ law.T + bends @ bends.T + np.diag(spread**2),
+        )

@@ -1,0 +1,1 @@
+"""What each verb of `carbs-scaling` does with its composed configuration."""

@@ -1,0 +1,129 @@
+"""`carbs-scaling compare`: several studies side by side, as a table, a file and a picture."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from carbs_scaling.config import CompareConfig, StudyConfig, load_config
+from carbs_scaling.errors import StudyError
+
+if TYPE_CHECKING:
+    from carbs_scaling.ledger.study import Study
+    from carbs_scaling.report.compare import Spending
+
+# What losses and FLOPs must have in common to be compared. Spaces, models and optimizers may differ.
+SHARED = {
+    "text (data.sha256)": ("data", "sha256"),
+    "objective.metric": ("objective", "metric"),
+    "objective.validation_tokens": ("objective", "validation_tokens"),
+    "budget.convention": ("budget", "convention"),
+}
+
+
+def run(composed: DictConfig) -> None:
+    """Compares, shows, draws and writes."""
+    config = load_config(CompareConfig, composed)
+
+    import optuna
+    from rich.console import Console
+
+    from carbs_scaling.commands.front import print_paths
+    from carbs_scaling.ledger.study import Study
+    from carbs_scaling.numbers import METRIC_UNITS
+    from carbs_scaling.report.compare import compare, comparison_report, comparison_rows, draw_comparison_png
+    from carbs_scaling.report.front import write_front
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names = [str(name) for name in config.studies]
+    places = [study_place(name, config.study) for name in names]
+    studies = [Study.load(place) for place in places]
+    names = shortest_names([place.folder for place in places]) or names
+    require_comparable(names, studies)
+    spendings = [spending(name, study) for name, study in zip(names, studies, strict=True)]
+    comparisons = compare(spendings)
+    unit = METRIC_UNITS[studies[0].metric]
+    # A file's content may go to standard output, for a pipe; what else there is to say goes beside it.
+    console = Console(stderr=config.format != "table")
+    paths = []
+    if config.format == "table":
+        console.print(comparison_report(comparisons, unit))
+    else:
+        write_front(comparison_rows(comparisons), config.format, config.output)
+    if config.output is not None:
+        paths.append(Path(config.output))
+    if config.plots:
+        beside = places[0].folder.parent / "compare" if config.output is None else Path(config.output)
+        paths.append(draw_comparison_png(spendings, beside.with_suffix(".png"), unit))
+    print_paths(paths, console)
+
+
+def study_place(name: str, study: StudyConfig) -> StudyConfig:
+    """Where a study called `name` is: in `study.directory`, in its ledger's URL, or in a folder of its own.
+
+    Raises:
+        ConfigError: the name cannot be a study's.
+    """
+    if study.storage is None and "/" in name:
+        folder = Path(name).expanduser()
+        return dataclasses.replace(study, name=folder.name, directory=str(folder.parent))
+    return dataclasses.replace(study, name=name)
+
+
+def shortest_names(folders: Sequence[Path]) -> list[str]:
+    """As little of the ends of some paths as tells them apart; none where they are not all different."""
+    for parts in range(1, max((len(folder.parts) for folder in folders), default=0) + 1):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return []
+
+
+def require_comparable(names: Sequence[str], studies: "Sequence[Study]") -> None:
+    """Refuses studies whose losses or FLOPs do not mean the same.
+
+    Raises:
+        StudyError: says which two differ in what.
+    """
+    identities = [study.optuna_study.user_attrs["identity"] for study in studies]
+    for what, (group, key) in SHARED.items():
+        values = [str(identity.get(group, {}).get(key))[:16] for identity in identities]
+        for name, value in zip(names, values, strict=True):
+            if value != values[0]:
+                raise StudyError(
+                    f"studies {names[0]} and {name} differ in {what} ({values[0]}, {value}): "
+                    "their losses or FLOPs cannot be compared"
+                )
+
+
+def spending(name: str, study: "Study") -> "Spending":
+    """The trials of a study that ended, in the order in which they did.
+
+    Raises:
+        StudyError: none completed.
+    """
+    import numpy as np
+
+    from carbs_scaling.ledger.study import storage_errors
+    from carbs_scaling.report.compare import Spending
+    from carbs_scaling.report.front import completed_records, recipe_key
+
+    records = [record for record in study.records() if not record.running]
+    completed = {record.number for record in completed_records(records)}
+    if not completed:
+        raise StudyError(f"study {name} has no completed run yet")
+    with storage_errors(name):
+        trials = study.optuna_study.get_trials(deepcopy=False)
+    records.sort(key=lambda record: (trials[record.number].datetime_complete, record.number))
+    numbers: dict = {}
+    samplers = dict.fromkeys(record.provenance.get("sampler", "-") for record in records)
+    return Spending(
+        name=name,
+        sampler="+".join(samplers),
+        budget_flops=study.budget_flops,
+        flops=np.array([record.flops for record in records]),
+        loss=np.array([record.loss if record.number in completed else np.nan for record in records]),
+        recipe=np.array([numbers.setdefault(recipe_key(record), len(numbers)) for record in records]),
+    )

@@ -1,0 +1,70 @@
+"""`carbs-scaling fit`: the scaling law of a study or of a table of runs."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from carbs_scaling.config import FitConfig, StudyConfig, load_config
+from carbs_scaling.laws.fit.fit_law import ScalingLaw, fit_law
+from carbs_scaling.laws.runs.table import RunTable, read_runs
+
+
+def run(composed: DictConfig) -> None:
+    """Fits, shows and writes the law."""
+    config = load_config(FitConfig, composed)
+
+    from rich.console import Console
+
+    from carbs_scaling.commands.front import print_paths
+    from carbs_scaling.report.laws import law_report
+
+    tables = tables_of(config.runs, config.study, config.only_optimizer)
+    laws = laws_of(tables, config.prior)
+    paths = []
+    for law in laws:
+        output = config.output
+        if output is None and config.runs is None:
+            output = str(config.study.folder / "law.json")
+        if output is not None:
+            path = Path(output)
+            name = path.name if len(laws) == 1 else f"{path.stem}-{law.optimizer}{path.suffix}"
+            paths.append(law.save(path.with_name(name)))
+            if config.plots:
+                paths += draw_law(law, tables[law.optimizer], paths[-1])
+    if config.format == "json":
+        values = [law.to_dict() for law in laws]
+        print(json.dumps(values[0] if len(values) == 1 else values, indent=1))
+        return
+    console = Console()
+    for law in laws:
+        console.print(law_report(law))
+    print_paths(paths, console)
+
+
+def tables_of(runs: str | None, study: StudyConfig, only_optimizer: str | None = None) -> dict[str, RunTable]:
+    """The runs of each optimizer, or of one alone, in a table, or in a study where no table is given."""
+    if runs is not None:
+        return read_runs(runs, only_optimizer)
+    import optuna
+
+    from carbs_scaling.ledger.study import Study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return read_runs(Study.load(study), only_optimizer)
+
+
+def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list[ScalingLaw]:
+    """The law of each optimizer, with published laws as its prior."""
+    return [fit_law(table, prior=prior) for table in tables.values()]
+
+
+def draw_law(law: ScalingLaw, table: RunTable, beside: Path) -> list[Path]:
+    """The pictures of a law, named after its file; valleys only where some cell was swept."""
+    from carbs_scaling.report.laws_figures import draw_law_png, draw_valleys_png, swept_cells
+
+    paths = [draw_law_png(law, table, beside.with_suffix(".png"), f"Scaling law of {table.source}")]
+    if swept_cells(table):
+        file = beside.with_name(f"{beside.stem}_valleys.png")
+        paths.append(draw_valleys_png(law, table, file, f"Learning-rate valleys of {table.source}"))
+    return paths

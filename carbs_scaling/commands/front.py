@@ -1,0 +1,115 @@
+"""`carbs-scaling front`, and the end of a search: the front as a table, files and plots."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from carbs_scaling.config import FrontConfig, load_config
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.study import Study, spent_flops
+from carbs_scaling.numbers import METRIC_UNITS
+from carbs_scaling.report.figures import draw_front_png
+from carbs_scaling.report.front import completed_records, front_law, front_rows, write_front
+from carbs_scaling.report.html import write_front_html
+from carbs_scaling.report.table import front_table
+
+
+def run(composed: DictConfig) -> None:
+    """Shows or exports the front of a study that exists."""
+    config = load_config(FrontConfig, composed)
+
+    import optuna
+    from rich.console import Console
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("carbs_scaling").addHandler(logging.NullHandler())
+    study = Study.load(config.study)
+    folder = config.study.folder
+    if config.format == "table":
+        console = Console()
+        print_front(study, console)
+        if config.plots:
+            print_paths(write_plots(study, folder), console)
+        return
+    # The front goes to standard output, for a pipe; what else there is to say goes beside it.
+    console = Console(stderr=True)
+    output = config.output
+    if output is None and config.format == "parquet":
+        output = str(folder / "front.parquet")
+    write_front(front_rows(study.records()), config.format, output)
+    paths = [Path(output)] if output is not None else []
+    if config.plots:
+        paths += write_plots(study, folder)
+    print_paths(paths, console)
+
+
+def show_front(study: Study, folder: Path, console: "Console") -> None:  # noqa: F821 (rich loads on use)
+    """The end of a search: prints the front and writes every form of it into the study's folder."""
+    print_front(study, console)
+    rows = front_rows(study.records())
+    for format in ("csv", "json"):
+        write_front(rows, format, folder / f"front.{format}")
+    print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, folder)], console)
+
+
+def print_front(study: Study, console: "Console") -> None:  # noqa: F821
+    """The front as a table, with the fitted laws beneath it."""
+    records = study.records()
+    ended = [record for record in records if not record.running]
+    table = front_table(
+        front_rows(records),
+        study_name=study.name,
+        trials=len(ended),
+        spent_flops=spent_flops(ended),
+        budget_flops=study.budget_flops,
+        metric_label=METRIC_UNITS[study.metric],
+        law_lines=law_lines(records),
+    )
+    console.print(table)
+
+
+def law_lines(records: list[TrialRecord]) -> list[str]:
+    """The law through the front, and the law in N, D, learning rate and batch behind all runs."""
+    lines = []
+    along_front = front_law(records)
+    if along_front is not None:
+        lines.append(f"along the front, C in FLOPs:  {along_front.formula()}")
+    law = loss_law(records)
+    if law is not None:
+        lines.append(f"over all runs:  {law.formula()}")
+    return lines
+
+
+def loss_law(records: list[TrialRecord]) -> "LossLaw | None":  # noqa: F821
+    """The loss law fitted to all completed runs; None where they are too few."""
+    from carbs_scaling.laws.loss_fit import fit_loss_law
+
+    completed = completed_records(records)
+    columns = [
+        (r.recipe.params, r.outcome.tokens, r.recipe.learning_rate, r.recipe.batch_tokens, r.loss)
+        for r in completed
+    ]
+    return fit_loss_law(*map(list, zip(*columns, strict=True))) if columns else None
+
+
+def write_plots(study: Study, folder: Path) -> list[Path]:
+    """The picture and the interactive page of the study."""
+    records = study.records()
+    label = METRIC_UNITS[study.metric]
+    title = f"{study.name}: loss against training FLOPs"
+    law = front_law(records)
+    behind = loss_law(records)
+    law_lines = [] if behind is None else [f"over all runs: {behind.formula()}"]
+    return [
+        draw_front_png(records, folder / "front.png", title, law=law, metric_label=label),
+        write_front_html(
+            records, folder / "front.html", title, law=law, metric_label=label, law_lines=law_lines
+        ),
+    ]
+
+
+def print_paths(paths: list[Path], console: "Console") -> None:  # noqa: F821
+    """Where the files are, a line each that no terminal width breaks."""
+    for path in paths:
+        console.print(f"wrote {path}", style="dim", highlight=False, soft_wrap=True)

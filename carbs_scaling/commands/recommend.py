@@ -1,0 +1,58 @@
+"""`carbs-scaling recommend`: a recipe with intervals for a model too large to search at."""
+
+import json
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from carbs_scaling.commands.fit import laws_of, tables_of
+from carbs_scaling.config import RecommendConfig, load_config
+from carbs_scaling.errors import ConfigError
+from carbs_scaling.laws.fit.fit_law import ScalingLaw
+
+
+def run(composed: DictConfig) -> None:
+    """Fits or reads the law and says what it recommends for the target."""
+    config = load_config(RecommendConfig, composed)
+
+    from rich.console import Console
+
+    from carbs_scaling.files import write_atomically
+    from carbs_scaling.laws.recommend.advice import advise
+    from carbs_scaling.report.laws import advice_dict, advice_report, space_overrides, training_arguments
+
+    target = config.target
+    if target.flops is None and (target.params is None or target.tokens is None):
+        raise ConfigError(
+            "say what is to be trained: target.params=7e9 target.tokens=1.4e12, or target.flops=1e22"
+        )
+    law = _law(config)
+    advice = advise(law, target.params, target.tokens, target.flops, config.level, target.head_size)
+    if config.format == "table":
+        report = advice_report(law, advice, target)
+        if config.output is None:
+            Console().print(report)
+            return
+        with Path(config.output).open("w") as file:
+            Console(file=file, width=110).print(report)
+        return
+    if config.format == "json":
+        text = json.dumps(advice_dict(law, advice, target), indent=1) + "\n"
+    elif config.format == "yaml":
+        text = "# @package _global_\n" + OmegaConf.to_yaml(OmegaConf.create(space_overrides(advice, target)))
+    else:
+        text = json.dumps(training_arguments(advice, target), indent=1) + "\n"
+    if config.output is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(config.output, text.encode())
+
+
+def _law(config: RecommendConfig) -> ScalingLaw:
+    if config.law is not None:
+        return ScalingLaw.load(config.law)
+    tables = tables_of(config.runs, config.study, config.only_optimizer)
+    if len(tables) > 1:
+        raise ConfigError(f"the runs are of {', '.join(tables)}: say which with optimizer=NAME")
+    return laws_of(tables, config.prior)[0]

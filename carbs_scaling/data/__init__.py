@@ -1,0 +1,1 @@
+"""Text from files, the hub or the standard library, as token files and training windows."""

@@ -1,0 +1,107 @@
+"""What a fitted law cannot be trusted with, one line each."""
+
+import numpy as np
+
+from carbs_scaling.laws.form import law as surface
+from carbs_scaling.laws.runs.table import RunTable, cells_of
+from carbs_scaling.laws.scaling_law import ScalingLaw
+
+NOT_IDENTIFIED = 0.75  # posterior over prior standard deviation above which the runs have said little
+EXPONENTS = {
+    "ln_alpha": "of the loss in N",
+    "ln_beta": "of the loss in D",
+    "a_N": "of the learning rate in N",
+    "a_D": "of the learning rate in D",
+    "b_N": "of the batch in N",
+    "b_D": "of the batch in D",
+}
+ON_ONE_LINE = 0.98  # correlation of ln N and ln D from which they cannot be told apart
+ROLE = {"a": "learning_rate", "b": "batch_tokens"}  # by how their exponents' names begin
+FEW_RUNS = 12  # of fewer, drawn from a known law, the loss lay inside its 90% interval about half the time
+EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
+
+
+def exponents_of(law: ScalingLaw) -> dict[str, str]:
+    """What the law's exponents are of, by parameter: not of what the runs had only one of, or by a rule."""
+    unsearched = {*law.support.by_rule, *(("batch_tokens",) if law.support.one_batch else ())}
+    known = {name: what for name, what in EXPONENTS.items() if ROLE.get(name[0]) not in unsearched}
+    return {k: v for k, v in known.items() if not (law.support.one_token_count and v.endswith(" in D"))}
+
+
+def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.ndarray) -> list[str]:
+    """One line for each thing that the runs leave open.
+
+    Args:
+        law: fitted to `table`.
+        table: its runs.
+        converged: whether the fit came to rest.
+        prior_sd: of `surface.NAMES`, shape (19,).
+    """
+    said = []
+    span = law.support.high[0] / law.support.low[0]
+    if span < 10:
+        said.append(f"N spans a factor of {span:.1f}, under a decade: exponents in N rest on little")
+    if table.one_token_count:
+        said.append(
+            f"all runs had {np.median(table.tokens):.4g} tokens: what more or fewer bring, and so the "
+            "compute-optimal split, is the prior's; ask for targets of as many"
+        )
+    elif abs(np.corrcoef(table.logs[:, 0], table.logs[:, 1])[0, 1]) > ON_ONE_LINE:
+        said.append(
+            "N and D rise together in these runs: what each does by itself, and the compute-optimal split, "
+            "are the prior's; ask for targets along that line"
+        )
+    if table.collapsed:
+        said.append(
+            "runs that ended half again above one of no more parameters and tokens, or worse, count as "
+            f"diverged: {table.collapsed}"
+        )
+    if table.again:
+        said.append(f"rows the same as another in every column count once: {table.again} left out")
+    if len(table) < FEW_RUNS:
+        said.append(
+            f"{len(table)} runs fit almost any law: the interval of the loss is narrower than it should be"
+        )
+    if table.one_batch:
+        said.append(
+            f"all runs had a batch of {np.median(table.batch_tokens):.4g} tokens: the learning rate is for "
+            "that, and nothing is said of the best batch"
+        )
+    if law.support.by_rule:
+        names = " and the ".join(law.support.by_rule)
+        said.append(
+            f"the {names} of the runs follow from the rest by a rule: what is recommended is that rule, with "
+            "the loss that it brings; of better ones these runs say nothing"
+        )
+    if not converged:
+        said.append("the fit did not come to rest: take it with care")
+    for name, what in exponents_of(law).items():
+        if law.standard_error(name) > NOT_IDENTIFIED * prior_sd[surface.INDEX[name]]:
+            said.append(f"the exponent {what} is not identified by these runs: it rests on the prior")
+    if np.exp(law.parameter("ln_E")) < 0.05 * table.loss.min():
+        said.append(
+            "the irreducible loss is not told apart from 0: if it is not 0, losses far beyond the runs "
+            "come out too low"
+        )
+    for name, role in (("learning_rate", 2), ("batch_tokens", 3)):
+        low, high = _edge_share(table, role)
+        if max(low, high) > EDGE_SHARE:
+            side = "lower" if low >= high else "upper"
+            said.append(
+                f"the best {name} lies on the {side} edge of the sweep in {max(low, high):.0%} of the swept "
+                "cells: widen it"
+            )
+    return said
+
+
+def _edge_share(table: RunTable, role: int) -> tuple[float, float]:
+    low = high = swept = 0
+    for cell in cells_of(table):
+        values = table.logs[cell, role]
+        if len(np.unique(np.round(values, 3))) < 3:
+            continue
+        best = values[np.argmin(table.loss[cell])]
+        swept += 1
+        low += bool(best <= values.min() + 1e-6)
+        high += bool(best >= values.max() - 1e-6)
+    return (low / swept, high / swept) if swept >= 3 else (0.0, 0.0)

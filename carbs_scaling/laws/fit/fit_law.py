@@ -1,0 +1,241 @@
+"""`fit_law`: from a table of runs to an optimisation-aware scaling law that says how sure it is.
+
+law = fit_law(runs)
+recipe = law.recommend(params=7e9, tokens=1.4e12)
+recipe.learning_rate, recipe.interval("learning_rate", level=0.9)
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from carbs_scaling.laws.fit.diagnostics import EXPONENTS, warnings_of
+from carbs_scaling.laws.fit.floor_bend import bend_floor
+from carbs_scaling.laws.fit.hold_out import hold_out, swept_loss
+from carbs_scaling.laws.fit.mixed import SurfaceFit, fit_surface
+from carbs_scaling.laws.form.bends import BENDS, reach_of
+from carbs_scaling.laws.form.law import INDEX
+from carbs_scaling.laws.hyperparameters.fit import refit_others, with_joint_errors
+from carbs_scaling.laws.hyperparameters.law import varied
+from carbs_scaling.laws.prior.prior import OF_THE_BATCH, OF_THE_RATE, SurfacePrior
+from carbs_scaling.laws.prior.published import PublishedLaw
+from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
+from carbs_scaling.laws.recommend.recipe import Recommendation
+from carbs_scaling.laws.runs.cliff import FEW_ENOUGH, MOST, QUIETER, far_above, walls_unlike
+from carbs_scaling.laws.runs.rules import Rules, rules_of
+from carbs_scaling.laws.runs.table import LawError, RunTable, cells_of, read_runs
+from carbs_scaling.laws.scaling_law import CONVENTION, FORMAT, LawsByOptimizer, ScalingLaw
+from carbs_scaling.laws.support import HeldOut, Support
+
+__all__ = [
+    "CONVENTION",
+    "EXPONENTS",
+    "FORMAT",
+    "HeldOut",
+    "LawsByOptimizer",
+    "Recommendation",
+    "ScalingLaw",
+    "Support",
+    "cells_of",
+    "fit_law",
+    "swept_loss",
+]
+
+STARTS = ({"ln_gamma": -0.1}, {"ln_gamma": -1.2, "ln_E": -1.5, "ln_alpha": -2.0, "ln_beta": -2.0})
+
+OTHER_ROUNDS = 3  # turns of the law and the other hyperparameters' laws
+
+
+def fit_law(
+    runs: Any,
+    optimizer: str | None = None,
+    check: bool = True,
+    prior_width: float = 1.0,
+    prior: str | Sequence[str] | None = None,
+) -> "ScalingLaw | LawsByOptimizer":
+    """The scaling law of a table of runs.
+
+    Args:
+        runs: a DataFrame, a mapping of columns, a CSV, JSONL or Parquet file, a `Study` or its records; with
+            the columns params (non-embedding), tokens, learning_rate, batch_tokens and loss; diverged,
+            optimizer, depth, width, weight_decay, beta2, momentum (or beta1) are used where they are there.
+            Runs that diverged bound the best learning rate from above; so do those that collapsed
+            (`carbs_scaling.laws.runs.collapse`). Where all had one batch, the law is for that.
+        optimizer: fit the runs of this one alone.
+        check: whether to leave the largest sizes out once and say how they are predicted.
+        prior_width: scales the priors' standard deviations: 1 is weak, 10 is hardly any.
+        prior: published laws by name (`"Step Law"`, `["Step Law", "DeepSeek"]`, `"published"` for all), whose
+            exponents the fit leans on where the runs say little; None: wide enough for all of them.
+
+    Returns:
+        A `ScalingLaw`; `LawsByOptimizer` where the table has several optimizers and none was chosen.
+
+    Raises:
+        LawError: the runs give no law.
+    """
+    if not (isinstance(prior_width, Real) and 0 < prior_width < np.inf):
+        raise LawError(f"prior_width={prior_width!r} must be above 0: 1 is weak, 10 hardly any prior")
+    published = published_laws(prior)
+    tables = read_runs(runs, optimizer)
+    laws = {name: _fit_table(table, check, prior_width, published) for name, table in tables.items()}
+    return next(iter(laws.values())) if len(laws) == 1 else LawsByOptimizer(laws)
+
+
+def _fit_table(
+    table: RunTable, check: bool, prior_width: float, published: tuple[PublishedLaw, ...]
+) -> ScalingLaw:
+    centre = table.logs.mean(axis=0)
+    prior = prior_of(published, float(table.loss.min()), centre).widened(prior_width)
+    starts = []
+    for moves in STARTS:
+        start = prior.mean.copy()
+        for name, value in moves.items():
+            start[INDEX[name]] = value if name != "ln_E" else prior.mean[INDEX[name]] + value
+        starts.append(start)
+    law, converged, said = _fit_with_others(table, centre, prior, tuple(starts))
+    law, converged, said = _without_cliff(law, converged, said, table, centre, prior, tuple(starts))
+    law = replace(
+        law,
+        warnings=(*warnings_of(law, table, converged, prior.scale), *said),
+        prior=tuple(published_law.name for published_law in published),
+    )
+    if not check:
+        return law
+    held_out = hold_out(table, partial(_fit_table, check=False, prior_width=prior_width, published=published))
+    return law if held_out is None else replace(law, held_out=held_out, drift=held_out.drift)
+
+
+def _without_cliff(
+    law: ScalingLaw, converged: bool, said: list[str], table: RunTable, centre, prior, starts
+) -> tuple[ScalingLaw, bool, list[str]]:
+    """The same without runs beyond a cliff, if there are any."""
+    everything, beyond = law.support, far_above(law, table)
+    sure = walls_unlike(law, table)
+    if not beyond.any() or beyond.mean() >= MOST or not (sure or len(table) <= FEW_ENOUGH):
+        return law, converged, said
+    better, rested, said_then = _fit_with_others(table.take(~beyond), centre, prior, starts)
+    if not (sure or better.seed_sd < QUIETER * law.seed_sd):
+        return law, converged, said
+    # Once more by the better law: the first, whose rates were too low, had seen too many as too high.
+    again = far_above(better, table)
+    if again.any() and again.mean() < MOST and not np.array_equal(again, beyond):
+        beyond = again
+        better, rested, said_then = _fit_with_others(table.take(~beyond), centre, prior, starts)
+    left_out = (
+        "runs at high learning rates that lie above the rest as beyond a cliff, not as on a wall, are left "
+        f"out: {beyond.sum()}"
+    )
+    return replace(better, support=everything), rested, [*said_then, left_out]
+
+
+def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw, bool, list[str]]:
+    """The law, whether it came to rest, and why varied hyperparameters have no law of their own.
+
+    What those hyperparameters cost a run is taken off its loss, by turns with the law.
+    """
+    features, full, rules = table.logs - centre, prior, rules_of(table)
+    if table.one_batch:
+        prior = prior.at_one_batch()
+    prior = prior.at_rules(rules)
+    diverged = None if table.diverged_logs is None else table.diverged_logs - centre
+    fit = fit_surface(features, table.loss, prior, starts, diverged=diverged)
+    fit = _settled(bend_floor(fit, features, table.loss, prior), table, full, rules)
+    law, said = _law_of(fit, table, centre, features), []
+    for _ in range(OTHER_ROUNDS if varied(table) else 0):
+        law, said = refit_others(law, table)
+        if not law.others:
+            break
+        loss = table.loss - law.excess_of_others(table)
+        fit = fit_surface(features, loss, prior, (fit.theta,), diverged=diverged)
+        fit = _settled(bend_floor(fit, features, loss, prior), table, full, rules)
+        law = replace(_law_of(fit, table, centre, features), others=law.others)
+    if law.others:
+        law, said = refit_others(law, table)
+        law = with_joint_errors(law, table, prior)
+    return law, fit.converged, said
+
+
+def _settled(fit: SurfaceFit, table: RunTable, prior: SurfacePrior, rules: Rules) -> SurfaceFit:
+    """The fit with what its runs cannot tell put in: what other batches and rates would bring is the prior's.
+
+    Where all runs had one batch, without doubt about it; where a rate or batch follows a rule, with all the
+    doubt of the prior.
+    """
+    theta, bend, covariance = fit.theta.copy(), fit.bend.copy(), fit.covariance.copy()
+    rows = len(theta) + np.arange(bend.size).reshape(bend.shape)
+
+    def forget(names: tuple[str, ...], kind: str, doubted: tuple[str, ...]) -> None:
+        at = [INDEX[name] for name in names]
+        known = [*at, *rows[BENDS.index(kind)]]
+        covariance[known, :] = covariance[:, known] = 0.0
+        bend[BENDS.index(kind)] = 0.0
+        for name in doubted:
+            covariance[INDEX[name], INDEX[name]] = prior.sd[INDEX[name]] ** 2
+        for name in set(names) & {"a_B", "ln_k_e", "r_e", "ln_k_B", "r_B"}:
+            theta[INDEX[name]] = prior.mean[INDEX[name]]
+
+    spread = fit.spread
+    if table.one_batch:
+        forget(OF_THE_BATCH, "batch", ("a_B",))
+        spread = {key: 0.0 if key[1] == "batch" else value for key, value in spread.items()}
+    if rules.batch is not None:
+        forget(("b0", "b_N", "b_D", "ln_k_B", "r_B"), "batch", ("b0", "b_N", "b_D"))
+    if rules.rate is not None:
+        forget(OF_THE_RATE, "rate", ("a0", "a_N", "a_D", "a_B"))
+        of_batch = [INDEX[name] for name in ("b0", "b_N", "b_D")]
+        by_batch = prior.mean[INDEX["a_B"]] if table.one_batch else rules.rate[3]
+        theta[[INDEX[name] for name in ("a0", "a_N", "a_D")]] = rules.rate[:3] + by_batch * theta[of_batch]
+        theta[INDEX["a_B"]] = by_batch
+    return replace(fit, theta=theta, bend=bend, covariance=covariance, spread=spread)
+
+
+def _law_of(fit: SurfaceFit, table: RunTable, centre: np.ndarray, features: np.ndarray) -> ScalingLaw:
+    columns = (table.params, table.tokens, table.learning_rate, table.batch_tokens)
+    spread = tuple(
+        float(np.hypot(fit.spread.get(("cell", kind), 0.0), fit.spread.get(("size", kind), 0.0)))
+        for kind in ("loss", "rate", "batch")
+    )
+    support = Support(
+        source=table.source,
+        runs=len(table),
+        diverged=table.diverged,
+        low=tuple(float(c.min()) for c in columns),
+        high=tuple(float(c.max()) for c in columns),
+        largest_run_flops=float(table.flops.max()),
+        total_flops=float(table.flops.sum()),
+        shape=_shape_law(table),
+        by_rule=rules_of(table).names,
+    )
+    return ScalingLaw(
+        theta=tuple(fit.theta.tolist()),
+        bend=tuple(map(tuple, fit.bend.tolist())),
+        covariance=tuple(map(tuple, fit.covariance.tolist())),
+        centre=tuple(centre.tolist()),
+        reach=reach_of(features),
+        spread=spread,
+        seed_sd=fit.seed_sd,
+        height_sd=fit.height_sd,
+        support=support,
+        optimizer=table.optimizer,
+    )
+
+
+def _shape_law(table: RunTable) -> tuple[float, float, float] | None:
+    """ln(width / depth) against ln N through the runs that came near the law of their size and tokens."""
+    if table.depth is None or table.width is None:
+        return None
+    aspect, ln_n = np.log(table.width / table.depth), np.log(table.params)
+    excess = np.zeros(len(table))
+    for cell in cells_of(table):
+        excess[cell] = table.loss[cell] - table.loss[cell].min()
+    # A run a tenth of the losses' spread above the best of its cell counts e times less.
+    weight = np.exp(-excess / max(0.1 * float(np.std(table.loss)), 1e-9))
+    if len(np.unique(np.round(ln_n, 2))) < 3 or np.ptp(ln_n) < 0.5:
+        return float(np.average(aspect, weights=weight)), 0.0, float(np.std(aspect))
+    slope, intercept = np.polyfit(ln_n, aspect, 1, w=np.sqrt(weight))
+    residual = aspect - intercept - slope * ln_n
+    return float(intercept), float(slope), float(np.sqrt(np.average(residual**2, weights=weight)))

@@ -1,0 +1,89 @@
+"""How a law that is fitted without the largest sizes predicts them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from carbs_scaling.laws.recommend.recipe import Recommendation
+from carbs_scaling.laws.runs.table import MIN_RUNS, MIN_VARIATION, RunTable, cells_of
+from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.laws.support import HeldOut
+
+
+def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut | None:
+    """Fits without the largest sizes - a quarter of them, at least one - and predicts them.
+
+    Args:
+        table: all runs.
+        fit: gives the law of a table.
+    """
+    sizes = np.round(np.log(table.params), 2)
+    distinct = np.unique(sizes)
+    if len(distinct) < 3:
+        return None
+    cut = distinct[-max(1, len(distinct) // 4)]
+    large = sizes >= cut
+    if large.sum() < 2 or (~large).sum() < MIN_RUNS:
+        return None
+    small, held = table.take(~large), table.take(large)
+    varied = [0, *(() if table.one_token_count else (1,)), 2, *(() if table.one_batch else (3,))]
+    if any(np.ptp(small.logs[:, role]) < MIN_VARIATION for role in varied):
+        return None
+    law = fit(small)
+    held = replace(held, loss=held.loss - law.excess_of_others(held))
+    predicted = law.run_loss(held.params, held.tokens, held.learning_rate, held.batch_tokens)
+    error = predicted - held.loss
+    inside, better, regrets, misses = [], [], [], []
+    for cell in cells_of(held):
+        best = cell[np.argmin(held.loss[cell])]
+        half = cell[held.loss[cell] <= np.median(held.loss[cell])]
+        better += half.tolist()
+        recipe = law.recommend(held.params[best], held.tokens[best])
+        low, high = recipe.interval("loss")
+        inside.append(low <= held.loss[best] <= high)
+        expected = (recipe.draws[:, 2] - recipe.loss).std()
+        beyond = np.log(held.params[best] / law.support.high[0])
+        misses.append((np.median(error[half]), expected, beyond))
+        regret = _regret(held.take(cell), recipe)
+        if regret is not None:
+            regrets.append(regret)
+    return HeldOut(
+        sizes=tuple(np.unique(held.params).tolist()),
+        runs=len(held),
+        loss_error=float(np.median(np.abs(error))),
+        bias=float(np.median(error[better])),
+        coverage=float(np.mean(inside)),
+        regret=float(np.mean(regrets)) if regrets else None,
+        drift=_drift(*np.array(misses).T),
+    )
+
+
+def _drift(miss: np.ndarray, expected: np.ndarray, beyond: np.ndarray) -> float:
+    """Of the cells' misses, each (c,), what the law did not expect, for each neper of N beyond its runs.
+
+    Least squares of what was not expected, squared, on the squared way: a cell hardly beyond the runs says
+    nothing of what lies far beyond. Nor does one whose only run went wrong: misses count up to three robust
+    deviations.
+    """
+    limit = 3 * 1.4826 * np.median(np.abs(miss))
+    unexpected, way = np.clip(miss, -limit, limit) ** 2 - expected**2, beyond**2
+    return float(np.sqrt(max((unexpected @ way) / (way @ way), 0.0)))
+
+
+def _regret(cell: RunTable, recipe: Recommendation) -> float | None:
+    from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+
+    points = cell.logs[:, 2:]
+    if len(cell) < 8 or any(len(np.unique(np.round(points[:, i], 3))) < 3 for i in range(2)):
+        return None
+    return swept_loss(points, cell.loss, recipe, LinearNDInterpolator, NearestNDInterpolator) - float(
+        cell.loss.min()
+    )
+
+
+def swept_loss(points: np.ndarray, loss: np.ndarray, recipe: Recommendation, linear, nearest) -> float:
+    """Loss of a recommendation in a swept cell: linear in ln rate and ln batch, clamped to the sweep."""
+    at = np.clip(np.log([recipe.learning_rate, recipe.batch_tokens]), points.min(axis=0), points.max(axis=0))
+    value = float(linear(points, loss, rescale=True)(*at))
+    return value if np.isfinite(value) else float(nearest(points, loss, rescale=True)(*at))

@@ -1,0 +1,1 @@
+"""The one scaling law as a function of its parameters, with derivatives and second-order terms."""

@@ -1,0 +1,1 @@
+"""Laws of further hyperparameters, such as weight decay and beta2."""

@@ -1,0 +1,1 @@
+"""Recipes, batch rules and advice from a fitted law."""

@@ -1,0 +1,170 @@
+"""What a law says about a target: a recipe with intervals, compute-optimal N and D, shape, and what is
+missing."""
+
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+
+from carbs_scaling.laws.prior.published import LAWS, PublishedLaw, PublishedRecipe
+from carbs_scaling.laws.recommend.recipe import FITTED, Recommendation
+from carbs_scaling.laws.runs.table import LawError, positive_number
+from carbs_scaling.laws.scaling_law import ScalingLaw
+
+GRID = 400  # sizes between which the compute-optimal one is sought
+SEARCH_DECADES = (1e-3, 1e3)  # about sqrt(C / 120), where D = 20 N
+
+
+@dataclass(frozen=True)
+class ComputeOptimal:
+    """N and D of least loss for a budget under C = 6 N D.
+
+    Args:
+        flops: C.
+        params: N.
+        tokens: D.
+        params_interval: 90% bounds of N.
+        tokens_interval: 90% bounds of D.
+        at_bound: whether the law falls to the very end of what was tried, so that it chooses nothing.
+    """
+
+    flops: float
+    params: float
+    tokens: float
+    params_interval: tuple[float, float]
+    tokens_interval: tuple[float, float]
+    at_bound: bool
+
+
+@dataclass(frozen=True)
+class Advice:
+    """All that is said about one target.
+
+    Args:
+        recipe: learning rate, batch, expected loss, and what else was varied.
+        level: of the intervals.
+        intervals: by name, (low, high).
+        optimal: how N and D were chosen; None where they were given.
+        depth: blocks, with `width`; None where the runs tell no shape.
+        width: residual width.
+        published: what each published law says here.
+        halving_flops: FLOPs of further search that would about halve the learning rate's interval; None where
+            scatter between cells, which no search takes away, is most of it, or where no rate was searched.
+    """
+
+    recipe: Recommendation
+    level: float
+    intervals: dict[str, tuple[float, float]]
+    optimal: ComputeOptimal | None
+    depth: int | None
+    width: int | None
+    published: tuple[tuple[PublishedLaw, PublishedRecipe], ...]
+    halving_flops: float | None
+
+
+def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: int = 400) -> ComputeOptimal:
+    """The best split of C = 6 N D by the law.
+
+    With gamma the law has no closed form: dL/dlnN = dL/dlnD is solved on a fine grid of ln N. (For gamma = 1
+    it is that of Hoffmann et al., which a test checks.) The interval repeats it for draws of the law's
+    parameters.
+
+    Raises:
+        LawError: `flops` is not positive.
+    """
+    flops = positive_number(flops, "flops")
+    middle = np.sqrt(flops / 120)
+    params = middle * np.geomspace(*SEARCH_DECADES, GRID)
+    best = int(np.argmin(law.loss(params, flops / (6 * params))))
+    losses = law.loss_draws(params, flops / (6 * params), draws)
+    drawn = params[np.argmin(losses, axis=1)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return ComputeOptimal(
+        flops=float(flops),
+        params=float(params[best]),
+        tokens=float(flops / (6 * params[best])),
+        params_interval=(float(low), float(high)),
+        tokens_interval=(float(flops / (6 * high)), float(flops / (6 * low))),
+        at_bound=best in (0, GRID - 1),
+    )
+
+
+def shape_for(law: ScalingLaw, params: float, head_size: int = 64) -> tuple[int, int] | None:
+    """(depth, width) of N = 12 depth width^2 or so, by the runs' aspect; None where they tell none.
+
+    The aspect is that of least loss where sizes were trained in several shapes, else that of the good runs.
+    """
+    fitted = [other for other in law.others if other.name == "width_to_depth"]
+    if fitted:
+        aspect = float(fitted[0].value(params, np.exp(law.centre[1])))
+    elif law.support.shape is not None:
+        intercept, slope, _ = law.support.shape
+        aspect = float(np.exp(intercept + slope * np.log(params)))  # width / depth
+    else:
+        return None
+    depth = (params / (12 * aspect**2)) ** (1 / 3)
+    width = max(head_size, head_size * round(aspect * depth / head_size))
+    return max(1, round(params / (12 * width**2))), int(width)
+
+
+def advise(
+    law: ScalingLaw,
+    params: float | None = None,
+    tokens: float | None = None,
+    flops: float | None = None,
+    level: float = 0.9,
+    head_size: int = 64,
+) -> Advice:
+    """All that the law says about a target given as N and D, as C, or as C and one of them.
+
+    Raises:
+        LawError: the target is not given, or given twice.
+    """
+    if not (isinstance(level, Real) and 0 < level < 1):
+        raise LawError(f"level={level!r} must lie in (0, 1)")
+    params, tokens, flops = (
+        None if value is None else positive_number(value, f"target.{name}")
+        for name, value in (("params", params), ("tokens", tokens), ("flops", flops))
+    )
+    optimal = None
+    if flops is not None and params is not None and tokens is not None:
+        raise LawError("set target.params and target.tokens, or target.flops, not all three")
+    if flops is None and (params is None or tokens is None):
+        raise LawError("set target.params and target.tokens, or target.flops to have N and D chosen")
+    if flops is not None and params is None and tokens is None:
+        optimal = compute_optimal(law, flops, level)
+        params, tokens = optimal.params, optimal.tokens
+    elif flops is not None and tokens is None:
+        tokens = flops / (6 * params)
+    elif flops is not None:
+        params = flops / (6 * tokens)
+    recipe = law.recommend(params, tokens)
+    depth, width = shape_for(law, params, head_size) or (None, None)
+    return Advice(
+        recipe=recipe,
+        level=level,
+        intervals={name: recipe.interval(name, level) for name in (*FITTED, *recipe.other)},
+        optimal=optimal,
+        depth=depth,
+        width=width,
+        published=tuple((published, published.recipe(params, tokens)) for published in LAWS),
+        halving_flops=halving_flops(law, params, tokens),
+    )
+
+
+def halving_flops(law: ScalingLaw, params: float, tokens: float) -> float | None:
+    """FLOPs of further runs like those already made that would halve the learning rate's interval.
+
+    The variance of ln lr at the target is p / n + s: p / n from what n runs leave open, falling as 1 / n with
+    more of the same kind, and s what stays (`ScalingLaw.scatter`). Half the width wants a quarter of the
+    variance. Runs placed nearer the target would do with less. None where s alone is more than that quarter,
+    and where the runs' rates follow a rule, of which more runs would be no news.
+    """
+    if "learning_rate" in law.support.by_rule:
+        return None
+    parameters = float(law.draws(params, tokens, noise=False)[:, 0].var())
+    scatter = float(law.scatter(params, tokens)[0]) ** 2
+    left = (parameters + scatter) / 4 - scatter
+    if left <= 0:
+        return None
+    return law.support.total_flops * (parameters / left - 1)

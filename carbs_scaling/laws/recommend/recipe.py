@@ -1,0 +1,75 @@
+"""What a law recommends for one model: values, and draws from which any interval is read."""
+
+from dataclasses import dataclass, field
+from numbers import Real
+
+import numpy as np
+
+from carbs_scaling.laws.runs.table import LawError
+
+FITTED = ("learning_rate", "batch_tokens", "loss")  # columns of `Recommendation.draws`
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to train a model of N parameters and D tokens with.
+
+    Args:
+        params: N.
+        tokens: D.
+        learning_rate: peak learning rate.
+        batch_tokens: tokens a step.
+        loss: expected final loss.
+        draws: of (ln learning rate, ln batch tokens, loss), shape (m, 3).
+        batch_exponent: of the best learning rate in the batch, off `batch_tokens`.
+        extrapolation: how far N and D lie beyond the runs, as factors; 1 inside.
+        optimizer: that the law is for.
+        notes: what to keep in mind, one line each.
+        other: best values of further hyperparameters that the runs varied (`weight_decay`, `beta2`,
+            `momentum`, `width_to_depth`), by name.
+        other_draws: of each of them, shape (m,).
+    """
+
+    params: float
+    tokens: float
+    learning_rate: float
+    batch_tokens: float
+    loss: float
+    draws: np.ndarray
+    batch_exponent: float
+    extrapolation: tuple[float, float]
+    optimizer: str = ""
+    notes: tuple[str, ...] = ()
+    other: dict[str, float] = field(default_factory=dict)
+    other_draws: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def flops(self) -> float:
+        """6 N D."""
+        return 6.0 * self.params * self.tokens
+
+    def learning_rate_at(self, batch_tokens: float) -> float:
+        """The best peak for a batch of so many tokens, such as `batch_tokens` in whole sequences."""
+        return self.learning_rate * (batch_tokens / self.batch_tokens) ** self.batch_exponent
+
+    def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
+        """Bounds of `learning_rate`, `batch_tokens`, `loss` or a name of `other`, with probability `level`.
+
+        They cover what the runs leave open about the law and how single (N, D) scatter around it; for the
+        loss also the noise of one run.
+
+        Raises:
+            LawError: a name that these runs say nothing of, or a level outside (0, 1).
+        """
+        if not (isinstance(level, Real) and 0 < level < 1):
+            raise LawError(f"level={level!r} must lie in (0, 1)")
+        bounds = [(1 - level) / 2, (1 + level) / 2]
+        if name in self.other_draws:
+            low, high = np.quantile(self.other_draws[name], bounds)
+            return float(low), float(high)
+        if name not in FITTED:
+            raise LawError(
+                f"there is no interval of {name!r}: these runs give {', '.join((*FITTED, *self.other))}"
+            )
+        low, high = np.quantile(self.draws[:, FITTED.index(name)], bounds)
+        return (float(low), float(high)) if name == "loss" else (float(np.exp(low)), float(np.exp(high)))

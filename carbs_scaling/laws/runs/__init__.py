@@ -1,0 +1,1 @@
+"""Tables of runs: reading them, rules that nobody searched, outliers."""

@@ -1,0 +1,375 @@
+"""Tables of training runs: from a DataFrame, a file or a study's records to checked arrays.
+
+What cannot give a law is refused in one line that says what is wrong and what to do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.laws.runs.collapse import collapsed
+
+REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
+SEARCHED = ("beta2", "momentum", "weight_decay")  # may have laws of their own, where they were varied
+ALSO_CALLED = {"momentum": "beta1"}  # what tables of Adam's runs call it
+OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
+# How tables mark a run that diverged, and one that did not; anything else is refused.
+MARKED = ("true", "1", "1.0", "yes", "y", "t", "x", "diverged")
+NOT_MARKED = ("false", "0", "0.0", "no", "n", "f", "", "nan", "none", "<na>", "-")
+BEYOND_MEANING = 1e60
+MIN_RUNS = 8  # below, even with every prior, a law would be the priors' alone
+LOSS_ALONE = "; for a law of the loss alone in N and D: carbs_scaling.laws.floor.fit_floor"
+MIN_VARIATION = 0.05  # nepers of spread below which a quantity counts as not varied
+# Units: a table in millions of parameters, billions of tokens or sequences a batch falls out of these.
+MIN_PARAMS, MIN_TOKENS, MAX_RATE, MAX_STEPS, MAX_LOSS = 500.0, 2_000.0, 100.0, 5e6, 50.0
+READERS = {".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json", ".parquet": "read_parquet"}
+
+
+class LawError(CarbsScalingError):
+    """These runs give no law, or this law cannot answer; the message says why."""
+
+
+def positive_number(value: Any, name: str) -> float:
+    """The value as a float, as what people ask laws for.
+
+    Raises:
+        LawError: it is no positive number, or larger than anything that could be meant.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = np.nan
+    if not 0 < number < BEYOND_MEANING:
+        raise LawError(f"{name}={value!r} must be a positive number" + (", below 1e60" if number > 0 else ""))
+    return number
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Completed runs of one optimizer, checked.
+
+    Args:
+        params: non-embedding parameters N, shape (n,).
+        tokens: training tokens D, shape (n,).
+        learning_rate: peak learning rates, shape (n,).
+        batch_tokens: tokens a step, shape (n,).
+        loss: final losses, shape (n,).
+        depth: blocks, shape (n,); None where the table has none.
+        width: residual width, shape (n,); None where the table has none.
+        beta2: decay of Adam's second moment, shape (n,); None where the table has none. So too the next two.
+        momentum: of SGD, or beta1 of Adam.
+        weight_decay: decoupled weight decay; 0 in a run without.
+        optimizer: its name; empty where the table names none.
+        diverged: how many runs were left out because they diverged, collapsed or have no finite loss.
+        source: where the runs come from, for reports.
+        diverged_logs: ln N, ln D, ln learning rate, ln batch of those that diverged, shape (m, 4).
+        collapsed: how many of `diverged` have a loss, but one that tells of a run that broke
+            (`carbs_scaling.laws.runs.collapse`).
+        again: how many rows were left out because another is the same in every column.
+    """
+
+    params: np.ndarray
+    tokens: np.ndarray
+    learning_rate: np.ndarray
+    batch_tokens: np.ndarray
+    loss: np.ndarray
+    depth: np.ndarray | None = None
+    width: np.ndarray | None = None
+    beta2: np.ndarray | None = None
+    momentum: np.ndarray | None = None
+    weight_decay: np.ndarray | None = None
+    optimizer: str = ""
+    diverged: int = 0
+    source: str = ""
+    diverged_logs: np.ndarray | None = None
+    collapsed: int = 0
+    again: int = 0
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    @property
+    def flops(self) -> np.ndarray:
+        """6 N D of each run, shape (n,)."""
+        return 6.0 * self.params * self.tokens
+
+    @property
+    def logs(self) -> np.ndarray:
+        """ln N, ln D, ln learning rate, ln batch; shape (n, 4)."""
+        return np.log(np.stack([getattr(self, name) for name in REQUIRED[:4]], axis=-1))
+
+    @property
+    def one_batch(self) -> bool:
+        """Whether all runs had the same batch: then nothing says what another would have brought."""
+        return bool(np.ptp(np.log(self.batch_tokens)) < MIN_VARIATION)
+
+    @property
+    def one_token_count(self) -> bool:
+        """Whether all runs had the same tokens: then nothing says what more would have brought."""
+        return bool(np.ptp(np.log(self.tokens)) < MIN_VARIATION)
+
+    def take(self, keep: np.ndarray) -> "RunTable":
+        """The runs at indices or where a mask is true, and the diverged ones no larger than those."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        diverged = values.pop("diverged_logs")
+        kept = {k: v[keep] if isinstance(v, np.ndarray) else v for k, v in values.items()}
+        if diverged is not None:
+            diverged = diverged[diverged[:, 0] <= np.log(kept["params"].max()) + 0.005]
+        return RunTable(**kept, diverged_logs=diverged)
+
+
+def cells_of(table: RunTable) -> list[np.ndarray]:
+    """Indices of the runs of each (N, D), logs rounded to 0.01."""
+    label = np.unique(np.round(table.logs[:, :2], 2), axis=0, return_inverse=True)[1].reshape(-1)
+    return [np.flatnonzero(label == i) for i in range(label.max() + 1)]
+
+
+def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
+    """Checked tables by optimizer ("" where none is named).
+
+    Args:
+        runs: a DataFrame, a mapping of columns, a path to CSV, JSONL or Parquet, a `Study`, `TrialRecord`s of
+            a study, or a `RunTable`.
+        optimizer: read and check the runs of this one alone.
+
+    Raises:
+        LawError: unreadable, columns missing or twice there, units that cannot be, no variation, or no runs
+            of that optimizer.
+    """
+    if isinstance(runs, RunTable):
+        return _only({runs.optimizer: runs}, optimizer)
+    frame, source = _as_frame(runs)
+    used = (*REQUIRED, *OPTIONAL, *ALSO_CALLED.values())
+    if twice := [name for name in used if list(frame.columns).count(name) > 1]:
+        raise LawError(f"{source} has the column {twice[0]} twice: keep one")
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    if missing:
+        raise LawError(
+            f"{source} has no column {', '.join(missing)}: needed are {', '.join(REQUIRED)} (params: "
+            "non-embedding parameters; tokens and batch_tokens in tokens), it has "
+            f"{', '.join(map(str, frame.columns)) or 'none'}"
+            + (LOSS_ALONE if set(missing) <= {"learning_rate", "batch_tokens"} else "")
+        )
+    if not len(frame):
+        raise LawError(f"{source} has no rows: a law needs at least {MIN_RUNS} runs")
+    names = _optimizers(frame)
+    by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
+    return {name: _checked(part, name, source) for name, part in by_name.items()}
+
+
+def _only(tables: dict, optimizer: str | None) -> dict:
+    if optimizer is None:
+        return tables
+    if optimizer not in tables:
+        named = ", ".join(filter(None, tables)) or "no names"
+        raise LawError(f"there are no runs of {optimizer!r}: there are {named}")
+    return {optimizer: tables[optimizer]}
+
+
+def _optimizers(frame) -> np.ndarray:
+    if "optimizer" not in frame.columns:
+        return np.full(len(frame), "")
+    column = frame["optimizer"]
+    return np.where(column.isna(), "", column.astype(str))
+
+
+def _as_frame(runs: Any):
+    import pandas as pd
+
+    if isinstance(runs, pd.DataFrame):
+        return runs, "the table"
+    if isinstance(runs, str | Path):
+        return _read_file(Path(runs)), str(runs)
+    if hasattr(runs, "records"):
+        frame = records_frame(runs.records())
+        optimizer = runs.optuna_study.user_attrs["identity"]["optimizer"]["name"]
+        return frame.assign(optimizer=optimizer), f"study {runs.name}"
+    if isinstance(runs, dict):
+        try:
+            return pd.DataFrame(runs), "the table"
+        except ValueError as error:
+            raise LawError(f"the columns make no table: {error}") from error
+    if isinstance(runs, Sequence) and all(hasattr(run, "recipe") for run in runs):
+        return records_frame(runs), "the study"
+    raise LawError(
+        f"{type(runs).__name__} is not a table of runs: give a DataFrame or a CSV, JSONL or Parquet file"
+    )
+
+
+def _read_file(path: Path):
+    import pandas as pd
+
+    if not path.is_file():
+        raise LawError(
+            f"{path} is not a file: give a CSV, JSONL or Parquet table with columns {', '.join(REQUIRED)}"
+        )
+    if path.suffix.lower() not in READERS:
+        raise LawError(f"{path} ends in none of {', '.join(READERS)}")
+    reader = getattr(pd, READERS[path.suffix.lower()])
+    options = {"lines": True} if reader is pd.read_json else {}
+    try:
+        return reader(path, **options)
+    except (
+        ValueError,
+        OSError,
+        pd.errors.ParserError,
+    ) as error:  # UnicodeDecodeError, ArrowInvalid: ValueErrors
+        raise LawError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+
+
+def records_frame(records: Sequence):
+    """Completed and diverged `TrialRecord`s as a DataFrame of the columns above."""
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        if record.outcome is None or str(record.outcome.status) not in ("completed", "diverged"):
+            continue
+        recipe = record.recipe
+        row = {
+            "params": recipe.params,
+            "tokens": record.outcome.tokens if record.completed else recipe.tokens,
+            "learning_rate": recipe.learning_rate,
+            "batch_tokens": recipe.batch_tokens,
+            "loss": record.loss,
+            "diverged": not record.completed,
+            "depth": recipe.shape.depth,
+            "width": recipe.shape.width,
+            "beta2": recipe.beta2,
+            "weight_decay": recipe.weight_decay,
+            "seed": recipe.seed,
+        }
+        rows.append(row)
+    if not rows:
+        raise LawError("the study has no run that ended yet: search first")
+    return pd.DataFrame(rows)
+
+
+def _checked(frame, optimizer: str, source: str) -> RunTable:
+    import pandas as pd
+
+    what = f"{source} ({optimizer})" if optimizer else source
+    columns = {}
+    for name in REQUIRED:
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        spoiled = numbers.isna() & frame[name].notna()
+        if spoiled.any():
+            raise LawError(f"{what}: {name} holds {frame[name][spoiled].iloc[0]!r}, which is no number")
+        columns[name] = numbers.to_numpy(dtype=float)
+    ended = np.isfinite(columns["loss"])
+    marked = np.zeros(len(frame), dtype=bool)
+    if "diverged" in frame.columns:
+        marked = _marked(frame["diverged"], what)
+        ended &= ~marked
+    if not ended.any():
+        raise LawError(f"{what}: all {len(frame)} runs diverged or have no loss, so there is nothing to fit")
+    values = {name: column[ended] for name, column in columns.items()}
+    for name in REQUIRED:
+        bad = ~(np.isfinite(values[name]) & (values[name] > 0))
+        if bad.any():
+            raise LawError(
+                f"{what}: {name} is {values[name][bad][0]:g} in a run, but must be positive and finite"
+            )
+    _check_units(values, what)
+    broke, by_rate = collapsed(
+        np.log(np.stack([values[name] for name in REQUIRED[:3]], axis=-1)), values["loss"]
+    )
+    completed = np.flatnonzero(ended)
+    marked[completed[by_rate]] = True
+    ended[completed[broke]] = False
+    again = _again(frame)[ended]
+    ended[np.flatnonzero(ended)[again]] = False
+    values = {name: column[~broke][~again] for name, column in values.items()}
+    if values["loss"].max() > MAX_LOSS:
+        _refuse_unit(what, "loss", values["loss"].max(), "nats or bits a token or byte, not perplexity")
+    if ended.sum() < MIN_RUNS:
+        also = f" and {broke.sum()} that collapsed" if broke.any() else ""
+        raise LawError(f"{what} has {ended.sum()} completed runs{also}: a law needs at least {MIN_RUNS}")
+    _check_variation(values, what)
+    others = {}
+    for name in ("depth", "width", *SEARCHED):
+        called = name if name in frame.columns else ALSO_CALLED.get(name)
+        if called in frame.columns:
+            column = pd.to_numeric(frame[called], errors="coerce").to_numpy(dtype=float)[ended]
+            others[name] = column if _possible(name, column) else None
+    return RunTable(
+        **values,
+        **others,
+        optimizer=optimizer,
+        diverged=int((~ended).sum() - again.sum()),
+        source=source,
+        diverged_logs=_logs_where(columns, marked),
+        collapsed=int(broke.sum()),
+        again=int(again.sum()),
+    )
+
+
+def _again(frame) -> np.ndarray:
+    """Which rows are the same as one before them in every column, shape (n,): exports joined twice.
+
+    Repeats of a run differ in their losses, if only in the last digits.
+    """
+    return frame.astype(str).duplicated().to_numpy()
+
+
+def _marked(column, what: str) -> np.ndarray:
+    """Which runs are marked, shape (n,)."""
+    text = np.array([str(value).strip().lower() for value in column], dtype=object)
+    marked = np.isin(text, MARKED)
+    if unknown := sorted(set(text[~marked & ~np.isin(text, NOT_MARKED)])):
+        raise LawError(f"{what}: diverged holds {unknown[0]!r}: write true or false")
+    return marked
+
+
+def _possible(name: str, column: np.ndarray) -> bool:
+    if name in ("beta2", "momentum"):
+        return bool(np.all((column >= 0) & (column < 1)))
+    least = 0.0 if name == "weight_decay" else np.nextafter(0.0, 1.0)
+    return bool(np.all(np.isfinite(column) & (column >= least)))
+
+
+def _logs_where(columns: dict[str, np.ndarray], marked: np.ndarray) -> np.ndarray:
+    """Logs of the runs that are marked, where their numbers can be; a missing loss alone is no sign."""
+    points = np.stack([columns[name][marked] for name in REQUIRED[:4]], axis=-1)
+    return np.log(points[np.all(np.isfinite(points) & (points > 0), axis=1)])
+
+
+def _refuse_unit(what: str, name: str, value: float, unit: str) -> None:
+    raise LawError(f"{what}: {name} of {value:g} cannot be: the unit is {unit}")
+
+
+def _check_units(values: dict[str, np.ndarray], what: str) -> None:
+    def refuse(name: str, value: float, unit: str) -> None:
+        _refuse_unit(what, name, value, unit)
+
+    if values["params"].min() < MIN_PARAMS:
+        refuse("params", values["params"].min(), "single non-embedding parameters, not millions")
+    if values["tokens"].min() < MIN_TOKENS:
+        refuse("tokens", values["tokens"].min(), "single tokens, not billions")
+    if values["learning_rate"].max() > MAX_RATE:
+        refuse("learning_rate", values["learning_rate"].max(), "the peak rate itself, not its logarithm")
+    steps = values["tokens"] / values["batch_tokens"]
+    if steps.min() < 1:
+        refuse(
+            "batch_tokens", values["batch_tokens"][steps.argmin()], "tokens a step, not more than all tokens"
+        )
+    if np.median(steps) > MAX_STEPS:
+        refuse(
+            "batch_tokens", np.median(values["batch_tokens"]), "tokens a step, not sequences (steps > 5e6)"
+        )
+
+
+def _check_variation(values: dict[str, np.ndarray], what: str) -> None:
+    for name in ("params", "learning_rate"):
+        if np.ptp(np.log(values[name])) < MIN_VARIATION:
+            kind = "one model size" if name == "params" else f"one {name}"
+            raise LawError(
+                f"{what} has {kind} ({values[name][0]:g}) in all runs: no law can say how things move with it"
+                + (LOSS_ALONE if name == "learning_rate" else "")
+            )
+    if np.ptp(np.log(values["loss"])) < 1e-4:
+        raise LawError(f"{what}: every run has the loss {values['loss'][0]:g}, so there is nothing to fit")

@@ -1,0 +1,1 @@
+"""Laws of loss curves under learning-rate schedules; SGD and Adam as SDEs."""

@@ -1,0 +1,1 @@
+"""The ledger of a study: trials, records, identity, history and loss curves."""

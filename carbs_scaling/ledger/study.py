@@ -1,0 +1,346 @@
+"""The ledger: an Optuna study that holds every trial, what it cost and what it was trained on.
+
+State lives here and nowhere else. The budget is counted from the ledger, so it survives restarts; a trial
+that was running when the program died is found open and run again under its own number.
+"""
+
+import json
+import platform
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import sqlalchemy
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from carbs_scaling import __version__
+from carbs_scaling.compute.flops import flops_by_convention, training_flops
+from carbs_scaling.config import StudyConfig
+from carbs_scaling.errors import BudgetSpent, StudyError
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.tasks.language_model_space import Space
+from carbs_scaling.trial import Recipe, Status, TrialOutcome
+
+# The format of what is written into user attributes; a ledger of another one is refused, not misread.
+LEDGER_FORMAT = 1
+_SQLITE_HEADER = b"SQLite format 3\0"
+_BUSY_SECONDS = 30  # SQLite waits so long for another reader or writer, such as a dashboard
+
+
+@contextmanager
+def storage_errors(where: str) -> Iterator[None]:
+    """Says in one line what a database driver says in fifty.
+
+    Raises:
+        StudyError: the ledger cannot be read or written.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise StudyError(
+            f"the ledger {where} cannot be used ({str(error).splitlines()[0]}): install the database's "
+            "Python driver, such as psycopg2-binary or pymysql"
+        ) from error
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+        reason = str(getattr(cause, "orig", None) or cause or error).splitlines()[0]
+        advice = {
+            "file is not a database": "the file is damaged or is something else: move it away to begin anew",
+            "database disk image is malformed": "the file is damaged: move it away to begin anew",
+            "disk is full": "free some space and run the same command again; nothing is lost",
+            "readonly database": "the folder or file is read-only: choose another study.directory",
+            "unable to open database file": "check that the folder exists and can be written",
+        }
+        hint = next((text for key, text in advice.items() if key in reason), "check study.storage")
+        raise StudyError(f"the ledger {where} cannot be used ({reason}): {hint}") from error
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two nested mappings, as `key: before -> now`."""
+    old, new = _flatten(before), _flatten(now)
+    absent = "(not there)"
+    return [
+        f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+    ]
+
+
+class Study:
+    """A study's ledger, opened for reading. `Study.begin` opens or creates one for searching.
+
+    Args:
+        optuna_study: the study underneath.
+        convention: FLOPs convention that its runs are charged in.
+        metric: `nats_per_token` or `bits_per_byte`, the loss that it minimises.
+    """
+
+    def __init__(self, optuna_study: optuna.Study, convention: str, metric: str) -> None:
+        self.optuna_study = optuna_study
+        self.convention = convention
+        self.metric = metric
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.optuna_study.study_name
+
+    @property
+    def budget_flops(self) -> float:
+        """The budget that it was last run with."""
+        return self.optuna_study.user_attrs["budget_flops"]
+
+    @staticmethod
+    def load(config: StudyConfig) -> "Study":
+        """Opens an existing study.
+
+        Raises:
+            StudyError: there is none of this name, or the ledger cannot be used.
+        """
+        file = config.folder / "study.db"
+        if config.storage is None and not file.is_file():
+            folder = Path(config.directory)
+            names = sorted(p.parent.name for p in folder.glob("*/study.db"))
+            there = f"there are {', '.join(names)}" if names else "there are none yet"
+            raise StudyError(
+                f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
+            )
+        with storage_errors(_shown(config)):
+            try:
+                study = optuna.load_study(study_name=config.name, storage=_storage(config))
+            except KeyError:
+                raise StudyError(f"the ledger {_shown(config)} holds no study {config.name!r}") from None
+            attributes = study.user_attrs
+        _check_format(config, attributes)
+        return Study(
+            study,
+            attributes["identity"]["budget"]["convention"],
+            attributes["identity"]["objective"]["metric"],
+        )
+
+    @staticmethod
+    def begin(
+        config: StudyConfig, identity: dict[str, Any], budget_flops: float, sampler: BaseSampler
+    ) -> "Study":
+        """Opens the study to go on with it, or creates it.
+
+        Args:
+            config: its name and place.
+            identity: what must not change while it lives: space, data, model, optimizer, objective, seed.
+            budget_flops: the budget of this run of it; may be raised from one run to the next.
+            sampler: proposes its points.
+
+        Raises:
+            StudyError: it was begun with another identity, or the ledger cannot be used.
+        """
+        identity = json.loads(json.dumps(identity))
+        where = _shown(config)
+        with storage_errors(where):
+            study = optuna.create_study(
+                study_name=config.name,
+                storage=_storage(config),
+                directions=["minimize", "minimize"],
+                sampler=sampler,
+                load_if_exists=True,
+            )
+            attributes = study.user_attrs
+            if "identity" not in attributes and study.get_trials(deepcopy=False):
+                raise StudyError(f"the study {config.name!r} in {where} was not made by carbs-scaling")
+            if "identity" not in attributes:
+                with warnings.catch_warnings():  # experimental in Optuna, and what its dashboard shows
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names(["loss", "flops"])
+                study.set_user_attr("ledger_format", LEDGER_FORMAT)
+                study.set_user_attr("budget_flops", budget_flops)
+                study.set_user_attr("identity", identity)  # last: it says that the others are there
+            else:
+                _check_format(config, attributes)
+                changed = differences(attributes["identity"], identity)
+                if changed:
+                    more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+                    raise StudyError(
+                        f"study {config.name!r} was begun with another {changed[0]}{more}: "
+                        "undo the change, or take another study.name"
+                    )
+            study.set_user_attr("budget_flops", budget_flops)
+        return Study(study, identity["budget"]["convention"], identity["objective"]["metric"])
+
+    def ask(self, space: Space, seed: int, provenance: dict[str, Any]) -> TrialRecord:
+        """A new trial, proposed by the sampler, open in the ledger from now on.
+
+        Raises:
+            BudgetSpent: from the sampler; no trial is left open if `affordable` was asked first.
+        """
+        with storage_errors(self.name):
+            trial = self.optuna_study.ask(fixed_distributions=space.distributions)
+            return self._open(trial, space, seed, provenance)
+
+    def unfinished(self, space: Space, seed: int, provenance: dict[str, Any]) -> list[TrialRecord]:
+        """The trials that were open when the last run of this study ended, to be run again as they are.
+
+        One that was killed between its creation and the writing of its recipe is proposed again under its own
+        number, from the same completed trials.
+        """
+        with storage_errors(self.name):
+            records = []
+            for frozen in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if "recipe" in frozen.user_attrs:
+                    records.append(self._record(frozen))
+                    continue
+                try:
+                    trial = optuna.trial.Trial(self.optuna_study, frozen._trial_id)  # Optuna samples it here
+                except BudgetSpent:
+                    self.optuna_study.tell(frozen.number, state=TrialState.FAIL)
+                    continue
+                for name, distribution in space.distributions.items():
+                    trial._suggest(name, distribution)
+                records.append(self._open(trial, space, seed, provenance))
+            return records
+
+    def _open(self, trial: optuna.Trial, space: Space, seed: int, provenance: dict[str, Any]) -> TrialRecord:
+        recipe = space.recipe(trial.params, trial_seed(seed, trial.number))
+        versions = {"carbs_scaling": __version__, "python": platform.python_version()}
+        trial.set_user_attr("provenance", {**provenance, **versions, "seed": recipe.seed})
+        trial.set_user_attr("recipe", recipe.to_dict())
+        return self._record_of(trial.number, recipe, trial.user_attrs)
+
+    def tell(self, number: int, outcome: TrialOutcome) -> TrialRecord:
+        """Closes a trial with how it ended, charged for the tokens that it saw."""
+        with storage_errors(self.name):
+            frozen = self.optuna_study.get_trials(deepcopy=False)[number]
+            recipe = Recipe.from_dict(frozen.user_attrs["recipe"])
+            flops = training_flops(recipe.shape, outcome.tokens, self.convention)
+            attributes = {"outcome": str(outcome.status), "outcome_record": outcome.to_dict(), "flops": flops}
+            for (
+                name,
+                value,
+            ) in attributes.items():  # through the storage: a reopened Trial would be sampled anew
+                self.optuna_study._storage.set_trial_user_attr(frozen._trial_id, name, value)
+            if outcome.status is Status.COMPLETED:
+                loss = outcome.loss if self.metric == "nats_per_token" else outcome.bits_per_byte
+                self.optuna_study.tell(number, [loss, flops])
+            else:
+                self.optuna_study.tell(number, state=TrialState.FAIL)
+            return self._record(self.optuna_study.get_trials(deepcopy=False)[number])
+
+    def records(self) -> list[TrialRecord]:
+        """All trials, by number. One without a recipe (killed as it was created) is left out."""
+        with storage_errors(self.name):
+            trials = self.optuna_study.get_trials(deepcopy=False)
+        return [self._record(trial) for trial in trials if "recipe" in trial.user_attrs]
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        attributes = trial.user_attrs
+        recipe = Recipe.from_dict(attributes["recipe"])
+        if not trial.state.is_finished():
+            return self._record_of(trial.number, recipe, attributes)
+        fields = attributes.get("outcome_record")
+        if fields is None:  # failed by somebody else's hand, such as a dashboard's
+            outcome = TrialOutcome(Status.MACHINE, 0, 0, 0.0, "unknown", message="closed from outside")
+        else:
+            outcome = TrialOutcome.from_dict(fields)
+        return self._record_of(
+            trial.number, recipe, attributes, outcome, trial.values[0] if trial.values else None
+        )
+
+    def _record_of(
+        self,
+        number: int,
+        recipe: Recipe,
+        attributes: Mapping[str, Any],
+        outcome: TrialOutcome | None = None,
+        loss: float | None = None,
+    ) -> TrialRecord:
+        tokens = recipe.tokens if outcome is None else outcome.tokens
+        return TrialRecord(
+            number=number,
+            recipe=recipe,
+            flops=training_flops(recipe.shape, tokens, self.convention),
+            loss=loss,
+            outcome=outcome,
+            flops_by_convention=flops_by_convention(recipe.shape, tokens),
+            provenance=dict(attributes.get("provenance", {})),
+        )
+
+
+def spent_flops(records: list[TrialRecord]) -> float:
+    """What the ended trials were charged."""
+    return sum(record.flops for record in records if not record.running)
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Seed of one trial, from (study seed, trial number) alone: a resumed study goes on as it would have."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+@contextmanager
+def sole_coordinator(config: StudyConfig) -> Iterator[None]:
+    """Holds the study's folder, so that no second search spends the same budget.
+
+    Raises:
+        StudyError: another process holds it.
+        OSError: the folder cannot be made or written.
+    """
+    config.folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(config.folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise StudyError(
+            f"study {config.name!r} is being run by another process: wait for it, or take another study.name"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
+    if config.storage is not None:
+        return optuna.storages.RDBStorage(config.storage)
+    file = config.folder / "study.db"
+    if file.exists():
+        with file.open("rb") as stream:
+            header = stream.read(len(_SQLITE_HEADER))
+        if header and header != _SQLITE_HEADER:  # SQLite itself would overwrite a very short file
+            raise StudyError(f"the ledger {file} is not an SQLite file: move it away to begin anew")
+    url = sqlalchemy.URL.create("sqlite", database=str(file.resolve()))
+    return optuna.storages.RDBStorage(
+        url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}}
+    )
+
+
+def _shown(config: StudyConfig) -> str:
+    """Where the ledger is, for messages: without a password."""
+    if config.storage is None:
+        return str(config.folder / "study.db")
+    try:
+        return sqlalchemy.make_url(config.storage).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return "at study.storage"
+
+
+def _check_format(config: StudyConfig, attributes: Mapping[str, Any]) -> None:
+    found = attributes.get("ledger_format")
+    if found != LEDGER_FORMAT:
+        raise StudyError(
+            f"study {config.name!r} has ledger format {found}, this program writes {LEDGER_FORMAT}: "
+            "use the version that made it, or take another study.name"
+        )

@@ -1,0 +1,1 @@
+"""Model families, one file each: shape, FLOPs, memory, construction."""

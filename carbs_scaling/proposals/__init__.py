@@ -1,1 +1,0 @@
-"""What is proposed next: `front.py` for the front of loss against FLOPs, `target.py` for one larger model."""

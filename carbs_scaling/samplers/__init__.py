@@ -1,0 +1,1 @@
+"""What is run next: `CarbsSampler` and its parts."""

@@ -1,0 +1,1 @@
+"""The samplers that the search is compared with, behind the same interface."""

@@ -1,0 +1,197 @@
+"""Points to look at: the cheap design that a search begins with, and the candidates of a proposal."""
+
+from math import ceil, log2
+
+import numpy as np
+from scipy.stats import qmc
+
+from carbs_scaling.frontier import pareto_front
+from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature
+from carbs_scaling.laws.loss_prior import LawPrior, law_prior, published_doubt
+from carbs_scaling.ledger.history import History
+from carbs_scaling.space.projection import Candidates, LegalSpace, Point, point_key
+from carbs_scaling.surrogate.model import Surrogate
+
+# Nepers around the published learning rate and batch in which the design looks, beside the doubt about them
+# there (`published_doubt`).
+_DESIGN_SPREAD = 0.3
+# How far below the lowest learning rate that broke the design goes on, while nothing has ended.
+_DESIGN_STEP = 1.0
+# As `_DESIGN_SPREAD`, around the optimum of a law drawn from the posterior.
+_FLOOR_SPREAD = 0.1
+# Farthest from a law's floor that a run for a target is looked for.
+_TARGET_REACH = 1.0
+
+
+def design_point(space: LegalSpace, history: History, rng: np.random.Generator, cap: float) -> Point | None:
+    """A point of the cheap design: far from the others, at a cost of at most `cap`; None if none is new."""
+    knobs = _sobol(space, rng, 64)
+    # Away from the edges of what has no price, where runs are most often wasted; towards the cheapest
+    # point in what has one, until it can be paid.
+    knobs = np.where(space.moves_cost, knobs, 0.2 + 0.6 * knobs)
+    _around_published_optimum(space, knobs, rng, _lower_rate(space, history))
+    cheapest = space.encoding.position(space.cheapest)
+    found: list[Point] = []
+    for row in knobs:
+        for share in (1.0, 0.6, 0.35, 0.2, 0.1, 0.0):
+            near = np.where(space.moves_cost, cheapest + share * (row - cheapest), row)
+            point = space.legal(space.encoding.point(near))
+            if space.cost(point) <= cap and space.permits(point):
+                found.append(point)
+                break
+    new = fresh(space.describe(found), history)
+    if not len(new):
+        return None
+    others = history.points + history.pending + history.failed
+    if not others:
+        return new.points[0]
+    rows = np.array([space.encoding.row(point) for point in others])
+    gaps = np.linalg.norm(new.cube[:, None, :] - rows[None], axis=-1).min(axis=1)
+    return new.points[int(np.argmax(gaps))]
+
+
+def _published(space: LegalSpace) -> LawPrior:
+    ranges = space.role_range("learning_rate"), space.role_range("batch_tokens")
+    return law_prior(1.0, space.centre, space.has_role, *ranges)
+
+
+def _lower_rate(space: LegalSpace, history: History) -> float:
+    """By how many nepers less than published laws say the design takes learning rates, since runs broke.
+
+    Nothing as long as most runs end. Then a neper below the lowest rate that broke, against the published one
+    for its N, D and batch, or half the way to the highest that ended.
+    """
+    if not space.has_role[2] or len(history.failed) <= len(history.points):
+        return 0.0
+    theta = _published(space).mean
+
+    def above(points: list[Point]) -> np.ndarray:
+        features = space.describe(points).features
+        return features[:, 2] - best_rate_feature(theta, features)
+
+    broke = float(above(history.failed).min())
+    ended = above(history.points)
+    ended = ended[ended < broke]
+    return max(-(float(ended.max()) + broke) / 2 if len(ended) else _DESIGN_STEP - broke, 0.0)
+
+
+def _around_published_optimum(
+    space: LegalSpace, knobs: np.ndarray, rng: np.random.Generator, lower: float
+) -> None:
+    """Sets learning rate and batch of rows of `knobs` to about what published laws say for their N, D.
+
+    Learning rates are `lower` nepers below that.
+    """
+    prior = _published(space)
+    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    doubt_rate, doubt_batch = published_doubt(space.centre, space.has_role)
+    if space.has_role[3]:
+        spread = np.hypot(_DESIGN_SPREAD, doubt_batch)
+        features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, spread, len(knobs))
+        space.set_role(knobs, "batch_tokens", features[:, 3] + space.centre[3])
+    if space.has_role[2]:
+        spread = _DESIGN_SPREAD if lower else np.hypot(_DESIGN_SPREAD, doubt_rate)
+        rate = best_rate_feature(prior.mean, features) - lower + rng.normal(0, spread, len(knobs))
+        space.set_role(knobs, "learning_rate", rate + space.centre[2])
+
+
+def candidates(
+    space: LegalSpace,
+    history: History,
+    surrogate: Surrogate,
+    rng: np.random.Generator,
+    limit: float,
+    count: int,
+) -> Candidates:
+    """Points spread over the space, on the valley floor of drawn laws, and around the front."""
+    spread_out = _sobol(space, rng, count)
+    guided = _sobol(space, rng, count)[: count * 3 // 4]
+    if any(surrogate.law.has_role[2:]):
+        _onto_valley_floor(space, guided, surrogate, rng)
+    front = pareto_front(history.flops, history.loss)
+    centres = [space.encoding.position(history.points[i]) for i in front]
+    near = around(centres or [space.encoding.position(space.cheapest)], 0.1, count // 2, rng)
+    return affordable_pool(space, np.concatenate([spread_out[: count // 2], guided, near]), history, limit)
+
+
+def _onto_valley_floor(
+    space: LegalSpace, knobs: np.ndarray, surrogate: Surrogate, rng: np.random.Generator
+) -> None:
+    """Sets learning rate and batch of rows of `knobs` to the best by laws drawn from the ensemble."""
+    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    thetas = surrogate.mean.thetas[rng.integers(len(surrogate.mean.thetas), size=len(knobs))]
+    batch = best_batch_feature(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
+    if space.has_role[3]:
+        features[:, 3] = batch
+        space.set_role(knobs, "batch_tokens", batch + space.centre[3])
+    rate = best_rate_feature(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
+    if space.has_role[2]:
+        space.set_role(knobs, "learning_rate", rate + space.centre[2])
+
+
+def target_candidates(
+    space: LegalSpace,
+    history: History,
+    theta: np.ndarray,
+    rng: np.random.Generator,
+    limit: float,
+    count: int,
+) -> Candidates:
+    """Points of any size within a neper or so of one law's valley floor, for what they teach about it.
+
+    Farther up the walls a law says least of what it was fitted for. What neither the law nor the cost knows
+    stays near the front's own values, so that it adds no noise.
+    """
+    knobs = _sobol(space, rng, count)
+    front = [space.encoding.position(history.points[i]) for i in pareto_front(history.flops, history.loss)]
+    others = ~space.moves_cost
+    others[[knob for knob in space.role_knobs.values() if knob is not None]] = False
+    if front and others.any():
+        near = np.asarray(front)[rng.integers(len(front), size=count)] + 0.05 * rng.normal(size=knobs.shape)
+        knobs[:, others] = np.clip(near, 0.0, 1.0)[:, others]
+    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    batch = best_batch_feature(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
+    if space.has_role[3]:
+        features[:, 3] = batch
+        space.set_role(knobs, "batch_tokens", batch + space.centre[3])
+    rate = best_rate_feature(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
+    if space.has_role[2]:
+        space.set_role(knobs, "learning_rate", rate + space.centre[2])
+    return affordable_pool(space, knobs, history, limit)
+
+
+def affordable_pool(space: LegalSpace, knobs: np.ndarray, history: History, limit: float) -> Candidates:
+    batch = space.candidates(knobs)
+    return fresh(batch.take(np.flatnonzero(batch.flops <= limit)), history)
+
+
+def fresh(batch: Candidates, history: History) -> Candidates:
+    known = {point_key(p) for p in history.points + history.pending + history.failed}
+    return batch.take([i for i, point in enumerate(batch.points) if point_key(point) not in known])
+
+
+def _sobol(space: LegalSpace, rng: np.random.Generator, count: int) -> np.ndarray:
+    return qmc.Sobol(space.encoding.knobs, rng=rng).random_base2(ceil(log2(count)))[:count]
+
+
+def around(centres: list[np.ndarray], spread: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` points normal around randomly chosen centres, every second one in a single dimension only."""
+    chosen = np.asarray(centres)[rng.integers(len(centres), size=count)]
+    steps = rng.normal(0.0, spread, size=chosen.shape)
+    single = rng.integers(chosen.shape[1], size=count)
+    only = np.arange(chosen.shape[1])[None] == single[:, None]
+    keep = only | (np.arange(count)[:, None] % 2 == 0)
+    return np.clip(chosen + steps * keep, 0.0, 1.0)
+
+
+def joined(first: Candidates, second: Candidates) -> Candidates:
+    if not len(first):
+        return second
+    if not len(second):
+        return first
+    return Candidates(
+        first.points + second.points,
+        np.concatenate([first.flops, second.flops]),
+        np.concatenate([first.cube, second.cube]),
+        np.concatenate([first.features, second.features]),
+    )

@@ -1,0 +1,298 @@
+"""The search as an Optuna sampler: expected gain of the loss-compute front per FLOP.
+
+`CarbsSampler` works in anybody's two-objective study (loss, training FLOPs), by `ask` and `tell` or by
+`optimize`. A proposal is a pure function of (seed, trial number, the other trials): it can be made again
+after a restart, and no global random state is used or touched.
+"""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from math import isfinite, isinf
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from carbs_scaling.errors import BudgetSpent
+from carbs_scaling.laws.loss import LossLaw
+from carbs_scaling.ledger.history import MACHINE, History, read_history, without_collapsed
+from carbs_scaling.samplers.candidates import design_point
+from carbs_scaling.samplers.front_search import FrontSearch
+from carbs_scaling.samplers.options import SamplerOptions
+from carbs_scaling.samplers.target_search import most_informative, target_design
+from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.space.projection import LegalSpace, Point
+from carbs_scaling.surrogate.model import Surrogate, SurrogateFitter
+
+logger = logging.getLogger(__name__)
+
+# A design goes on beyond one run a dimension while it has spent at most this share of the budget.
+_DESIGN_SHARE = 0.02
+_DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
+_PROPOSING = threading.Lock()  # not of the sampler, which people pickle
+
+
+class CarbsSampler(BaseSampler):
+    """Proposes the runs that are expected to push out the front of loss against FLOPs most, per FLOP.
+
+    Args:
+        distributions: Optuna distributions by name: float, int, logarithmic or not, and categorical.
+        flops: training FLOPs of a point (name to value), known before the run.
+        roles: those of `params`, `tokens`, `learning_rate`, `batch_tokens` that a point has; the loss law
+            uses what it is given.
+        project: the nearest legal point, which is what the trial's parameters then hold; None: all are legal.
+        budget_flops: training FLOPs that all trials together may cost; None: no limit.
+        target: (params, tokens) of a model that the search shall serve by extrapolation: it then buys what
+            tells most, per FLOP, about the best learning rate, the best batch and the loss there
+            (`best_recipe`); None: the front itself.
+        seed: of the proposals; None draws one.
+        allowed: whether a legal point may be run at all, such as one that fits into memory; None: all may.
+        options: fields of `SamplerOptions`.
+    """
+
+    def __init__(
+        self,
+        distributions: dict[str, BaseDistribution],
+        flops: Callable[[Point], float],
+        roles: Callable[[Point], dict],
+        project: Callable[[Point], Point] | None = None,
+        budget_flops: float | None = None,
+        target: tuple[float, float] | None = None,
+        seed: int | None = None,
+        allowed: Callable[[Point], bool] | None = None,
+        **options: Any,
+    ) -> None:
+        unknown = set(options) - {f.name for f in fields(SamplerOptions)}
+        if unknown:
+            raise TypeError(f"CarbsSampler has no option {', '.join(sorted(unknown))}")
+        self.options = SamplerOptions(**options)
+        self.space = LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed)
+        cap = self.options.max_trial_flops
+        if cap is not None and not self.space.lowest_flops <= cap:
+            cheapest = self.space.lowest_flops
+            raise ValueError(
+                f"max_trial_flops={cap:.3g} allows no run: the cheapest legal one costs {cheapest:.3g}"
+            )
+        if budget_flops is not None and not budget_flops >= 0:
+            raise ValueError(f"budget_flops={budget_flops} must be a number of FLOPs, or None for no limit")
+        self.budget_flops = None if budget_flops is None or isinf(budget_flops) else float(budget_flops)
+        self.target = None if target is None else _checked_target(target)
+        if target is not None and not all(self.space.has_role[:2]):
+            raise ValueError("a target needs points with the roles params and tokens")
+        if seed is not None and int(seed) < 0:
+            raise ValueError(f"seed={seed} must not be negative")
+        self.seed = int(np.random.SeedSequence().entropy % 2**32) if seed is None else int(seed)
+        self.fallbacks: Counter = Counter()
+        self._proposed: dict[int, Point] = {}  # by trial number, until the trial holds its parameters
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self.space.encoding.distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """One legal, affordable point.
+
+        Raises:
+            BudgetSpent: what remains pays for none.
+        """
+        # One thread of `optimize(n_jobs=...)` at a time, each knowing what the others were told.
+        with _PROPOSING:
+            point = self.propose(self._history(study, but=trial.number), trial.number)
+            self._proposed[trial.number] = point
+            return point
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A random value of a parameter that is not among `distributions`."""
+        name_seed = sum((i + 1) * ord(c) for i, c in enumerate(param_name))
+        rng = np.random.default_rng([self.seed, trial.number, name_seed])
+        return Encoding({param_name: param_distribution}).point(rng.random(1))[param_name]
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Stops `study.optimize` once nothing legal is affordable; elsewhere it does nothing."""
+        proposed = self._proposed.pop(trial.number, None)
+        remaining = self._read(study, but=trial.number).remaining_flops(self.budget_flops)
+        if not self._pays(remaining - self._charge(trial, state, values, proposed)):
+            try:
+                study.stop()
+            except RuntimeError:
+                # Raised outside `optimize`, where the caller asks `affordable` before the next trial.
+                return
+
+    def remaining_flops(self, study: Study) -> float:
+        """Budget less what is spent and what running trials are committed to; infinite without a budget."""
+        return self._read(study).remaining_flops(self.budget_flops)
+
+    def affordable(self, study: Study) -> bool:
+        """Whether some legal point fits into what remains."""
+        return self._pays(self.remaining_flops(study))
+
+    def law(self, study: Study) -> LossLaw | None:
+        """The loss law of the study's completed trials; None where there are too few."""
+        history = self._history(study)
+        surrogate = self.surrogate_of(history, np.random.default_rng(self.seed))
+        return None if surrogate is None else surrogate.law
+
+    def best_recipe(self, study: Study, params: float, tokens: float) -> dict[str, float]:
+        """Learning rate, batch tokens and loss for so many parameters and tokens, also beyond the search.
+
+        With the factor that one standard deviation of rate and batch is, and the loss's `loss_sd`. Law and
+        smooth departures from it, linear around the most probable law (`surrogate.target`).
+
+        Raises:
+            ValueError: the study has too few completed trials, or its points lack the roles.
+        """
+        if not all(self.space.has_role[:2]):
+            raise ValueError("a recipe needs the roles params and tokens")
+        history = self._history(study)
+        if len(history.points) < 2:
+            raise ValueError("a recipe needs at least two completed trials")
+        mean, covariance = target_design(self.space, history, _checked_target((params, tokens))).recipe()
+        sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+        found = {"loss": float(mean[2]), "loss_sd": float(sd[2])}
+        for i, (name, role) in enumerate((("learning_rate", 2), ("batch_tokens", 3))):
+            if self.space.has_role[role]:
+                found[name] = float(np.exp(mean[i] + self.space.centre[role]))
+                found[f"{name}_factor"] = float(np.exp(sd[i]))
+        return found
+
+    def propose(self, history: History, number: int) -> Point:
+        """The point for trial `number` given the other trials.
+
+        Raises:
+            BudgetSpent: what remains pays for none.
+        """
+        limit = self._limit(history)
+        if not self._pays(limit):
+            raise BudgetSpent(
+                f"{limit:.3g} FLOPs remain of {self.budget_flops or limit:.3g}, "
+                f"and the cheapest legal run costs {self.space.lowest_flops:.3g}"
+            )
+        rng = np.random.default_rng([self.seed, number])
+        if self._designs(history) or len(history.points) < 2:
+            return self._design_point(history, rng, limit)
+        if self.target is not None:
+            count = 2 * self.options.candidates
+            point = most_informative(self.space, history, self.target, rng, limit, self._overhead, count)
+        else:
+            search = FrontSearch(self.space, self.options, self.budget_flops, self._overhead)
+            point = search.best(history, self.surrogate_of(history, rng), rng, limit)
+        return self._cheapest("no new affordable candidate") if point is None else point
+
+    def _history(self, study: Study, but: int | None = None) -> History:
+        return without_collapsed(self._read(study, but), self.space)
+
+    def _read(self, study: Study, but: int | None = None) -> History:
+        if study.directions != _DIRECTIONS:
+            raise ValueError(
+                "CarbsSampler needs a study of two objectives, loss and training FLOPs, both minimised: "
+                "optuna.create_study(directions=['minimize', 'minimize'], sampler=...)"
+            )
+        return read_history(study, self.space, but, self._proposed)
+
+    def _charge(
+        self,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+        proposed: Point | None,
+    ) -> float:
+        """FLOPs of a trial that is about to end."""
+        if state is TrialState.COMPLETE and values is not None and isfinite(values[1]):
+            return float(values[1])
+        if state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
+            return 0.0
+        if proposed is None and self.space.encoding.contains(trial.params):
+            proposed = {name: trial.params[name] for name in self.space.encoding.distributions}
+        return 0.0 if proposed is None else self.space.cost(proposed)
+
+    def _designs(self, history: History) -> bool:
+        """Whether the next point is one of the cheap design."""
+        begun = len(history.points) + len(history.pending) + len(history.failed)
+        if self.options.startup_trials is not None:
+            return begun < self.options.startup_trials
+        knobs = self.space.encoding.knobs
+        if begun < min(knobs, 8):
+            return True
+        # A second round tells more of the valley than it costs, where it costs next to nothing.
+        spent = history.spent_flops + history.committed_flops
+        cheap = self.budget_flops is None or spent <= _DESIGN_SHARE * self.budget_flops
+        return begun < min(2 * knobs, 8) and cheap
+
+    @property
+    def _overhead(self) -> float:
+        """FLOPs that stand for what a trial costs beside its training."""
+        if self.options.overhead_flops is not None:
+            return self.options.overhead_flops
+        if self.budget_flops is None:
+            return 0.0
+        return self.budget_flops / (20_000 if self.target is None else 1_000)
+
+    def _limit(self, history: History) -> float:
+        """Dearest run that may be proposed now."""
+        cap = self.options.max_trial_flops
+        return min(history.remaining_flops(self.budget_flops), float("inf") if cap is None else cap)
+
+    def _pays(self, flops: float) -> bool:
+        return self.space.lowest_flops <= flops
+
+    def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
+        cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
+        if self.budget_flops is not None:
+            cap = min(cap, self.options.startup_fraction * self.budget_flops)
+        # Never so tight that only the very cheapest shape is left: twice its parameters or tokens cost twice
+        # as much, give or take what rounding to legal shapes does; twice its width four times.
+        for least in (2.5, 5.0):
+            point = design_point(
+                self.space, history, rng, min(max(cap, least * self.space.lowest_flops), limit)
+            )
+            if point is not None:
+                break
+        return self._cheapest("no new point for the design") if point is None else point
+
+    def surrogate_of(self, history: History, rng: np.random.Generator) -> Surrogate | None:
+        """What is believed after the completed trials of `history`; None with fewer than two."""
+        if len(history.points) < 2:
+            return None
+        known = self.space.describe(history.points)
+        fitter = SurrogateFitter(
+            self.space.centre,
+            self.space.has_role if self.options.law_mean else (False,) * 4,
+            self.space.role_range("learning_rate"),
+            self.space.role_range("batch_tokens"),
+            self.options.members,
+            self.space.floor_field,
+            self.fallbacks,
+        )
+        return fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)
+
+    def _cheapest(self, reason: str) -> Point:
+        self.fallbacks[reason] += 1
+        logger.warning("%s: the cheapest legal point is proposed", reason)
+        return dict(self.space.cheapest)
+
+
+def _checked_target(target: tuple[float, float]) -> tuple[float, float]:
+    try:
+        params, tokens = (float(value) for value in target)
+    except (TypeError, ValueError):
+        params = tokens = float("nan")
+    if not (0 < params < float("inf") and 0 < tokens < float("inf")):
+        raise ValueError(f"target={target!r} must be two positive numbers, (params, tokens)")
+    return params, tokens
+
+
+def new_study(sampler: BaseSampler, **arguments: Any) -> Study:
+    """An Optuna study with directions (loss, training FLOPs), both minimised."""
+    return optuna.create_study(sampler=sampler, directions=_DIRECTIONS, **arguments)

@@ -1,0 +1,260 @@
+"""The legal points of a search with what is known of them before a run: cost, roles, coordinates."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite, log
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution
+from scipy.stats import qmc
+
+from carbs_scaling.laws.loss import ROLES
+from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.surrogate.floor_field import FloorField
+
+Point = dict
+
+# Points looked at once to learn the ranges of cost and roles.
+_PROBES = 256
+_PROBE_SEED = 20250
+_KNOWN_ROLES = frozenset(ROLES)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Legal points, side by side with what is known of them.
+
+    Args:
+        points: m points.
+        flops: shape (m,).
+        cube: unit-cube rows, shape (m, d).
+        features: centred log features, shape (m, 4).
+    """
+
+    points: list[Point]
+    flops: np.ndarray
+    cube: np.ndarray
+    features: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """What the surrogate is asked with, shape (m, d + 4)."""
+        return np.column_stack([self.cube, self.features])
+
+    def take(self, indices) -> "Candidates":
+        """Those at `indices`."""
+        return Candidates(
+            [self.points[i] for i in indices], self.flops[indices], self.cube[indices], self.features[indices]
+        )
+
+
+@dataclass
+class LegalSpace:
+    """The caller's space: distributions, cost, roles and projection, and what a look at it tells.
+
+    Args:
+        encoding: of the distributions.
+        flops: training FLOPs of a point.
+        roles: those of `ROLES` that a point has.
+        project: the nearest legal point, or None where every point is.
+        allowed: whether a legal point may be run at all, or None where every one may.
+    """
+
+    encoding: Encoding
+    flops: Callable[[Point], float]
+    roles: Callable[[Point], dict]
+    project: Callable[[Point], Point] | None = None
+    allowed: Callable[[Point], bool] | None = None
+    _seen: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        knobs = qmc.Sobol(self.encoding.knobs, rng=_PROBE_SEED).random(_PROBES)
+        points = [self.legal(self.encoding.point(row)) for row in knobs]
+        logs = np.array([self._log_roles(point) for point in points])
+        self.has_role = tuple(bool(np.isfinite(column).any()) for column in logs.T)
+        # A point without a role - of a branch that has none, say - tells nothing of the role's range.
+        known = np.isfinite(logs)
+        self._low = np.where(self.has_role, np.where(known, logs, np.inf).min(axis=0), 0.0)
+        self._high = np.where(self.has_role, np.where(known, logs, -np.inf).max(axis=0), 0.0)
+        self.centre = tuple(float(c) for c in (self._low + self._high) / 2)
+        self._find_extremes(points)
+        self.floor_field = self._floor_field(points)
+        self._role_knobs = {name: self._role_knob(name) for name in ("learning_rate", "batch_tokens")}
+
+    def legal(self, point: Point) -> Point:
+        """The nearest legal point, inside the distributions.
+
+        Raises:
+            ValueError: `project` gave no point.
+        """
+        if self.project is None:
+            return self.encoding.clip(point)
+        projected = self.project(dict(point))
+        if not isinstance(projected, Mapping):
+            raise ValueError(f"project({point}) gave {projected!r}, which is no point: a dict of its values")
+        return self.encoding.clip({**point, **projected})
+
+    def permits(self, point: Point) -> bool:
+        """Whether the caller lets a legal point be run."""
+        return self.allowed is None or bool(self.allowed(dict(point)))
+
+    def role_range(self, role: str) -> tuple[float, float] | None:
+        """(ln lowest, ln highest) of a role over the space, or None where there is no such role."""
+        i = ROLES.index(role)
+        return (float(self._low[i]), float(self._high[i])) if self.has_role[i] else None
+
+    def cost(self, point: Point) -> float:
+        """Training FLOPs of a point: finite and positive.
+
+        Raises:
+            ValueError: `flops` gave something else.
+        """
+        told = self.flops(point)
+        try:
+            flops = float(told)
+        except (TypeError, ValueError):
+            flops = float("nan")
+        if not (isfinite(flops) and flops > 0):
+            raise ValueError(f"flops({point}) gave {told!r}, which is no positive number")
+        return flops
+
+    def candidates(self, knobs: np.ndarray) -> Candidates:
+        """Legal, allowed points nearest to rows of `knobs` (m, k), without repeats."""
+        points, taken = [], set()
+        for row in knobs:
+            point = self.legal(self.encoding.point(row))
+            key = point_key(point)
+            if key not in taken:
+                taken.add(key)
+                if self.permits(point):
+                    points.append(point)
+        return self.describe(points)
+
+    def describe(self, points: list[Point]) -> Candidates:
+        """Points that are legal already."""
+        if not points:
+            width = self.encoding.row(self.cheapest).size
+            return Candidates([], np.zeros(0), np.zeros((0, width)), np.zeros((0, 4)))
+        return Candidates(
+            points,
+            np.array([self.cost(point) for point in points]),
+            np.array([self.encoding.row(point) for point in points]),
+            self.features(points),
+        )
+
+    def features(self, points: list[Point]) -> np.ndarray:
+        """Centred log features, shape (m, 4); 0 for a role that a point does not have."""
+        logs = np.array([self._log_roles(point) for point in points])
+        return np.where(np.isfinite(logs), logs - np.asarray(self.centre), 0.0)
+
+    def _log_roles(self, point: Point) -> list[float]:
+        roles = self.roles(point) or {}
+        if not isinstance(roles, Mapping):
+            raise ValueError(f"roles({point}) gave {roles!r}, which is no dict of {', '.join(ROLES)}")
+        if not roles.keys() <= _KNOWN_ROLES:
+            unknown = ", ".join(sorted(str(name) for name in roles.keys() - _KNOWN_ROLES))
+            raise ValueError(f"roles() named {unknown}: known are {', '.join(ROLES)}")
+        return [self._log_role(point, name, roles.get(name)) for name in ROLES]
+
+    def _log_role(self, point: Point, name: str, value: float | None) -> float:
+        """Its log; nan for a role that the point does not have, which None or no positive number says."""
+        try:
+            return log(value) if value is not None and value > 0 else float("nan")
+        except (TypeError, ValueError):
+            raise ValueError(f"roles({point}) gave {name}={value!r}, which is no number") from None
+
+    def _find_extremes(self, points: list[Point]) -> None:
+        """Cheapest and dearest allowed points: the best probe, improved one dimension at a time."""
+        # The corner of lowest values too: a tight limit may leave little else.
+        corner = self.legal(self.encoding.point(np.zeros(self.encoding.knobs)))
+        points = [point for point in [*points, corner] if self.permits(point)]
+        if not points:
+            raise ValueError(f"allowed() refuses all of {_PROBES} points of the space: nothing can be run")
+        costs = [self.cost(point) for point in points]
+        self.cheapest, self.lowest_flops = self._descend(points[int(np.argmin(costs))], 1.0)
+        self.dearest, self.highest_flops = self._descend(points[int(np.argmax(costs))], -1.0)
+        # A cheap point too: where most of the space is cut down to a limit, nothing seems to cost anything.
+        order = np.argsort(costs)
+        at = [self.encoding.position(points[order[len(order) // part]]) for part in (10, 2)]
+        self.moves_cost = np.array(
+            [any(self._matters(knobs, i) for knobs in at) for i in range(self.encoding.knobs)]
+        )
+
+    def _floor_field(self, points: list[Point]) -> FloorField:
+        cube = np.array([self.encoding.row(point) for point in points])
+        columns = np.flatnonzero(self.encoding.spread_to_columns(self.moves_cost))
+        return FloorField.of(cube, self.features(points), columns)
+
+    def _role_knob(self, role: str) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """The one dimension that sets a role, its levels, and the role's logs there; None if several do."""
+        i = ROLES.index(role)
+        if not self.has_role[i]:
+            return None
+        middle = np.full(self.encoding.knobs, 0.5)
+        found = None
+        for knob, distribution in enumerate(self.encoding.distributions.values()):
+            if isinstance(distribution, CategoricalDistribution):
+                continue
+            levels = np.linspace(0.0, 1.0, 33)
+            logs = []
+            for level in levels:
+                middle[knob] = level
+                logs.append(self._log_roles(self.legal(self.encoding.point(middle)))[i])
+            middle[knob] = 0.5
+            if np.ptp(logs) > 1e-9:
+                if found is not None or not (np.diff(logs) >= 0).all():
+                    return None
+                found = knob, levels, np.asarray(logs)
+        return found
+
+    def set_role(self, knobs: np.ndarray, role: str, logs: np.ndarray) -> None:
+        """Moves rows of `knobs` (m, k) in place to where a role has the wanted logs, if one knob sets it."""
+        if self._role_knobs[role] is not None:
+            knob, levels, known = self._role_knobs[role]
+            knobs[:, knob] = np.interp(logs, known, levels)
+
+    @property
+    def role_knobs(self) -> dict[str, int | None]:
+        """The one dimension that sets the learning rate, or the batch; None where none or several do."""
+        return {role: None if found is None else found[0] for role, found in self._role_knobs.items()}
+
+    def _levels(self, i: int) -> np.ndarray:
+        distribution = list(self.encoding.distributions.values())[i]
+        if isinstance(distribution, CategoricalDistribution):
+            count = len(distribution.choices)
+            return (np.arange(count) + 0.5) / count
+        return np.array([0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0])
+
+    def _descend(self, point: Point, sign: float) -> tuple[Point, float]:
+        best, cost = point, self.cost(point)
+        for _ in range(3):
+            before = cost
+            for i in range(self.encoding.knobs):
+                for level in self._levels(i):
+                    knobs = self.encoding.position(best)
+                    knobs[i] = level
+                    trial = self.legal(self.encoding.point(knobs))
+                    there = self.cost(trial)
+                    if sign * there < sign * cost and self.permits(trial):
+                        best, cost = trial, there
+            if cost == before:
+                break
+        return best, cost
+
+    def _matters(self, knobs: np.ndarray, i: int) -> bool:
+        costs = []
+        for level in self._levels(i):
+            moved = knobs.copy()
+            moved[i] = level
+            costs.append(self.cost(self.legal(self.encoding.point(moved))))  # `flops` knows legal points only
+        return max(costs) > min(costs) * 1.05
+
+
+def point_key(point: Point) -> tuple:
+    """A hashable identity of a point, blind to differences in the ninth digit."""
+    return tuple(
+        f"{v:.9g}" if isinstance(v, float) else (type(v).__name__, v) for _, v in sorted(point.items())
+    )

@@ -1,0 +1,123 @@
+"""`compare` as a person uses it, and its figures against areas worked out by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from optuna.samplers import RandomSampler
+
+from carbs_scaling.cli import configuration_folder
+from carbs_scaling.commands import compare as verb
+from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.ledger.study import Study
+from carbs_scaling.report.compare import Spending, compare, reference_corner
+from carbs_scaling.search import build_space
+from carbs_scaling.trial import Status, TrialOutcome
+
+
+def test_repeats_count_by_their_mean_so_far():
+    flops, loss = np.array([10.0, 100.0, 100.0]), np.array([4.0, 2.0, 3.0])
+    study = Spending("again", "-", 210.0, flops, loss, recipe=np.array([0, 1, 1]))
+    assert study.mean_loss(2).tolist() == [4.0, 2.0]
+    assert study.mean_loss().tolist() == [4.0, 2.5, 2.5]
+    (row,) = compare([study])
+    assert row.lowest_loss == 2.5
+    assert row.front_points == 2
+
+
+def test_regrets_are_missing_areas_and_match_is_when_the_first_ones_area_was_reached():
+    # Corner: (log10 FLOPs, loss) = (2.1, 4).
+    first = Spending("first", "carbs", 200.0, np.array([10.0, 90.0, 100.0]), np.array([4.0, np.nan, 3.0]))
+    other = Spending("other", "grid", 200.0, np.array([10.0, 100.0, 90.0]), np.array([3.5, 2.0, np.nan]))
+    assert reference_corner([first, other]) == pytest.approx((2.1, 4.0))
+    joint = 0.5 * 1.0 + 2.0 * 0.1  # 3.5 from 10 to 100 FLOPs, 2 from there on
+    one, two = compare([first, other])
+    assert one.regrets == pytest.approx((1, 1, 1, 1 - 0.1 / joint))  # one run costs 100 and is 1 below 4
+    at_start = 1 - 0.5 * 1.1 / joint
+    assert two.regrets == pytest.approx((at_start, at_start, at_start, 0))
+    assert (one.flops_to_match, two.flops_to_match) == (200.0, 10.0)
+    assert compare([other, first])[1].flops_to_match is None
+    assert (two.trials, two.front_points, two.lowest_loss, two.spent_flops) == (3, 2, 2.0, 200.0)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["studies/mine", "studies/grid"], ["mine", "grid"]),
+        (["/a/x/default", "/a/y/default", "/b/z"], ["x/default", "y/default", "b/z"]),
+        (["/a/x", "/a/x"], []),
+    ],
+)
+def test_studies_are_told_apart_by_as_little_of_their_paths_as_does_it(folders, names):
+    assert verb.shortest_names([Path(folder) for folder in folders]) == names
+
+
+def test_before_a_run_completed_there_is_no_regret():
+    late = Spending("late", "-", 100.0, np.array([50.0, 50.0]), np.array([np.nan, 3.0]))
+    early = Spending("early", "-", 100.0, np.array([5.0, 50.0]), np.array([4.0, 2.0]))
+    assert compare([late, early])[0].regrets[:3] == (None, None, None)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """A folder with studies of one text (`one`, `two`), of another (`text`), in bits (`bits`), and empty."""
+    folder = tmp_path_factory.mktemp("compare")
+    for seed, name in enumerate(("one", "two", "text", "bits", "empty")):
+        with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+            overrides = [f"study.directory={folder}", f"study.name={name}", "model.head_size=1"]
+            config = load_config(SearchConfig, hydra_compose("search", [*overrides, "budget.flops=1e15"]))
+        identity = {
+            "budget": {"convention": "6N"},
+            "objective": {"metric": "bits_per_byte" if name == "bits" else "nats_per_token"},
+            "data": {"sha256": "b" if name == "text" else "a"},
+        }
+        config.study.folder.mkdir()
+        ledger = Study.begin(config.study, identity, 1e15, RandomSampler(seed=seed))
+        space = build_space(config, vocabulary_size=256)
+        for _ in range(0 if name == "empty" else 6):
+            record = ledger.ask(space, 0, {"sampler": "random"} if name != "one" else {})
+            loss = 2 + 30 * record.recipe.tokens**-0.3
+            tokens, steps = record.recipe.tokens, record.recipe.steps
+            ledger.tell(record.number, TrialOutcome(Status.COMPLETED, steps, tokens, 1.0, "cpu", loss, loss))
+    return folder
+
+
+def test_it_writes_a_table_a_picture_and_values(composed, studies, capsys):
+    named = (f"study.directory={studies}", "studies=[one,two]")
+    verb.run(composed(*named, verb="compare"))
+    said = capsys.readouterr().out
+    assert "hypervolume regret" in said
+    assert (studies / "compare.png").read_bytes().startswith(b"\x89PNG")
+    verb.run(composed(*named, "format=json", "plots=false", verb="compare"))
+    one, two = json.loads(capsys.readouterr().out)
+    assert (one["study"], one["sampler"], two["sampler"]) == ("one", "-", "random")
+    assert one["trials"] == 6
+    paths = f"studies=[{studies}/one,{studies}/two]"
+    verb.run(composed(paths, "format=csv", f"output={studies}/x.csv", verb="compare"))
+    assert (studies / "x.csv").read_text().startswith("study,sampler,trials,spent_flops,")
+    assert (studies / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["studies=[one]"], "two studies or more"),
+        (["studies=one"], "two studies or more"),
+        (["studies=[one,one]"], "names one twice"),
+        (["studies=[one,none]"], "no study 'none'"),
+        (["studies=[one,text]"], r"one and text differ in text \(data.sha256\)"),
+        (["studies=[one,bits]"], r"objective.metric \(nats_per_token, bits_per_byte\)"),
+        (["studies=[one,empty]"], "study empty has no completed run"),
+        (["studies=[one,two]", "format=xml"], "table, csv, json"),
+        (["studies=[one,two]", "output=x.csv"], "needs format"),
+    ],
+)
+def test_each_mistake_is_one_line(composed, studies, overrides, said):
+    config = composed(f"study.directory={studies}", *overrides, verb="compare")
+    with pytest.raises(CarbsScalingError, match=said) as error:
+        verb.run(config)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,54 @@
+"""A floor that departs from the law's form is followed inside the runs, and a straight one left straight."""
+
+import json
+
+import numpy as np
+import pytest
+
+from carbs_scaling import fit_law
+from carbs_scaling.laws.fit.fit_law import ScalingLaw
+
+
+@pytest.fixture(scope="module")
+def bent_runs(truth):
+    """The exponent in N grows where tokens are many: ln of the reducible loss has a term in ln N ln D."""
+    runs = truth.draw()
+    n, d = np.log(runs.params / 1e8), np.log(runs.tokens / 4e9)
+    reducible = truth.loss(runs.params, runs.tokens) - 1.7
+    return runs.assign(loss=runs.loss + reducible * np.expm1(-0.03 * n * d))
+
+
+def test_a_bent_floor_is_predicted_within_its_interval(bent_runs, truth):
+    n, d = 1.2e9, 1.6e10
+    real = 1.7 + (truth.loss(n, d) - 1.7) * np.exp(-0.03 * np.log(n / 1e8) * np.log(d / 4e9))
+    law = fit_law(bent_runs, check=False)
+    straight = fit_law(truth.draw(), check=False)
+    low, high = law.recommend(n, d).interval("loss", 0.99)
+    assert low < real < high
+    assert abs(float(law.loss(n, d)) - real) < 0.02
+    # The recipe does not hang on it.
+    assert law.learning_rate(n, d) == pytest.approx(straight.learning_rate(n, d), rel=0.1)
+
+
+def test_a_straight_floor_stays_straight(law):
+    assert len(law.bend) == 3
+    assert np.abs(law.bend[2]).max() < 0.01
+
+
+def test_the_loss_at_the_optimum_is_that_of_a_run_there(law):
+    n, d = np.array([1e8, 5e9]), np.array([4e9, 9e10])
+    rate, batch = law.learning_rate(n, d), law.batch_tokens(n, d)
+    np.testing.assert_allclose(law.run_loss(n, d, rate, batch), law.loss(n, d))
+    np.testing.assert_allclose(law.loss_draws(n, d, 4000).mean(axis=0), law.loss(n, d), rtol=0.02)
+
+
+def test_a_law_of_two_bends_is_still_read(law):
+    values = json.loads(json.dumps(law.to_dict())) | {
+        "format": 1,
+        "bend": [list(row) for row in law.bend[:2]],
+    }
+    values["covariance"] = [row[:25] for row in values["covariance"][:25]]
+    old = ScalingLaw.from_dict({k: v for k, v in values.items() if k not in ("prior", "others")})
+    recipe = old.recommend(1e9, 1e10)
+    assert recipe.learning_rate == law.recommend(1e9, 1e10).learning_rate
+    assert recipe.interval("loss")[0] < recipe.loss < recipe.interval("loss")[1]

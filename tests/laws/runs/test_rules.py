@@ -1,0 +1,105 @@
+"""Tables whose rates and batches nobody searched give the law of their rule, and say so."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carbs_scaling import fit_law
+from carbs_scaling.laws.recommend.advice import advise, compute_optimal
+from carbs_scaling.laws.runs.rules import rules_of
+from carbs_scaling.laws.runs.table import read_runs
+from carbs_scaling.laws.scaling_law import ScalingLaw
+
+
+def rule_batch(n, d):
+    return 2.0 ** np.round(np.log2(1e5 * (d / 1e9) ** 0.6))
+
+
+def rule_rate(n, batch):
+    return 1e-3 * (n / 1e8) ** -0.5 * (batch / 1e5) ** 0.5
+
+
+def loss_by_rule(truth, n, d):
+    # The rule is not the best there is, by an amount that changes along the way.
+    return truth.loss(n, d) + 0.02 + 0.01 * np.log(d / n / 20) ** 2 / 20
+
+
+def isoflop(truth, noise=0.003):
+    """Six budgets, nine sizes each: one run a cell."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for flops in np.geomspace(3e18, 1e21, 6):
+        for n in np.sqrt(flops / 120) * np.geomspace(0.2, 5, 9):
+            d = flops / (6 * n)
+            batch = rule_batch(n, d)
+            rows.append((n, d, rule_rate(n, batch), batch, loss_by_rule(truth, n, d) + noise * rng.normal()))
+    return pd.DataFrame(rows, columns=["params", "tokens", "learning_rate", "batch_tokens", "loss"])
+
+
+@pytest.fixture(scope="module")
+def isoflop_law(truth):
+    return fit_law(isoflop(truth))
+
+
+def test_what_is_recommended_is_the_rule_with_the_loss_that_it_brings(isoflop_law, truth):
+    for n, d in ((1e9, 4e10), (6e9, 1.2e11)):
+        recipe = isoflop_law.recommend(n, d)
+        assert np.log(recipe.batch_tokens / rule_batch(n, d)) == pytest.approx(0, abs=0.5)
+        assert recipe.learning_rate == pytest.approx(rule_rate(n, recipe.batch_tokens), rel=0.1)
+        assert recipe.loss == pytest.approx(loss_by_rule(truth, n, d), abs=0.03)
+        low, high = recipe.interval("loss")
+        assert low < loss_by_rule(truth, n, d) < high
+
+
+def test_its_compute_optimal_size_is_that_of_the_losses(isoflop_law, truth):
+    flops = 1e22
+    sizes = np.geomspace(1e9, 1e11, 500)
+    best = sizes[np.argmin(loss_by_rule(truth, sizes, flops / (6 * sizes)))]
+    low, high = compute_optimal(isoflop_law, flops).params_interval
+    assert low < best < high
+    assert high / low < 4
+
+
+def test_it_says_once_that_nothing_better_was_looked_for_and_doubts_rate_and_batch(isoflop_law):
+    (said,) = [said for said in isoflop_law.warnings if "rule" in said]
+    assert "learning_rate and the batch_tokens" in said
+    assert not any("exponent of the learning rate" in said for said in isoflop_law.warnings)
+    recipe = isoflop_law.recommend(1e9, 4e10)
+    for name in ("learning_rate", "batch_tokens"):
+        low, high = recipe.interval(name)
+        assert high / low > 20
+    assert advise(isoflop_law, 1e9, 4e10).halving_flops is None
+
+
+def test_it_goes_through_json(isoflop_law):
+    assert ScalingLaw.from_dict(isoflop_law.to_dict()) == isoflop_law
+
+
+def test_a_batch_that_was_searched_beside_rates_by_rule_keeps_its_valley(runs, truth):
+    rate = rule_rate(runs.params, runs.batch_tokens)
+    off = np.log(runs.batch_tokens / truth.batch(runs.tokens))
+    law = fit_law(
+        runs.assign(learning_rate=rate, loss=truth.loss(runs.params, runs.tokens) + 0.03 * off**2),
+        check=False,
+    )
+    assert law.support.by_rule == ("learning_rate",)
+    recipe = law.recommend(1e9, 3e10)
+    assert np.log(recipe.batch_tokens / truth.batch(3e10)) == pytest.approx(0, abs=0.2)
+    assert recipe.learning_rate == pytest.approx(rule_rate(1e9, recipe.batch_tokens), rel=0.05)
+
+
+def test_one_batch_and_a_rate_by_width_alone_are_both_kept(runs, truth):
+    batch = 2e5
+    rate = rule_rate(runs.params, batch)
+    loss = truth.loss(runs.params, runs.tokens) + 0.05
+    law = fit_law(runs.assign(batch_tokens=batch, learning_rate=rate, loss=loss), check=False)
+    recipe = law.recommend(2e9, 1.6e10)
+    assert recipe.batch_tokens == pytest.approx(batch)
+    assert recipe.learning_rate == pytest.approx(rule_rate(2e9, batch), rel=0.05)
+    assert recipe.loss == pytest.approx(truth.loss(2e9, 1.6e10) + 0.05, abs=0.03)
+
+
+def test_a_sweep_and_a_few_runs_follow_no_rule(runs):
+    assert rules_of(read_runs(runs)[""]).names == ()
+    few = runs.iloc[:: len(runs) // 9].head(9)
+    assert rules_of(read_runs(few)[""]).names == ()
