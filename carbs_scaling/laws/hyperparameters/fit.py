@@ -12,7 +12,7 @@ from carbs_scaling.laws.hyperparameters.law import (
     fit_other,
     varied,
 )
-from carbs_scaling.laws.prior.prior import SurfacePrior
+from carbs_scaling.laws.prior.prior import LawPrior
 from carbs_scaling.laws.runs.table import RunTable
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
@@ -48,7 +48,7 @@ def _expected(law: ScalingLaw, table: RunTable) -> tuple[np.ndarray, np.ndarray]
     return expected, expected - law.loss(table.params, table.tokens)
 
 
-def with_joint_errors(law: ScalingLaw, table: RunTable, prior: SurfacePrior) -> ScalingLaw:
+def with_joint_errors(law: ScalingLaw, table: RunTable, prior: LawPrior) -> ScalingLaw:
     """The law whose `others` have the covariance that they have when nothing else is taken as known.
 
     One linear regression in all parameters at once (Laplace), since a best weight decay hangs on what the
@@ -57,7 +57,7 @@ def with_joint_errors(law: ScalingLaw, table: RunTable, prior: SurfacePrior) -> 
     Args:
         law: fitted, with `others`.
         table: its runs.
-        prior: of the surface.
+        prior: of the law.
     """
 
     def losses(changed: ScalingLaw) -> np.ndarray:
@@ -66,7 +66,7 @@ def with_joint_errors(law: ScalingLaw, table: RunTable, prior: SurfacePrior) -> 
     at = losses(law)
     noise_sd = np.hypot(law.seed_sd, law.height_sd * (at - law.loss(table.params, table.tokens)))
     columns, of_others = [], []
-    for i in range(len(law.theta)):
+    for i in prior.free:
         columns.append((losses(replace(law, theta=_moved(law.theta, i))) - at) / _STEP)
     for k, other in enumerate(law.others):
         for changed in _neighbours(other):
@@ -76,12 +76,13 @@ def with_joint_errors(law: ScalingLaw, table: RunTable, prior: SurfacePrior) -> 
         sd = [float(np.ptp(x_sd)), *(s for _, s in COORDINATES[other.name].exponents), CURVATURE_SD, SKEW_SD]
         of_others += [1 / s**2 for s in sd]
     design = np.stack(columns, axis=-1) / noise_sd[:, None]
-    precision = np.diag(np.concatenate([np.zeros(len(law.theta)), of_others]))
-    precision[: len(law.theta), : len(law.theta)] = prior.precision
+    free = len(prior.free)
+    precision = np.diag(np.concatenate([np.zeros(free), of_others]))
+    precision[:free, :free] = prior.precision
     covariance = np.linalg.inv(design.T @ design + precision)
     found = []
     for k, other in enumerate(law.others):
-        start = len(law.theta) + 7 * k
+        start = free + 7 * k
         block = covariance[start : start + 5, start : start + 5]
         found.append(replace(other, covariance=tuple(map(tuple, block.tolist()))))
     return replace(law, others=tuple(found))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbs_scaling.laws.loss import valley
+from carbs_scaling.laws.form.valley import valley
 from carbs_scaling.laws.runs.table import RunTable
 
 MIN_VARIATION = 0.3  # nepers between the largest and the least value

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from carbs_scaling.laws.prior.published import SEQUENCE_LENGTH
+from carbs_scaling.laws.prior.published import CRITICAL_BATCH_SEQUENCE
 from carbs_scaling.laws.runs.table import LawError
 
 
@@ -91,7 +91,7 @@ def steps_to_loss(min_tokens, batch_tokens, critical_batch_tokens):
     return min_tokens / critical_batch_tokens * (1 + critical_batch_tokens / batch_tokens)
 
 
-def zhang_critical_batch(params: float, sequence_length: int = SEQUENCE_LENGTH) -> float:
+def zhang_critical_batch(params: float, sequence_length: int = CRITICAL_BATCH_SEQUENCE) -> float:
     """93.2 (N / 1e6)^0.468 sequences, in tokens (github.com/hlzhang109/critical-batch-size).
 
     Args:

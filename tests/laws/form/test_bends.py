@@ -1,4 +1,4 @@
-"""Bends of the best rate and batch are believed as far as sizes agree on them, and no further."""
+"""Bends of the best rate and batch are kept as far as sizes agree on them, and no further."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.form.bends import BELIEVED_BEND, believed, bend_basis, doubt_beyond
+from carbs_scaling.laws.form.bends import _KEPT_BEND, bend_basis, kept_bends, wander_beyond
 
 SIZES = (2e7, 6e7, 2e8, 6e8)
 REACH = ((-2.0, 2.0), (-1.0, 1.0))
@@ -35,8 +35,8 @@ def test_beyond_the_runs_a_bend_goes_on_along_its_tangent_and_levels_off():
 
 def test_belief_is_bayes_rule_for_a_normal_prior():
     covariance = np.array([[0.04, 0.03], [0.03, 0.09]])
-    z, left = believed(np.array([1.0, 0.6]), covariance, 1)
-    prior = BELIEVED_BEND**2
+    z, left = kept_bends(np.array([1.0, 0.6]), covariance, 1)
+    prior = _KEPT_BEND**2
     assert z[1] == pytest.approx(0.6 * prior / (prior + 0.09))
     assert z[0] == pytest.approx(1.0 - 0.03 / (prior + 0.09) * 0.6)
     assert left[1, 1] == pytest.approx(0.09 * prior / (prior + 0.09))
@@ -88,7 +88,7 @@ def test_two_sizes_do_not_settle_how_the_rate_goes_with_size(truth):
 
 
 def test_doubt_grows_with_the_way_beyond_the_runs():
-    inside, near, far = (doubt_beyond(n, 0.5, REACH) for n in (1.5, 3.0, 4.0))
+    inside, near, far = (wander_beyond(n, 0.5, REACH) for n in (1.5, 3.0, 4.0))
     assert inside == 0.0
     assert far == pytest.approx(near * 2**1.5)
-    assert doubt_beyond(-3.0, 0.5, REACH) == near == doubt_beyond(0.0, 2.0, REACH)
+    assert wander_beyond(-3.0, 0.5, REACH) == near == wander_beyond(0.0, 2.0, REACH)
