@@ -30,7 +30,8 @@ class ScalingLaw:
 
     Args:
         theta: values of `form.NAMES`, relative to `centre`.
-        bend: second-order terms of the logs of best rate, best batch and reducible loss, 3 x 3, as in `carbs_scaling.laws.form.bends`.
+        bend: second-order terms of the logs of best rate, best batch and reducible loss, 3 x 3
+            (`carbs_scaling.laws.form.bends`).
         covariance: of theta and bend, 28 x 28.
         centre: (ln N0, ln D0, ln e0, ln B0).
         reach: ((lowest, highest) centred ln N, the same of ln D) of the runs.

@@ -27,8 +27,8 @@ def by_hand(lines, params, tokens):
             near = min(max(value, low), high)
             return near, near + np.sign(value - near) * (1 - np.exp(-abs(value - near)))
 
-        (m, x), (l, y) = place(np.log(params / n0), n_low, n_high), place(np.log(tokens / d0), d_low, d_high)
-        terms = (m * x - m**2 / 2, m * y + l * x - m * l, l * y - l**2 / 2)
+        (m, x), (k, y) = place(np.log(params / n0), n_low, n_high), place(np.log(tokens / d0), d_low, d_high)
+        terms = (m * x - m**2 / 2, m * y + k * x - m * k, k * y - k**2 / 2)
         for name in bends:
             found = re.search(rf"{name} = {number} \(m x.*?\) {number} \(m y.*?\) {number} \(l y", text)
             if found:
@@ -36,7 +36,8 @@ def by_hand(lines, params, tokens):
     e, a, alpha, inner, b, beta, _, gamma = (
         float(v)
         for v in re.search(
-            rf"L = {number} \+ \[\({number} N\^-{number}\)\^{number} \+ \({number} D\^-{number}\)\^{number}\]\^{number}",
+            rf"L = {number} \+ \[\({number} N\^-{number}\)\^{number} \+ "
+            rf"\({number} D\^-{number}\)\^{number}\]\^{number}",
             text,
         ).groups()
     )

@@ -8,6 +8,7 @@ chance that it diverged for another reason.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from scipy.special import ndtr
@@ -84,7 +85,7 @@ class LawProblem:
     @cached_property
     def _slices(self) -> list[slice]:
         ends = np.cumsum([self.size, *(group.groups for group in self.groups)]).tolist()
-        return [slice(start, stop) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(start, stop) for start, stop in pairwise(ends)]
 
     def begin(self, theta: Array) -> Array:
         """z of a law (19,) without shifts."""

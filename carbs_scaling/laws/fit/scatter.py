@@ -58,7 +58,7 @@ def groupings(features: Array) -> list[Grouping]:
 def scatter(
     problem: LawProblem, z: Array, noise: Noise, spread2: Sequence[float], groups: list[Grouping]
 ) -> tuple[Spread, Noise, Array]:
-    """Spreads of cells and sizes by (level, kind), the noise that they leave to a run, and the covariance of z.
+    """Spreads of cells and sizes by (level, kind), the noise that they leave to a run, the covariance of z.
 
     Variances of the linear mixed model residual = U u + noise, by maximum likelihood. The covariance is
     that of weighted least squares whose errors are correlated as U T U' says: H^-1 (H + J'W U T U'W J)

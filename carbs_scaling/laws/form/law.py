@@ -69,7 +69,7 @@ def _exp(value: npt.ArrayLike) -> Array:
 
 
 class _Named:
-    """Parameters by name, each of shape (...), from theta (..., 19); a dict of them takes ten times as long."""
+    """Parameters by name, each of shape (...), from theta (..., 19): ten times as fast as a dict of them."""
 
     def __init__(self, theta: npt.ArrayLike) -> None:
         self._theta = np.asarray(theta, dtype=float)

@@ -98,9 +98,8 @@ def test_correlated_errors_without_correlation_are_independent_ones():
     loss = value(truth, features) + 0.01 * rng.normal(size=60)
     problem = LawProblem(features, loss, prior)
     # Wide enough that no run lies beyond two deviations, where Huber's loss would differ.
-    independent = problem.minimise(
-        problem.begin(prior.mean), IndependentErrors(np.full(60, 0.1**2)), steps=200
-    )
+    errors = IndependentErrors(np.full(60, 0.1**2))
+    independent = problem.minimise(problem.begin(prior.mean), errors, steps=200)
     correlated = problem.minimise(problem.begin(prior.mean), CorrelatedErrors(0.1 * np.eye(60)), steps=200)
     np.testing.assert_allclose(
         value(problem.theta(independent), features), value(problem.theta(correlated), features), atol=0.01

@@ -1,7 +1,5 @@
 """Bends of the best rate and batch are kept as far as sizes agree on them, and no further."""
 
-import re
-
 import numpy as np
 import pytest
 
@@ -63,19 +61,6 @@ def test_a_bend_that_many_sizes_show_is_followed(truth):
     straight = with_rates_moved(truth, tuple(np.geomspace(1e7, 1e9, 8)), lambda params: 0.0)
     unbent = off_beyond(fit_law(straight, check=False), truth, move, params=2e9)
     assert abs(off_beyond(law, truth, move, params=2e9)) < 0.5 * abs(unbent)
-
-
-def test_a_recipe_worked_out_by_the_formula_is_the_one_recommended_beyond_the_runs(truth):
-    runs = with_rates_moved(truth, SIZES, lambda params: 0.15 * np.log(params / 2e8) ** 2)
-    law = fit_law(runs, check=False)
-    assert np.abs(law.bend[0]).max() > 0.05
-    number = r"([-+.e\d]+)"
-    pattern = rf"lr = {number} \(N/{number}\)\^{number} \(D/{number}\)\^{number}"
-    rate, n0, in_n, d0, in_d = (float(x) for x in re.fullmatch(pattern, law.formulas()[1]).groups())
-    for params, tokens in ((10 * n0, d0), (n0, 10 * d0), (10 * n0, 10 * d0), (4 * n0, 3 * d0)):
-        by_hand = rate * (params / n0) ** in_n * (tokens / d0) ** in_d
-        within = 0.01 if max(params / n0, tokens / d0) == 10 else 0.1
-        assert by_hand == pytest.approx(law.recommend(params, tokens).learning_rate, rel=within)
 
 
 def test_two_sizes_do_not_settle_how_the_rate_goes_with_size(truth):

@@ -51,13 +51,10 @@ def test_the_level_is_uncertain_by_disagreement_and_by_distance(factor, way):
     """Where two laws cross they agree by chance: of exponents known to a tenth that says nothing."""
     at = (2e8 * factor, 1e10 * factor)
     step, deepseek = (BY_NAME[name].recipe(*at) for name in ("Step Law", "DeepSeek"))
-    rates, batches = (
-        np.log(getattr(step, name) / getattr(deepseek, name)) / 2
-        for name in ("learning_rate", "batch_tokens")
-    )
-    assert published_level_sd(*at) == pytest.approx(
-        (np.hypot(rates, 0.1 * way), np.hypot(batches, 0.1 * way))
-    )
+    apart = [
+        np.log(getattr(step, name) / getattr(deepseek, name)) for name in ("learning_rate", "batch_tokens")
+    ]
+    assert published_level_sd(*at) == pytest.approx([np.hypot(half / 2, 0.1 * way) for half in apart])
 
 
 def test_the_level_keeps_inside_what_may_be_proposed():
