@@ -8,10 +8,11 @@ import glob
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carbs_scaling.config import DataConfig
 from carbs_scaling.data.hub import quiet_hub
@@ -190,7 +191,7 @@ def _table_documents(file: Path, kind: str, text_column: str, scratch: Path) -> 
             raise DataError(f"cannot read {file} as {kind}: {_one_line(error)}") from error
 
 
-def _column(rows, text_column: str, where: str) -> Iterator[str]:
+def _column(rows: Iterable[Mapping[str, Any]], text_column: str, where: str) -> Iterator[str]:
     for row in rows:
         if text_column not in row:
             raise DataError(
@@ -209,7 +210,7 @@ def _hub_documents(config: DataConfig, scratch: Path) -> Iterator[str]:
     with _quiet_datasets(scratch), quiet_hub() as reachable:
         from datasets import DownloadConfig, load_dataset
         from datasets.exceptions import DatasetNotFoundError
-        from huggingface_hub.errors import HfHubHTTPError, HTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
         try:
             rows = load_dataset(

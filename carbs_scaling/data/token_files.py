@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -125,11 +126,13 @@ def _read_kept(cache: Path, request: Path) -> PreparedText | None:
     return _read_folder(cache / record["sha256"], record["description"])
 
 
-def _read_json(path: Path) -> dict | None:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no readable one, and the caller makes it anew."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) else None
 
 
 def _read_folder(folder: Path, description: str) -> PreparedText | None:

@@ -9,6 +9,7 @@ the transformers `Trainer` as `optimizers=(optimizer, scheduler)`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -97,8 +98,8 @@ def plan_learning_rate(
         raise ConfigError(f"shape={shape} is not one of {', '.join(SHAPES)}")
     if exponents is not None and shape != "sde":
         raise ConfigError(f"exponents choose the shape of sde, and shape={shape} was asked for")
-    kind = "sgd" if isinstance(optimizer, torch.optim.SGD) else "adamw"
-    peak = peak_learning_rate(law, params, tokens, batch_tokens, kind)
+    # The name of PyTorch's class, such as "adamw": laws ask whether it is SGD.
+    peak = peak_learning_rate(law, params, tokens, batch_tokens, type(optimizer).__name__.lower())
     steps = round(tokens / peak.batch_tokens)
     if steps < 1:
         raise ConfigError(f"tokens={tokens:.4g} are less than one batch of {peak.batch_tokens:.4g}")
@@ -116,7 +117,9 @@ def plan_learning_rate(
 
 
 def law_scheduler(
-    optimizer: torch.optim.Optimizer, law: ScalingLaw | LawsByOptimizer | PublishedLaw | str | Path, **choices
+    optimizer: torch.optim.Optimizer,
+    law: ScalingLaw | LawsByOptimizer | PublishedLaw | str | Path,
+    **choices: Any,
 ) -> LambdaLR:
     """A scheduler by `plan_learning_rate`, which takes the same arguments and raises the same errors.
 

@@ -116,11 +116,13 @@ class NoiseMeter:
         return micro_batch if micro_batch < whole else -(-whole // PARTS)
 
     def take_part(self, share: float) -> None:
-        """Sees the gradient of a part, already weighted by its share of the batch, and takes it away."""
-        graded = [p for p in self._parameters if p.grad is not None]
-        gradients = [p.grad for p in graded]
-        for parameter in graded:
-            parameter.grad = None
+        """Take the gradient of a part, already weighted by its share of the batch, off the parameters."""
+        graded, gradients = [], []
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                graded.append(parameter)
+                gradients.append(parameter.grad)
+                parameter.grad = None
         self._shares.append(share)
         self._squares.append(_square(gradients) / share**2)
         if self._sum:

@@ -37,7 +37,7 @@ def accumulate_gradients(
     """Adds the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
 
     Args:
-        model: tokens to scores, see `models.logits`.
+        model: tokens to scores, see `models.build.logits`.
         batch: int64 [b, T + 1].
         micro_batch: windows in memory at once; the gradient is that of the whole batch.
         after_part: called with a part's share of the batch once its gradient has been added.
@@ -46,11 +46,11 @@ def accumulate_gradients(
         Mean loss in nats a token, [] on the model's device, not waited for.
     """
     total = torch.zeros((), device=batch.device)
-    for windows in batch.split(micro_batch):
+    for windows in torch.split(batch, micro_batch):
         share = len(windows) / len(batch)
         with autocast(batch.device):
             loss = window_loss(model, windows) * share
-        loss.backward()
+        torch.autograd.backward(loss)
         if after_part is not None:
             after_part(share)
         total += loss.detach()
@@ -63,7 +63,7 @@ def window_loss(model: nn.Module, windows: torch.Tensor, reduction: str = "mean"
     return cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
 
 
-def autocast(device: torch.device) -> AbstractContextManager:
+def autocast(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 on a GPU that computes in it; nothing elsewhere, where it is slower at these sizes."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", dtype=torch.bfloat16)
@@ -174,4 +174,4 @@ class GraphedStep(TrainingStep):
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
     """One for all trials of a process: cuBLAS keeps a workspace for each it ever ran on, 65 MB on an H100."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
