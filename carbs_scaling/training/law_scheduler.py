@@ -23,8 +23,8 @@ from carbs_scaling.laws.schedules.sde import FunctionalExponents
 from carbs_scaling.training.schedules import learning_rate_factor
 
 SHAPES = ("sde", "wsd", "cosine", "linear", "power", "constant")
-# The values of conf/schedule/: share of the steps in which wsd decays, exponents of power decays, and the last
-# rate of cosine over its peak.
+# The values of conf/schedule/: share of the steps in which wsd decays, exponents of power decays, and where
+# cosine ends, over its peak.
 DECAY_FRACTION = 0.2
 DECAY_EXPONENTS = {"sde": 1.5, "power": 2.0}
 COSINE_FINAL_FRACTION = 0.1
