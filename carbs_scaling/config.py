@@ -12,12 +12,13 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from carbs_scaling.compute.flops import ARCHITECTURES, FLOPS_CONVENTIONS
+from carbs_scaling.compute.flops import FLOPS_CONVENTIONS
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.models.family import ModelShape, load_family
+from carbs_scaling.optimizers.optimizer import load_optimizer
 
 SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
 DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
-OPTIMIZERS = ("adamw", "sgd")
 METRICS = ("nats_per_token", "bits_per_byte")
 DATA_SOURCES = ("stdlib", "files", "hub")
 EXECUTORS = ("processes", "in_process")
@@ -97,16 +98,13 @@ class ModelConfig:
     sequence_length: int = MISSING
 
     def __post_init__(self) -> None:
-        _require_choice("model.architecture", self.architecture, ARCHITECTURES)
+        load_family(self.architecture)
         _require(self.head_size >= 1, f"model.head_size={self.head_size} must be at least 1")
-        if self.architecture == "llama":
-            _require(
-                self.head_size % 2 == 0,
-                f"model.head_size={self.head_size} must be even: rotary positions turn pairs of coordinates",
-            )
         _require(
             self.sequence_length >= 2, f"model.sequence_length={self.sequence_length} must be at least 2"
         )
+        # The smallest shape, which the family refuses if it has no model of this head size.
+        ModelShape(self.architecture, self.head_size, 1, self.head_size, 1, self.sequence_length)
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ class OptimizerConfig:
     gradient_clip_norm: float = MISSING
 
     def __post_init__(self) -> None:
-        _require_choice("optimizer.name", self.name, OPTIMIZERS)
+        load_optimizer(self.name)
         _require(0 <= self.beta1 < 1, f"optimizer.beta1={self.beta1} must lie in [0, 1)")
         _require(self.epsilon > 0, f"optimizer.epsilon={self.epsilon} must be positive")
         _require(

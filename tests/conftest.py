@@ -10,7 +10,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from carbs_scaling.cli import configuration_folder
-from carbs_scaling.compute.flops import ModelShape
 from carbs_scaling.config import (
     DataConfig,
     ObjectiveConfig,
@@ -20,6 +19,7 @@ from carbs_scaling.config import (
     load_config,
 )
 from carbs_scaling.data.token_files import prepare_text
+from carbs_scaling.models.family import ModelShape
 from carbs_scaling.training.loop import TrainingJob
 from carbs_scaling.trial import Recipe
 

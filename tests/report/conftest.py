@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from carbs_scaling.compute.flops import ModelShape, flops_by_convention
+from carbs_scaling.compute.flops import flops_by_convention
 from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.models.family import ModelShape
 from carbs_scaling.trial import Recipe, Status, TrialOutcome
 
 CONVENTION = "6N+head+attention"
