@@ -122,24 +122,24 @@ class Convergence:
 
     def min_tokens(self, level: int, params: float) -> Interval:
         """D_min: tokens at a batch far below the critical one and the best rate."""
-        return _interval(np.exp(self._ln_tokens(level, params)))
+        return _exp_interval(self._ln_tokens(level, params))
 
     def tokens(self, level: int, params: float, batch_tokens: float) -> Interval:
         """D at a batch and its best rate."""
         batch = np.logaddexp(0.0, np.log(batch_tokens) - self._ln_critical(level, params))
-        return _interval(np.exp(self._ln_tokens(level, params) + batch))
+        return _exp_interval(self._ln_tokens(level, params) + batch)
 
     def critical_batch(self, level: int, params: float) -> Interval:
         """B_crit in tokens."""
-        return _interval(np.exp(self._ln_critical(level, params)))
+        return _exp_interval(self._ln_critical(level, params))
 
     def min_steps(self, level: int, params: float) -> Interval:
         """S_min: steps at a batch far above the critical one."""
-        return _interval(np.exp(self._ln_tokens(level, params) - self._ln_critical(level, params)))
+        return _exp_interval(self._ln_tokens(level, params) - self._ln_critical(level, params))
 
     def min_flops(self, level: int, params: float) -> Interval:
         """FLOPs of D_min tokens, at `flops_per_token`."""
-        return _interval(np.exp(self._ln_tokens(level, params)) * self.flops_per_token(params))
+        return _exp_interval(self._ln_tokens(level, params) + np.log(self.flops_per_token(params)))
 
     def flops_per_token(self, params: float) -> float:
         """6 N + h sqrt(N): the study's convention at its own shapes, close to 6 N for much larger models."""
@@ -174,6 +174,12 @@ def _interval(values: np.ndarray) -> Interval:
     """The first of the values with the 90% interval of the others."""
     low, high = np.quantile(values[1:], (0.05, 0.95)).tolist()
     return Interval(float(values[0]), low, high)
+
+
+def _exp_interval(logs: np.ndarray) -> Interval:
+    """The same of logs, as values."""
+    found = _interval(logs)
+    return Interval(*(float(np.exp(bound)) for bound in (found.value, found.low, found.high)))
 
 
 @dataclass(frozen=True)
