@@ -20,20 +20,19 @@ class Registry:
         attribute: the name under which each module holds its entry, such as `TASK`.
         key: the configuration key that names an entry, for messages, such as `task.name`.
         shared: modules of the package that hold no entry.
+        groups: sub-packages that hold entries too.
     """
 
     package: str
     attribute: str
     key: str
     shared: frozenset[str] = frozenset()
+    groups: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all entries, sorted."""
-        spec = find_spec(self.package)
-        places = [] if spec is None else spec.submodule_search_locations or []
-        modules = {module.name for module in iter_modules(places) if not module.name.startswith("_")}
-        return tuple(sorted(modules - self.shared))
+        return tuple(sorted(self._modules()))
 
     def load(self, name: str) -> Any:
         """The entry called `name`.
@@ -41,6 +40,17 @@ class Registry:
         Raises:
             ConfigError: there is none of this name.
         """
-        if name not in self.names:
-            raise ConfigError(f"{self.key}={name} is not one of {', '.join(self.names)}")
-        return getattr(import_module(f"{self.package}.{name}"), self.attribute)
+        modules = self._modules()
+        if name not in modules:
+            raise ConfigError(f"{self.key}={name} is not one of {', '.join(sorted(modules))}")
+        return getattr(import_module(modules[name]), self.attribute)
+
+    def _modules(self) -> dict[str, str]:
+        """Full names of the modules that hold entries, by the entries' names."""
+        found = {}
+        for package in (self.package, *(f"{self.package}.{group}" for group in self.groups)):
+            spec = find_spec(package)
+            places = [] if spec is None else spec.submodule_search_locations or []
+            names = {m.name for m in iter_modules(places) if not m.name.startswith("_")}
+            found |= {name: f"{package}.{name}" for name in names - self.shared - set(self.groups)}
+        return found

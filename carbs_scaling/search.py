@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carbs_scaling.config import SearchConfig, to_dict
 from carbs_scaling.data.token_files import PreparedText, prepare_text
@@ -18,16 +18,12 @@ from carbs_scaling.ledger.curves import last_point, read_curve
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.study import Study, sole_coordinator, spent_flops
 from carbs_scaling.report.live import SearchDisplay
-from carbs_scaling.samplers.carbs import CarbsSampler
-from carbs_scaling.samplers.configured import PRESETS, carbs_options
+from carbs_scaling.samplers import sampler as samplers
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.tasks.language_model_space import Space
 from carbs_scaling.training.loop import TrainingJob
 from carbs_scaling.trial import Status, TrialOutcome
-
-if TYPE_CHECKING:
-    from carbs_scaling.samplers.baselines.projected import ProjectedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +69,7 @@ def build_space(config: SearchConfig, vocabulary_size: int) -> Space:
     )
 
 
-def build_sampler(config: SearchConfig, space: Space) -> "CarbsSampler | ProjectedSampler":
+def build_sampler(config: SearchConfig, space: Space) -> samplers.Sampler:
     """The sampler that `sampler` of the configuration names, on the search's own space.
 
     It never proposes what needs more memory, by estimate, than a trial may have (`executors.memory`).
@@ -81,31 +77,17 @@ def build_sampler(config: SearchConfig, space: Space) -> "CarbsSampler | Project
     Raises:
         ConfigError: an unknown sampler or option, or a limit on memory that no run keeps to.
     """
-    options = {name: value for name, value in config.sampler.items() if value is not None}
+    options = dict(config.sampler)
     name = options.pop("name", None)
     limit = memory_limit(config, space)
     try:
-        if name in PRESETS:
-            return CarbsSampler(
-                space.distributions,
-                flops=space.flops,
-                roles=space.roles,
-                project=space.project,
-                budget_flops=config.budget.flops,
-                seed=config.study.seed,
-                allowed=limit,
-                **carbs_options(name, {"overhead_flops": config.budget.trial_overhead_flops, **options}),
-            )
-        from carbs_scaling.samplers.baselines.build import BASELINES, build_baseline
-
-        if name not in BASELINES:
-            raise ConfigError(f"sampler.name={name} is not one of {', '.join((*PRESETS, *BASELINES))}")
         legal = LegalSpace(Encoding(space.distributions), space.flops, space.roles, space.project, limit)
-        return build_baseline(name, legal, config.budget.flops, config.study.seed, **options)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         # Of this search's points only the limit on memory refuses any.
         reason = str(error).replace("allowed()", "executor.memory_bytes")
         raise ConfigError(f"sampler: {reason}") from error
+    overhead = config.budget.trial_overhead_flops
+    return samplers.build_sampler(name, legal, config.budget.flops, config.study.seed, options, overhead)
 
 
 def build_executor(config: SearchConfig) -> Executor:

@@ -8,11 +8,19 @@ Everything is linear around the most probable law, so a run's worth is known bef
 (Chaloner and Verdinelli 1995, Bayesian experimental design).
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
 import numpy as np
 import torch
+from botorch.acquisition import AcquisitionFunction
+from botorch.acquisition.objective import PosteriorTransform
+from botorch.exceptions import UnsupportedError
+from botorch.models.model import Model
+from botorch.posteriors import GPyTorchPosterior, Posterior
+from botorch.utils.transforms import t_batch_mode_transform
+from gpytorch.distributions import MultivariateNormal
 from scipy.linalg import solve_triangular
+from torch import Tensor
 
 from carbs_scaling.laws.form.bends import WANDERING, bend_basis, reach_of
 from carbs_scaling.laws.loss import (
@@ -25,7 +33,10 @@ from carbs_scaling.laws.loss import (
 )
 from carbs_scaling.laws.loss_prior import LawPrior
 from carbs_scaling.surrogate.floor_field import field_correlation, law_lack
+from carbs_scaling.surrogate.law_mean import features_of
 from carbs_scaling.surrogate.model import stable_cholesky
+
+Reach = tuple[tuple[float, float], tuple[float, float]]
 
 # Spread, in nepers, of best rate and best batch around a power law, and of the floor as a share of what N and
 # D lack; over so many nepers of N and D they forget. Of the order in which published exponents differ (.1 to
@@ -37,9 +48,10 @@ HEIGHT_NOISE = 0.2
 BEND = WANDERING  # change of an exponent of best rate or batch over a neper, among the runs as beyond them
 
 
-@dataclass(frozen=True)
-class TargetDesign:
-    """Beliefs about the target, linear around a law, given n runs.
+class TargetModel(Model):  # type: ignore[misc]
+    """Losses of runs, and the target's best rate, best batch and loss, linear around a law, given n runs.
+
+    Inputs are rows whose last 4 columns are centred log features.
 
     Args:
         theta: the law, shape (19,).
@@ -49,23 +61,30 @@ class TargetDesign:
         noise_sd: of a run at the floor, in losses.
         factor: Cholesky factor of the runs' covariance with noise, shape (n, n).
         whitened: the factor's inverse times (losses less the law's prior mean), shape (n,).
-        reach: of the runs, as in `laws.bends.bend_basis`.
+        reach: of the runs, as in `laws.form.bends.bend_basis`.
     """
 
-    theta: np.ndarray
-    prior: LawPrior
-    features: np.ndarray
-    at: np.ndarray
-    noise_sd: float
-    factor: np.ndarray
-    whitened: np.ndarray
-    reach: tuple[tuple[float, float], tuple[float, float]]
+    def __init__(
+        self,
+        theta: np.ndarray,
+        prior: LawPrior,
+        features: np.ndarray,
+        at: np.ndarray,
+        noise_sd: float,
+        factor: np.ndarray,
+        whitened: np.ndarray,
+        reach: Reach,
+    ) -> None:
+        super().__init__()
+        self.theta, self.prior, self.features, self.at = theta, prior, features, at
+        self.noise_sd, self.factor, self.whitened, self.reach = noise_sd, factor, whitened, reach
+        self.eval()
 
     @staticmethod
     def of(
         theta: np.ndarray, prior: LawPrior, features: np.ndarray, loss: np.ndarray, target: np.ndarray
-    ) -> "TargetDesign":
-        """The beliefs after some runs.
+    ) -> TargetModel:
+        """The model after some runs.
 
         Args:
             theta: a robust fit of the law to them, shape (19,).
@@ -83,31 +102,80 @@ class TargetDesign:
         if True:
             at[0, 2] = best_rate_feature(theta, at)[0]
         reach = reach_of(features)
-        bare = TargetDesign(theta, prior, features, at, noise_sd, np.zeros((0, 0)), np.zeros(0), reach)
+        bare = TargetModel(theta, prior, features, at, noise_sd, np.zeros((0, 0)), np.zeros(0), reach)
         covariance = bare._covariance(features, features)
         covariance[np.diag_indices(len(loss))] += bare._noise(features)
         factor = stable_cholesky(torch.from_numpy(covariance)).numpy()
         slopes = law_jacobian(theta, features, None)[1]
         expected = slopes @ (prior.mean - theta)
         whitened = solve_triangular(factor, off - expected, lower=True)
-        return TargetDesign(theta, prior, features, at, noise_sd, factor, whitened, reach)
+        return TargetModel(theta, prior, features, at, noise_sd, factor, whitened, reach)
 
-    def information(self, features: np.ndarray) -> np.ndarray:
-        """Nats that each of m runs tells about the target's rate, batch and loss; shape (m,)."""
-        known = solve_triangular(self.factor, self._covariance(self.features, features), lower=True)
-        own = self._variance(features) - np.square(known).sum(axis=0)
-        with_target, target = self._target_covariances(features)
-        reached = solve_triangular(self.factor, self._target_covariances(self.features)[0], lower=True)
-        with_target = with_target - known.T @ reached
-        target = target - reached.T @ reached + 1e-12 * np.eye(len(target))
-        explained = np.square(np.linalg.solve(np.linalg.cholesky(target), with_target.T)).sum(axis=0)
-        seen = np.maximum(own, explained) + self._noise(features)
-        return -0.5 * np.log1p(-np.minimum(explained / seen, 1 - 1e-9))
+    @property
+    def num_outputs(self) -> int:
+        """One: the loss."""
+        return 1
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Empty."""
+        return torch.Size()
+
+    def posterior(
+        self,
+        X: Tensor,
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: PosteriorTransform | None = None,
+    ) -> Posterior:
+        """Losses of runs at X, `batch_shape x q x d'`, without noise.
+
+        Raises:
+            UnsupportedError: there is no such output, or observation noise is asked for.
+        """
+        if output_indices not in (None, [0]) or observation_noise is not False:
+            raise UnsupportedError("the model has one noise-free output")
+        rows = features_of(X)
+        value, slopes = law_jacobian(self.theta, rows, self.prior.has_role)
+        known = self._known(rows)
+        mean = value + slopes @ (self.prior.mean - self.theta) + known.T @ self.whitened
+        q = X.shape[-2]
+        if q == 1:
+            covariance = (self._variance(rows) - np.square(known).sum(axis=0))[:, None, None]
+        else:
+            blocks = (slice(i, i + q) for i in range(0, len(rows), q))
+            covariance = np.array(
+                [self._covariance(rows[i], rows[i]) - known[:, i].T @ known[:, i] for i in blocks]
+            )
+        posterior = GPyTorchPosterior(
+            MultivariateNormal(
+                torch.from_numpy(mean).reshape(X.shape[:-1]),
+                torch.from_numpy(covariance).reshape(*X.shape[:-1], q),
+            )
+        )
+        return posterior if posterior_transform is None else posterior_transform(posterior, X)
+
+    def with_target(self, X: Tensor) -> np.ndarray:
+        """Covariance of runs at X, m rows in all, with the target's (ln rate, ln batch, loss), shape (m, 3)."""
+        rows = features_of(X)
+        prior = self._target_covariances(rows)[0]
+        return prior - self._known(rows).T @ self._known_target()
+
+    def noise(self, X: Tensor) -> np.ndarray:
+        """Noise variance of runs at X, m rows in all, shape (m,)."""
+        return self._noise(features_of(X))
+
+    def _known(self, features: np.ndarray) -> np.ndarray:
+        """Whitened covariance of the n runs with m others, shape (n, m)."""
+        return solve_triangular(self.factor, self._covariance(self.features, features), lower=True)
+
+    def _known_target(self) -> np.ndarray:
+        """Whitened covariance of the n runs with the target's (ln rate, ln batch, loss), shape (n, 3)."""
+        return solve_triangular(self.factor, self._target_covariances(self.features)[0], lower=True)
 
     def recipe(self) -> tuple[np.ndarray, np.ndarray]:
         """(ln rate, ln batch, loss) at the target (3,), centred as features are; their covariance (3, 3)."""
-        to_runs, own = self._target_covariances(self.features)
-        reached = solve_triangular(self.factor, to_runs, lower=True)
+        own, reached = self._target_covariances(self.at)[1], self._known_target()
         slopes = self._target_slopes()
         mean = np.array([self.at[0, 2], self.at[0, 3], law_floor(self.theta, self.at, None)[0]])
         mean = mean + slopes @ (self.prior.mean - self.theta) + reached.T @ self.whitened
@@ -144,7 +212,7 @@ class TargetDesign:
         return law @ law_r.T + bends @ bends_r.T + (fields @ fields_r.T) * self._fields(left, right)
 
     def _variance(self, features: np.ndarray) -> np.ndarray:
-        return sum(np.square(part).sum(axis=1) for part in self._slopes(features))
+        return np.sum([np.square(part).sum(axis=1) for part in self._slopes(features)], axis=0)
 
     def _noise(self, features: np.ndarray) -> np.ndarray:
         height = law_value(self.theta, features, None) - law_floor(self.theta, features, None)
@@ -174,3 +242,25 @@ class TargetDesign:
             run_law @ law.T + run_bends @ bends.T + shared,
             law @ law.T + bends @ bends.T + np.diag(spread**2),
         )
+
+
+class TargetInformation(AcquisitionFunction):  # type: ignore[misc]
+    """Nats that a run tells about the target's best rate, best batch and loss.
+
+    Args:
+        model: of runs and the target.
+    """
+
+    def __init__(self, model: TargetModel) -> None:
+        super().__init__(model=model)
+
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[misc]
+    def forward(self, X: Tensor) -> Tensor:
+        """Information, shape `b`, of runs X, `b x 1 x d'`."""
+        own = self.model.posterior(X).variance.reshape(-1).numpy()
+        target = self.model.recipe()[1] + 1e-12 * np.eye(3)
+        root = np.linalg.solve(np.linalg.cholesky(target), self.model.with_target(X).T)
+        explained = np.square(root).sum(axis=0)
+        seen = np.maximum(own, explained) + self.model.noise(X)
+        told = -0.5 * np.log1p(-np.minimum(explained / seen, 1 - 1e-9))
+        return torch.from_numpy(told).reshape(X.shape[:-2])

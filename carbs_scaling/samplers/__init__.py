@@ -1,1 +1,13 @@
-"""What is run next: `CarbsSampler` and its parts."""
+"""What is run next: samplers by name, ours (`carbs`) and the baselines that it is compared with."""
+
+from carbs_scaling.registry import Registry
+
+SAMPLERS = Registry(
+    "carbs_scaling.samplers",
+    "SAMPLER",
+    "sampler.name",
+    shared=frozenset(
+        {"candidates", "front_search", "options", "projected", "repeats", "sampler", "target_search"}
+    ),
+    groups=("baselines",),
+)

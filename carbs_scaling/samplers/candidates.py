@@ -1,5 +1,6 @@
 """Points to look at: the cheap design that a search begins with, and the candidates of a proposal."""
 
+from collections.abc import Set
 from math import ceil, log2
 
 import numpy as np
@@ -9,8 +10,9 @@ from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature
 from carbs_scaling.laws.loss_prior import LawPrior, law_prior, published_doubt
 from carbs_scaling.ledger.history import History
-from carbs_scaling.space.projection import Candidates, LegalSpace, Point, point_key
-from carbs_scaling.surrogate.model import Surrogate
+from carbs_scaling.space.encoding import Point
+from carbs_scaling.space.projection import Candidates, Key, LegalSpace, point_key
+from carbs_scaling.surrogate.model import LawEnsembleModel
 
 # Nepers around the published learning rate and batch in which the design looks, beside the doubt about them
 # there (`published_doubt`).
@@ -39,13 +41,14 @@ def design_point(space: LegalSpace, history: History, rng: np.random.Generator, 
             if space.cost(point) <= cap and space.permits(point):
                 found.append(point)
                 break
-    new = fresh(space.describe(found), history)
+    taken = tried(history)
+    new = space.describe([point for point in found if point_key(point) not in taken])
     if not len(new):
         return None
     others = history.points + history.pending + history.failed
     if not others:
         return new.points[0]
-    rows = np.array([space.encoding.row(point) for point in others])
+    rows = space.encoding.rows(others)
     gaps = np.linalg.norm(new.cube[:, None, :] - rows[None], axis=-1).min(axis=1)
     return new.points[int(np.argmax(gaps))]
 
@@ -83,7 +86,7 @@ def _around_published_optimum(
     Learning rates are `lower` nepers below that.
     """
     prior = _published(space)
-    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    features = _features(space, knobs)
     doubt_rate, doubt_batch = published_doubt(space.centre, space.has_role)
     if space.has_role[3]:
         spread = np.hypot(_DESIGN_SPREAD, doubt_batch)
@@ -98,28 +101,38 @@ def _around_published_optimum(
 def candidates(
     space: LegalSpace,
     history: History,
-    surrogate: Surrogate,
+    model: LawEnsembleModel,
     rng: np.random.Generator,
     limit: float,
     count: int,
 ) -> Candidates:
-    """Points spread over the space, on the valley floor of drawn laws, and around the front."""
+    """Points spread over the space, on the valley floor of drawn laws, and around the front.
+
+    Args:
+        space: of the caller.
+        history: of the other trials.
+        model: of the loss.
+        rng: of the points.
+        limit: FLOPs that one may cost.
+        count: points, about; somewhat more than as many.
+    """
     spread_out = _sobol(space, rng, count)
     guided = _sobol(space, rng, count)[: count * 3 // 4]
-    if any(surrogate.law.has_role[2:]):
-        _onto_valley_floor(space, guided, surrogate, rng)
+    if any(model.best_law.has_role[2:]):
+        _onto_valley_floor(space, guided, model, rng)
     front = pareto_front(history.flops, history.loss)
     centres = [space.encoding.position(history.points[i]) for i in front]
     near = around(centres or [space.encoding.position(space.cheapest)], 0.1, count // 2, rng)
-    return affordable_pool(space, np.concatenate([spread_out[: count // 2], guided, near]), history, limit)
+    knobs = np.concatenate([spread_out[: count // 2], guided, near])
+    return affordable_pool(space, knobs, tried(history), limit)
 
 
 def _onto_valley_floor(
-    space: LegalSpace, knobs: np.ndarray, surrogate: Surrogate, rng: np.random.Generator
+    space: LegalSpace, knobs: np.ndarray, model: LawEnsembleModel, rng: np.random.Generator
 ) -> None:
     """Sets learning rate and batch of rows of `knobs` to the best by laws drawn from the ensemble."""
-    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
-    thetas = surrogate.mean.thetas[rng.integers(len(surrogate.mean.thetas), size=len(knobs))]
+    features = _features(space, knobs)
+    thetas = model.members.thetas[rng.integers(len(model.members.thetas), size=len(knobs))]
     batch = best_batch_feature(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
     if space.has_role[3]:
         features[:, 3] = batch
@@ -149,7 +162,7 @@ def target_candidates(
     if front and others.any():
         near = np.asarray(front)[rng.integers(len(front), size=count)] + 0.05 * rng.normal(size=knobs.shape)
         knobs[:, others] = np.clip(near, 0.0, 1.0)[:, others]
-    features = space.features([space.legal(space.encoding.point(row)) for row in knobs])
+    features = _features(space, knobs)
     batch = best_batch_feature(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
     if space.has_role[3]:
         features[:, 3] = batch
@@ -157,17 +170,22 @@ def target_candidates(
     rate = best_rate_feature(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
     if space.has_role[2]:
         space.set_role(knobs, "learning_rate", rate + space.centre[2])
-    return affordable_pool(space, knobs, history, limit)
+    return affordable_pool(space, knobs, tried(history), limit)
 
 
-def affordable_pool(space: LegalSpace, knobs: np.ndarray, history: History, limit: float) -> Candidates:
-    batch = space.candidates(knobs)
-    return fresh(batch.take(np.flatnonzero(batch.flops <= limit)), history)
+def affordable_pool(space: LegalSpace, knobs: np.ndarray, taken: Set[Key], limit: float) -> Candidates:
+    """Legal points nearest to rows of `knobs` (m, k) that cost at most `limit` and are not `taken`."""
+    batch = space.candidates(knobs, but=taken)
+    return batch.take(np.flatnonzero(batch.flops <= limit))
 
 
-def fresh(batch: Candidates, history: History) -> Candidates:
-    known = {point_key(p) for p in history.points + history.pending + history.failed}
-    return batch.take([i for i, point in enumerate(batch.points) if point_key(point) not in known])
+def tried(history: History) -> set[Key]:
+    """Keys of the points of all other trials."""
+    return {point_key(p) for p in history.points + history.pending + history.failed}
+
+
+def _features(space: LegalSpace, knobs: np.ndarray) -> np.ndarray:
+    return space.features([space.legal(point) for point in space.encoding.points(knobs)])
 
 
 def _sobol(space: LegalSpace, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -185,10 +203,7 @@ def around(centres: list[np.ndarray], spread: float, count: int, rng: np.random.
 
 
 def joined(first: Candidates, second: Candidates) -> Candidates:
-    if not len(first):
-        return second
-    if not len(second):
-        return first
+    """Both, one after the other."""
     return Candidates(
         first.points + second.points,
         np.concatenate([first.flops, second.flops]),

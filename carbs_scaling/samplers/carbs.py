@@ -8,38 +8,36 @@ after a restart, and no global random state is used or touched.
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from math import isfinite, isinf
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.laws.loss import LossLaw
-from carbs_scaling.ledger.history import MACHINE, History, read_history, without_collapsed
+from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
 from carbs_scaling.samplers.candidates import design_point
 from carbs_scaling.samplers.front_search import FrontSearch
-from carbs_scaling.samplers.options import SamplerOptions
-from carbs_scaling.samplers.target_search import most_informative, target_design
-from carbs_scaling.space.encoding import Encoding
-from carbs_scaling.space.projection import LegalSpace, Point
-from carbs_scaling.surrogate.model import Surrogate, SurrogateFitter
+from carbs_scaling.samplers.options import SamplerOptions, checked_target
+from carbs_scaling.samplers.sampler import Sampler, SamplerEntry
+from carbs_scaling.samplers.target_search import most_informative, target_model
+from carbs_scaling.space.encoding import Encoding, Point
+from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.surrogate.fit import SurrogateFitter
+from carbs_scaling.surrogate.model import LawEnsembleModel
 
 logger = logging.getLogger(__name__)
 
 # A design goes on beyond one run a dimension while it has spent at most this share of the budget.
 _DESIGN_SHARE = 0.02
-_DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
 _PROPOSING = threading.Lock()  # not of the sampler, which people pickle
 
 
-class CarbsSampler(BaseSampler):
+class CarbsSampler(Sampler):
     """Proposes the runs that are expected to push out the front of loss against FLOPs most, per FLOP.
 
     Args:
@@ -54,46 +52,74 @@ class CarbsSampler(BaseSampler):
             (`best_recipe`); None: the front itself.
         seed: of the proposals; None draws one.
         allowed: whether a legal point may be run at all, such as one that fits into memory; None: all may.
-        options: fields of `SamplerOptions`.
+        startup_trials: runs of the cheap design before the surrogate takes over; None for one or two a
+            dimension, at most 8.
+        startup_fraction: share of the budget that one run of the design may cost.
+        candidates: random points scored a proposal; twice as many more follow around the best.
+        members: laws in the surrogate's ensemble; 1 leaves the uncertainty of the law out.
+        learning: share in which a run is also worth what it teaches about the valley for later runs.
+        law_mean: whether the prior mean is the loss law; else it is a constant.
+        repeats: whether a point of the front may be run again, to tell it from its near ties.
+        max_trial_flops: dearest run that may be proposed, or None.
+        overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
+            gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
+
+    Raises:
+        ValueError: an argument that cannot be.
     """
 
     def __init__(
         self,
-        distributions: dict[str, BaseDistribution],
+        distributions: Mapping[str, BaseDistribution],
         flops: Callable[[Point], float],
-        roles: Callable[[Point], dict],
+        roles: Callable[[Point], Mapping[str, float | None] | None],
         project: Callable[[Point], Point] | None = None,
         budget_flops: float | None = None,
         target: tuple[float, float] | None = None,
         seed: int | None = None,
         allowed: Callable[[Point], bool] | None = None,
-        **options: Any,
+        *,
+        startup_trials: int | None = None,
+        startup_fraction: float = 0.0005,
+        candidates: int = 256,
+        members: int = 48,
+        learning: float = 1.0,
+        law_mean: bool = True,
+        repeats: bool = True,
+        max_trial_flops: float | None = None,
+        overhead_flops: float | None = None,
     ) -> None:
-        unknown = set(options) - {f.name for f in fields(SamplerOptions)}
-        if unknown:
-            raise TypeError(f"CarbsSampler has no option {', '.join(sorted(unknown))}")
-        self.options = SamplerOptions(**options)
-        self.space = LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed)
-        cap = self.options.max_trial_flops
-        if cap is not None and not self.space.lowest_flops <= cap:
-            cheapest = self.space.lowest_flops
-            raise ValueError(
-                f"max_trial_flops={cap:.3g} allows no run: the cheapest legal one costs {cheapest:.3g}"
-            )
+        self.options = SamplerOptions(
+            target=target,
+            startup_trials=startup_trials,
+            startup_fraction=startup_fraction,
+            candidates=candidates,
+            members=members,
+            learning=learning,
+            law_mean=law_mean,
+            repeats=repeats,
+            max_trial_flops=max_trial_flops,
+            overhead_flops=overhead_flops,
+        )
         if budget_flops is not None and not budget_flops >= 0:
             raise ValueError(f"budget_flops={budget_flops} must be a number of FLOPs, or None for no limit")
-        self.budget_flops = None if budget_flops is None or isinf(budget_flops) else float(budget_flops)
-        self.target = None if target is None else _checked_target(target)
-        if target is not None and not all(self.space.has_role[:2]):
-            raise ValueError("a target needs points with the roles params and tokens")
         if seed is not None and int(seed) < 0:
             raise ValueError(f"seed={seed} must not be negative")
-        self.seed = int(np.random.SeedSequence().entropy % 2**32) if seed is None else int(seed)
-        self.fallbacks: Counter = Counter()
-        self._proposed: dict[int, Point] = {}  # by trial number, until the trial holds its parameters
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return dict(self.space.encoding.distributions)
+        super().__init__(
+            LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed),
+            None if budget_flops is None or isinf(budget_flops) else float(budget_flops),
+            int(np.random.default_rng().integers(2**32)) if seed is None else int(seed),
+        )
+        if max_trial_flops is not None and not self.space.lowest_flops <= max_trial_flops:
+            cheapest = self.space.lowest_flops
+            raise ValueError(
+                f"max_trial_flops={max_trial_flops:.3g} allows no run: "
+                f"the cheapest legal one costs {cheapest:.3g}"
+            )
+        self.target: tuple[float, float] | None = self.options.target
+        if target is not None and not all(self.space.has_role[:2]):
+            raise ValueError("a target needs points with the roles params and tokens")
+        self.fallbacks: Counter[str] = Counter()
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -109,46 +135,30 @@ class CarbsSampler(BaseSampler):
             self._proposed[trial.number] = point
             return point
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A random value of a parameter that is not among `distributions`."""
-        name_seed = sum((i + 1) * ord(c) for i, c in enumerate(param_name))
-        rng = np.random.default_rng([self.seed, trial.number, name_seed])
-        return Encoding({param_name: param_distribution}).point(rng.random(1))[param_name]
-
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Stops `study.optimize` once nothing legal is affordable; elsewhere it does nothing."""
         proposed = self._proposed.pop(trial.number, None)
-        remaining = self._read(study, but=trial.number).remaining_flops(self.budget_flops)
-        if not self._pays(remaining - self._charge(trial, state, values, proposed)):
+        remaining = self.read(study, but=trial.number).remaining_flops(self.budget_flops)
+        if remaining - self._charge(trial, state, values, proposed) < self.space.lowest_flops:
             try:
                 study.stop()
             except RuntimeError:
                 # Raised outside `optimize`, where the caller asks `affordable` before the next trial.
                 return
 
-    def remaining_flops(self, study: Study) -> float:
-        """Budget less what is spent and what running trials are committed to; infinite without a budget."""
-        return self._read(study).remaining_flops(self.budget_flops)
-
-    def affordable(self, study: Study) -> bool:
-        """Whether some legal point fits into what remains."""
-        return self._pays(self.remaining_flops(study))
-
     def law(self, study: Study) -> LossLaw | None:
         """The loss law of the study's completed trials; None where there are too few."""
         history = self._history(study)
-        surrogate = self.surrogate_of(history, np.random.default_rng(self.seed))
-        return None if surrogate is None else surrogate.law
+        enough = len(history.points) >= 2
+        return self.model_of(history, np.random.default_rng(self.seed)).law if enough else None
 
     def best_recipe(self, study: Study, params: float, tokens: float) -> dict[str, float]:
         """Learning rate, batch tokens and loss for so many parameters and tokens, also beyond the search.
 
         With the factor that one standard deviation of rate and batch is, and the loss's `loss_sd`. Law and
-        smooth departures from it, linear around the most probable law (`surrogate.target`).
+        smooth departures from it, linear around the most probable law (`acquisition.target_information`).
 
         Raises:
             ValueError: the study has too few completed trials, or its points lack the roles.
@@ -158,7 +168,7 @@ class CarbsSampler(BaseSampler):
         history = self._history(study)
         if len(history.points) < 2:
             raise ValueError("a recipe needs at least two completed trials")
-        mean, covariance = target_design(self.space, history, _checked_target((params, tokens))).recipe()
+        mean, covariance = target_model(self.space, history, checked_target((params, tokens))).recipe()
         sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
         found = {"loss": float(mean[2]), "loss_sd": float(sd[2])}
         for i, (name, role) in enumerate((("learning_rate", 2), ("batch_tokens", 3))):
@@ -174,11 +184,7 @@ class CarbsSampler(BaseSampler):
             BudgetSpent: what remains pays for none.
         """
         limit = self._limit(history)
-        if not self._pays(limit):
-            raise BudgetSpent(
-                f"{limit:.3g} FLOPs remain of {self.budget_flops or limit:.3g}, "
-                f"and the cheapest legal run costs {self.space.lowest_flops:.3g}"
-            )
+        self.require_affordable(limit)
         rng = np.random.default_rng([self.seed, number])
         if self._designs(history) or len(history.points) < 2:
             return self._design_point(history, rng, limit)
@@ -186,20 +192,15 @@ class CarbsSampler(BaseSampler):
             count = 2 * self.options.candidates
             point = most_informative(self.space, history, self.target, rng, limit, self._overhead, count)
         else:
-            search = FrontSearch(self.space, self.options, self.budget_flops, self._overhead)
-            point = search.best(history, self.surrogate_of(history, rng), rng, limit)
+            point = self.front_search().best(history, self.model_of(history, rng), rng, limit)
         return self._cheapest("no new affordable candidate") if point is None else point
 
-    def _history(self, study: Study, but: int | None = None) -> History:
-        return without_collapsed(self._read(study, but), self.space)
+    def front_search(self) -> FrontSearch:
+        """What chooses runs for the front."""
+        return FrontSearch(self.space, self.options, self.budget_flops, self._overhead)
 
-    def _read(self, study: Study, but: int | None = None) -> History:
-        if study.directions != _DIRECTIONS:
-            raise ValueError(
-                "CarbsSampler needs a study of two objectives, loss and training FLOPs, both minimised: "
-                "optuna.create_study(directions=['minimize', 'minimize'], sampler=...)"
-            )
-        return read_history(study, self.space, but, self._proposed)
+    def _history(self, study: Study, but: int | None = None) -> History:
+        return without_collapsed(self.read(study, but), self.space)
 
     def _charge(
         self,
@@ -244,9 +245,6 @@ class CarbsSampler(BaseSampler):
         cap = self.options.max_trial_flops
         return min(history.remaining_flops(self.budget_flops), float("inf") if cap is None else cap)
 
-    def _pays(self, flops: float) -> bool:
-        return self.space.lowest_flops <= flops
-
     def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
         if self.budget_flops is not None:
@@ -261,10 +259,8 @@ class CarbsSampler(BaseSampler):
                 break
         return self._cheapest("no new point for the design") if point is None else point
 
-    def surrogate_of(self, history: History, rng: np.random.Generator) -> Surrogate | None:
-        """What is believed after the completed trials of `history`; None with fewer than two."""
-        if len(history.points) < 2:
-            return None
+    def model_of(self, history: History, rng: np.random.Generator) -> LawEnsembleModel:
+        """The model of the loss after the completed trials of `history`, at least two."""
         known = self.space.describe(history.points)
         fitter = SurrogateFitter(
             self.space.centre,
@@ -283,16 +279,11 @@ class CarbsSampler(BaseSampler):
         return dict(self.space.cheapest)
 
 
-def _checked_target(target: tuple[float, float]) -> tuple[float, float]:
-    try:
-        params, tokens = (float(value) for value in target)
-    except (TypeError, ValueError):
-        params = tokens = float("nan")
-    if not (0 < params < float("inf") and 0 < tokens < float("inf")):
-        raise ValueError(f"target={target!r} must be two positive numbers, (params, tokens)")
-    return params, tokens
+def _build(space: LegalSpace, budget_flops: float, seed: int, options: SamplerOptions) -> CarbsSampler:
+    parts = space.encoding.distributions, space.flops, space.roles, space.project
+    return CarbsSampler(
+        *parts, budget_flops=budget_flops, seed=seed, allowed=space.allowed, **asdict(options)
+    )
 
 
-def new_study(sampler: BaseSampler, **arguments: Any) -> Study:
-    """An Optuna study with directions (loss, training FLOPs), both minimised."""
-    return optuna.create_study(sampler=sampler, directions=_DIRECTIONS, **arguments)
+SAMPLER = SamplerEntry(_build, SamplerOptions)

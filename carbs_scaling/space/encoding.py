@@ -1,7 +1,10 @@
 """Between Optuna distributions and the unit cube, where the Gaussian process lives."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, log
+from typing import Any
 
 import numpy as np
 from optuna.distributions import (
@@ -10,6 +13,8 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+
+Point = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Encoding:
     """
 
     distributions: dict[str, BaseDistribution]
-    _scales: dict = field(default_factory=dict, repr=False)
+    _scales: dict[str, _Scale] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name, distribution in self.distributions.items():
@@ -38,33 +43,36 @@ class Encoding:
         """Number of dimensions as proposed."""
         return len(self.distributions)
 
-    def point(self, knobs: np.ndarray) -> dict:
+    def point(self, knobs: np.ndarray) -> Point:
         """The point at `knobs`, shape (k,), in [0, 1]; always inside the distributions."""
-        return {
-            name: scale.value(u)
-            for (name, scale), u in zip(self._scales.items(), knobs.tolist(), strict=True)
-        }
+        return self.points(knobs[None])[0]
 
-    def position(self, point: dict) -> np.ndarray:
+    def points(self, knobs: np.ndarray) -> list[Point]:
+        """The points at rows of `knobs`, shape (m, k)."""
+        columns = [scale.values(column) for scale, column in zip(self._scales.values(), knobs.T, strict=True)]
+        return [dict(zip(self._scales, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def position(self, point: Point) -> np.ndarray:
         """The inverse of `point`, shape (k,); a categorical choice is at the middle of its interval."""
-        return np.array([scale.unit(point[name]) for name, scale in self._scales.items()])
+        return np.concatenate([scale.units([point[name]]) for name, scale in self._scales.items()])
 
-    def row(self, point: dict) -> np.ndarray:
-        """Unit-cube columns of a point, shape (d,) with d >= k where there are categorical dimensions."""
-        columns: list[float] = []
+    def rows(self, points: list[Point]) -> np.ndarray:
+        """Unit-cube columns of m points, shape (m, d) with d >= k where there are categorical dimensions."""
+        columns: list[np.ndarray] = []
         for name, scale in self._scales.items():
-            if scale.choices is not None:
-                columns += [float(_same(choice, point[name])) for choice in scale.choices]
+            values = [point[name] for point in points]
+            if scale.choices is None:
+                columns.append(scale.units(values))
             else:
-                columns.append(scale.unit(point[name]))
-        return np.array(columns)
+                columns += [np.array([float(_same(c, v)) for v in values]) for c in scale.choices]
+        return np.stack(columns, axis=-1)
 
     def spread_to_columns(self, of_knobs: np.ndarray) -> np.ndarray:
-        """What is said of each dimension (k,) said of its columns (d,)."""
+        """Repeats a value of each dimension, shape (k,), for each of its columns, shape (d,)."""
         widths = [1 if scale.choices is None else len(scale.choices) for scale in self._scales.values()]
         return np.repeat(of_knobs, widths)
 
-    def clip(self, point: dict) -> dict:
+    def clip(self, point: Point) -> Point:
         """The nearest point inside the distributions, with whole numbers as `int`.
 
         Raises:
@@ -75,7 +83,7 @@ class Encoding:
             raise ValueError(f"a projected point lacks {', '.join(missing)}")
         return {name: scale.clip(point[name]) for name, scale in self._scales.items()}
 
-    def contains(self, point: dict) -> bool:
+    def contains(self, point: Point) -> bool:
         """Whether every dimension is present and a finite value in the point's own type."""
         for name, distribution in self.distributions.items():
             if name not in point:
@@ -88,7 +96,7 @@ class Encoding:
         return True
 
 
-def _same(choice, value) -> bool:
+def _same(choice: Any, value: Any) -> bool:
     return choice is value or (type(choice) is type(value) and choice == value)
 
 
@@ -103,34 +111,39 @@ class _Scale:
     log: bool
     step: float | None
     whole: bool
-    choices: tuple | None
+    choices: tuple[Any, ...] | None
 
     @staticmethod
-    def of(distribution: BaseDistribution) -> "_Scale":
+    def of(distribution: BaseDistribution) -> _Scale:
         if isinstance(distribution, CategoricalDistribution):
             return _Scale(0.0, 1.0, 0.0, 1.0, False, None, False, tuple(distribution.choices))
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
         low, high = distribution.low, distribution.high
-        start, end = (log(low), log(high)) if distribution.log else (float(low), float(high))
+        start, end = np.log([low, high]).tolist() if distribution.log else (float(low), float(high))
         whole = isinstance(distribution, IntDistribution)
         step = None if whole and distribution.step == 1 else distribution.step
         return _Scale(low, high, start, end - start, distribution.log, step, whole, None)
 
-    def unit(self, value) -> float:
+    def units(self, values: Sequence[Any]) -> np.ndarray:
+        """Places of m values in [0, 1], shape (m,)."""
         if self.choices is not None:
-            index = next(i for i, choice in enumerate(self.choices) if _same(choice, value))
-            return (index + 0.5) / len(self.choices)
+            numbers = [next(i for i, c in enumerate(self.choices) if _same(c, value)) for value in values]
+            return (np.array(numbers) + 0.5) / len(self.choices)
         if self.width <= 0:
-            return 0.5
-        return ((log(value) if self.log else value) - self.start) / self.width
+            return np.full(len(values), 0.5)
+        numeric = np.array(values, dtype=float)
+        return ((np.log(numeric) if self.log else numeric) - self.start) / self.width
 
-    def value(self, u: float):
-        u = min(max(u, 0.0), 1.0)
+    def values(self, units: np.ndarray) -> list[Any]:
+        """The inverse of `units`, with whole numbers as `int`; what lies outside of [0, 1] is moved in."""
+        units = np.clip(units, 0.0, 1.0)
         if self.choices is not None:
-            return self.choices[min(int(u * len(self.choices)), len(self.choices) - 1)]
-        inner = self.start + u * self.width
-        return self.clip(exp(inner) if self.log else inner)
+            last = len(self.choices) - 1
+            return [self.choices[min(int(u * len(self.choices)), last)] for u in units.tolist()]
+        inner = self.start + units * self.width
+        return [self.clip(value) for value in (np.exp(inner) if self.log else inner).tolist()]
 
-    def clip(self, value):
+    def clip(self, value: Any) -> Any:
         if self.choices is not None:
             if not any(_same(choice, value) for choice in self.choices):
                 raise ValueError(f"a projected value {value!r} is none of {self.choices}")

@@ -1,18 +1,20 @@
 """The legal points of a search with what is known of them before a run: cost, roles, coordinates."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import isfinite, log
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 import numpy as np
+import torch
 from optuna.distributions import CategoricalDistribution
 from scipy.stats import qmc
 
 from carbs_scaling.laws.loss import ROLES
-from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.surrogate.floor_field import FloorField
 
-Point = dict
+Key = tuple[Any, ...]
 
 # Points looked at once to learn the ranges of cost and roles.
 _PROBES = 256
@@ -40,12 +42,13 @@ class Candidates:
         return len(self.points)
 
     @property
-    def inputs(self) -> np.ndarray:
-        """What the surrogate is asked with, shape (m, d + 4)."""
-        return np.column_stack([self.cube, self.features])
+    def rows(self) -> torch.Tensor:
+        """The surrogate's inputs, unit-cube columns and features, shape `m x (d + 4)`."""
+        return torch.from_numpy(np.column_stack([self.cube, self.features]))
 
-    def take(self, indices) -> "Candidates":
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Candidates":
         """Those at `indices`."""
+        indices = np.asarray(indices, dtype=int)
         return Candidates(
             [self.points[i] for i in indices], self.flops[indices], self.cube[indices], self.features[indices]
         )
@@ -65,21 +68,22 @@ class LegalSpace:
 
     encoding: Encoding
     flops: Callable[[Point], float]
-    roles: Callable[[Point], dict]
+    roles: Callable[[Point], Mapping[str, float | None] | None]
     project: Callable[[Point], Point] | None = None
     allowed: Callable[[Point], bool] | None = None
-    _seen: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         knobs = qmc.Sobol(self.encoding.knobs, rng=_PROBE_SEED).random(_PROBES)
-        points = [self.legal(self.encoding.point(row)) for row in knobs]
-        logs = np.array([self._log_roles(point) for point in points])
-        self.has_role = tuple(bool(np.isfinite(column).any()) for column in logs.T)
+        points = [self.legal(point) for point in self.encoding.points(knobs)]
+        logs = self._log_roles(points)
+        params, tokens, rate, batch = (bool(np.isfinite(column).any()) for column in logs.T)
+        self.has_role = (params, tokens, rate, batch)
         # A point without a role - of a branch that has none, say - tells nothing of the role's range.
         known = np.isfinite(logs)
         self._low = np.where(self.has_role, np.where(known, logs, np.inf).min(axis=0), 0.0)
         self._high = np.where(self.has_role, np.where(known, logs, -np.inf).max(axis=0), 0.0)
-        self.centre = tuple(float(c) for c in (self._low + self._high) / 2)
+        n, d, e, b = ((self._low + self._high) / 2).tolist()
+        self.centre: tuple[float, float, float, float] = (n, d, e, b)
         self._find_extremes(points)
         self.floor_field = self._floor_field(points)
         self._role_knobs = {name: self._role_knob(name) for name in ("learning_rate", "batch_tokens")}
@@ -121,48 +125,49 @@ class LegalSpace:
             raise ValueError(f"flops({point}) gave {told!r}, which is no positive number")
         return flops
 
-    def candidates(self, knobs: np.ndarray) -> Candidates:
-        """Legal, allowed points nearest to rows of `knobs` (m, k), without repeats."""
-        points, taken = [], set()
-        for row in knobs:
-            point = self.legal(self.encoding.point(row))
-            key = point_key(point)
-            if key not in taken:
-                taken.add(key)
-                if self.permits(point):
-                    points.append(point)
-        return self.describe(points)
+    def candidates(self, knobs: np.ndarray, but: Set[Key] = frozenset()) -> Candidates:
+        """Legal, allowed points nearest to rows of `knobs` (m, k), without repeats.
+
+        Args:
+            knobs: shape (m, k).
+            but: keys of points that are left out.
+        """
+        found: dict[Key, Point] = {}
+        for point in self.encoding.points(knobs):
+            legal = self.legal(point)
+            found.setdefault(point_key(legal), legal)
+        return self.describe([p for key, p in found.items() if key not in but and self.permits(p)])
 
     def describe(self, points: list[Point]) -> Candidates:
         """Points that are legal already."""
         if not points:
-            width = self.encoding.row(self.cheapest).size
+            width = self.encoding.rows([self.cheapest]).shape[1]
             return Candidates([], np.zeros(0), np.zeros((0, width)), np.zeros((0, 4)))
-        return Candidates(
-            points,
-            np.array([self.cost(point) for point in points]),
-            np.array([self.encoding.row(point) for point in points]),
-            self.features(points),
-        )
+        flops = np.array([self.cost(point) for point in points])
+        return Candidates(points, flops, self.encoding.rows(points), self.features(points))
 
     def features(self, points: list[Point]) -> np.ndarray:
         """Centred log features, shape (m, 4); 0 for a role that a point does not have."""
-        logs = np.array([self._log_roles(point) for point in points])
+        logs = self._log_roles(points)
         return np.where(np.isfinite(logs), logs - np.asarray(self.centre), 0.0)
 
-    def _log_roles(self, point: Point) -> list[float]:
+    def _log_roles(self, points: list[Point]) -> np.ndarray:
+        """Logs of the roles, shape (m, 4); nan for a role that a point does not have."""
+        return np.log(np.array([self._role_values(point) for point in points]))
+
+    def _role_values(self, point: Point) -> list[float]:
         roles = self.roles(point) or {}
         if not isinstance(roles, Mapping):
             raise ValueError(f"roles({point}) gave {roles!r}, which is no dict of {', '.join(ROLES)}")
         if not roles.keys() <= _KNOWN_ROLES:
             unknown = ", ".join(sorted(str(name) for name in roles.keys() - _KNOWN_ROLES))
             raise ValueError(f"roles() named {unknown}: known are {', '.join(ROLES)}")
-        return [self._log_role(point, name, roles.get(name)) for name in ROLES]
+        return [self._role_value(point, name, roles.get(name)) for name in ROLES]
 
-    def _log_role(self, point: Point, name: str, value: float | None) -> float:
-        """Its log; nan for a role that the point does not have, which None or no positive number says."""
+    def _role_value(self, point: Point, name: str, value: Any) -> float:
+        """The value; nan for a role that the point does not have: None, or no positive number."""
         try:
-            return log(value) if value is not None and value > 0 else float("nan")
+            return float(value) if value is not None and value > 0 else float("nan")
         except (TypeError, ValueError):
             raise ValueError(f"roles({point}) gave {name}={value!r}, which is no number") from None
 
@@ -184,7 +189,7 @@ class LegalSpace:
         )
 
     def _floor_field(self, points: list[Point]) -> FloorField:
-        cube = np.array([self.encoding.row(point) for point in points])
+        cube = self.encoding.rows(points)
         columns = np.flatnonzero(self.encoding.spread_to_columns(self.moves_cost))
         return FloorField.of(cube, self.features(points), columns)
 
@@ -193,27 +198,25 @@ class LegalSpace:
         i = ROLES.index(role)
         if not self.has_role[i]:
             return None
-        middle = np.full(self.encoding.knobs, 0.5)
+        levels = np.linspace(0.0, 1.0, 33)
         found = None
         for knob, distribution in enumerate(self.encoding.distributions.values()):
             if isinstance(distribution, CategoricalDistribution):
                 continue
-            levels = np.linspace(0.0, 1.0, 33)
-            logs = []
-            for level in levels:
-                middle[knob] = level
-                logs.append(self._log_roles(self.legal(self.encoding.point(middle)))[i])
-            middle[knob] = 0.5
+            knobs = np.full((len(levels), self.encoding.knobs), 0.5)
+            knobs[:, knob] = levels
+            logs = self._log_roles([self.legal(point) for point in self.encoding.points(knobs)])[:, i]
             if np.ptp(logs) > 1e-9:
                 if found is not None or not (np.diff(logs) >= 0).all():
                     return None
-                found = knob, levels, np.asarray(logs)
+                found = knob, levels, logs
         return found
 
     def set_role(self, knobs: np.ndarray, role: str, logs: np.ndarray) -> None:
         """Moves rows of `knobs` (m, k) in place to where a role has the wanted logs, if one knob sets it."""
-        if self._role_knobs[role] is not None:
-            knob, levels, known = self._role_knobs[role]
+        found = self._role_knobs[role]
+        if found is not None:
+            knob, levels, known = found
             knobs[:, knob] = np.interp(logs, known, levels)
 
     @property
@@ -253,7 +256,7 @@ class LegalSpace:
         return max(costs) > min(costs) * 1.05
 
 
-def point_key(point: Point) -> tuple:
+def point_key(point: Point) -> Key:
     """A hashable identity of a point, blind to differences in the ninth digit."""
     return tuple(
         f"{v:.9g}" if isinstance(v, float) else (type(v).__name__, v) for _, v in sorted(point.items())

@@ -1,21 +1,34 @@
-"""The loss law as a Gaussian process' prior mean, for one law or a whole ensemble of them.
+"""The loss law as a Gaussian process' prior mean and kernel, for one law or a whole ensemble of them.
 
 Inputs are rows of d unit-cube coordinates followed by the 4 centred log features of `laws.loss`. An ensemble
-of laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the doubt about
-the law's parameters is the spread between members, the doubt about what the law misses is each member's own.
+of laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the uncertainty of
+the law's parameters is the spread between members, that of what the law misses is each member's own.
 """
 
 import gpytorch
 import numpy as np
 import torch
+from torch import Tensor
 
-from carbs_scaling.laws.loss import law_floor, law_value
+from carbs_scaling.laws.loss import (
+    best_batch_feature,
+    best_rate_feature,
+    law_floor,
+    law_value,
+    valley_curvatures,
+)
 from carbs_scaling.surrogate.floor_field import FloorField, field_correlation, law_lack
 
 N_FEATURES = 4
+Roles = tuple[bool, bool, bool, bool]
 
 
-class LawMean(gpytorch.means.Mean):
+def features_of(x: Tensor) -> np.ndarray:
+    """Centred log features of inputs `batch_shape x d'`, as rows, shape (m, 4)."""
+    return x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
+
+
+class LawMean(gpytorch.means.Mean):  # type: ignore[misc]
     """Losses by the law, divided by `scale`.
 
     Args:
@@ -24,20 +37,46 @@ class LawMean(gpytorch.means.Mean):
         scale: unit of the process in losses.
     """
 
-    def __init__(self, thetas: np.ndarray, has_role: tuple[bool, bool, bool, bool], scale: float) -> None:
+    def __init__(self, thetas: np.ndarray, has_role: Roles, scale: float) -> None:
         super().__init__()
         self.thetas, self.has_role, self.scale = np.asarray(thetas, dtype=float), has_role, scale
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """`n x (d + 4)` to `batch_shape x n`; with inputs repeated over `batch_shape` to the same."""
-        rows = x[..., -N_FEATURES:].detach()
-        batch = rows.reshape(-1, *rows.shape[-2:])
+        batch = x[..., -N_FEATURES:].detach().reshape(-1, *x.shape[-2:-1], N_FEATURES)
         if not torch.equal(batch, batch[:1].expand_as(batch)):
             raise ValueError("the laws of an ensemble are asked for the same rows")
-        return torch.from_numpy(law_value(self.thetas, batch[0].numpy(), self.has_role) / self.scale)
+        return self.value_and_floor(batch[0].numpy())[0] / self.scale
+
+    def value_and_floor(self, features: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Losses, and losses at the best rate and batch, by each law, at features (n, 4).
+
+        Returns:
+            Both of shape `batch_shape x n`.
+        """
+        value = law_value(self.thetas, features, self.has_role)
+        return torch.from_numpy(value), torch.from_numpy(self.floor(features))
+
+    def floor(self, features: np.ndarray) -> np.ndarray:
+        """Losses at the best rate and batch, shape `batch_shape x n`, at features (n, 4)."""
+        return law_floor(self.thetas, features, self.has_role)
+
+    def valley(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """ln best rate at the features' own batch and ln best batch, centred; `batch_shape x n` each."""
+        laws = self.thetas.reshape(-1, self.thetas.shape[-1])
+        shape = (*self.thetas.shape[:-1], len(features))
+        rate, batch = (
+            np.array([best(theta, features) for theta in laws]).reshape(shape)
+            for best in (best_rate_feature, best_batch_feature)
+        )
+        return rate, batch
+
+    def curvatures(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Loss per squared factor of e off the best rate, and off the best batch, by one law; (n,) each."""
+        return valley_curvatures(self.thetas, features, self.has_role)
 
 
-class MisfitKernel(gpytorch.kernels.Kernel):
+class MisfitKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
     """What a law misses: (s^2 + w^2 e e') c(x, x') + f^2 l l' g(x, x') for a base s^2 c(x, x').
 
     e is the law's excess over the valley's floor. What a law misses grows with what it says: near the floor a
@@ -47,12 +86,10 @@ class MisfitKernel(gpytorch.kernels.Kernel):
 
     Args:
         base: of what the law misses at the floor.
-        theta: the law, shape (19,).
-        has_role: which of the law's roles there are.
+        law: the law, of one theta (19,).
         wall_share: w, deviation as a share of the excess.
         floor_field: where floors are off by the same, or None for no such field.
         field_share: f, deviation as a share of the lack.
-        scale: unit of the process in losses.
     """
 
     has_lengthscale = False
@@ -60,18 +97,16 @@ class MisfitKernel(gpytorch.kernels.Kernel):
     def __init__(
         self,
         base: gpytorch.kernels.ScaleKernel,
-        theta: np.ndarray,
-        has_role: tuple[bool, bool, bool, bool],
+        law: LawMean,
         wall_share: float,
         floor_field: FloorField | None,
         field_share: float,
-        scale: float,
     ) -> None:
         super().__init__()
-        self.base, self.theta, self.has_role, self.scale = base, theta, has_role, scale
-        self.wall_share, self.floor_field, self.field_share = wall_share, floor_field, field_share
+        self.base, self.law, self.wall_share = base, law, wall_share
+        self.floor_field, self.field_share = floor_field, field_share
 
-    def forward(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool = False, **params) -> torch.Tensor:
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: object) -> Tensor:
         left, right = self._wall(x1), self._wall(x2)
         if diag:
             process = self.base(x1, x2, diag=True) * (1 + left * right)
@@ -79,44 +114,40 @@ class MisfitKernel(gpytorch.kernels.Kernel):
             process = self.base(x1, x2).to_dense() * (1 + left[..., None] * right[..., None, :])
         return process if self.floor_field is None else process + self._field(x1, x2, diag)
 
-    def relative_sd(self, thetas: np.ndarray, x: torch.Tensor) -> torch.Tensor:
+    def relative_sd(self, excess: Tensor, x: Tensor) -> Tensor:
         """Deviation that the kernel would have with other laws' walls over that with its own, shape (s, n).
 
         Args:
-            thetas: the other laws, shape (s, 19).
+            excess: of the other laws over their own floors, in losses, shape (s, n).
             x: inputs, shape (n, d + 4).
         """
         level = 1 + self._field_sd(x).square() / self.base.outputscale.detach()
-        return ((level + self._wall(x, thetas).square()) / (level + self._wall(x).square())).sqrt()
+        walls = self._wall_of(excess)
+        return ((level + walls.square()) / (level + self._wall(x).square())).sqrt()
 
-    def _wall(self, x: torch.Tensor, theta: np.ndarray | None = None) -> torch.Tensor:
-        """w e / s, in the shape of the laws and of the rows."""
-        rows = x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
-        theta = self.theta if theta is None else theta
-        excess = torch.from_numpy(law_excess(theta, rows, self.has_role)) / self.scale
-        excess = excess.reshape(*theta.shape[:-1], *x.shape[:-1])
-        return self.wall_share * excess / self.base.outputscale.detach().sqrt()
+    def _wall(self, x: Tensor) -> Tensor:
+        """w e / s, in the shape of the rows."""
+        value, floor = self.law.value_and_floor(features_of(x))
+        return self._wall_of(value - floor).reshape(x.shape[:-1])
 
-    def _field_sd(self, x: torch.Tensor) -> torch.Tensor:
+    def _wall_of(self, excess: Tensor) -> Tensor:
+        return self.wall_share * (excess / self.law.scale) / self.base.outputscale.detach().sqrt()
+
+    def _field_sd(self, x: Tensor) -> Tensor:
         """f l, in the shape of the rows."""
         if self.floor_field is None:
             return torch.zeros(x.shape[:-1], dtype=torch.float64)
-        rows = x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
-        lack = law_lack(self.theta, rows, self.has_role).reshape(x.shape[:-1])
-        return torch.from_numpy(self.field_share * lack / self.scale)
+        lack = law_lack(self.law.thetas, features_of(x), self.law.has_role).reshape(x.shape[:-1])
+        return torch.from_numpy(self.field_share * lack / self.law.scale)
 
-    def _field(self, x1: torch.Tensor, x2: torch.Tensor, diag: bool) -> torch.Tensor:
-        places = [
+    def _field(self, x1: Tensor, x2: Tensor, diag: bool) -> Tensor:
+        assert self.floor_field is not None
+        left, right = (
             self.floor_field.places(x[..., :-N_FEATURES], x[..., -N_FEATURES:])
             for x in (x1.detach().numpy(), x2.detach().numpy())
-        ]
-        left, right = self._field_sd(x1), self._field_sd(x2)
+        )
+        left_sd, right_sd = self._field_sd(x1), self._field_sd(x2)
         if diag:
-            apart = np.square(places[0] - places[1]).sum(axis=-1)
-            return left * right * torch.from_numpy(np.exp(-0.5 * apart))
-        return left[..., None] * right[..., None, :] * torch.from_numpy(field_correlation(*places))
-
-
-def law_excess(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
-    """Laws' excess over the valley's floor, in losses, `batch_shape x n`, of theta `batch_shape x 19`."""
-    return law_value(theta, features, has_role) - law_floor(theta, features, has_role)
+            apart = np.square(left - right).sum(axis=-1)
+            return left_sd * right_sd * torch.from_numpy(np.exp(-0.5 * apart))
+        return left_sd[..., None] * right_sd[..., None, :] * torch.from_numpy(field_correlation(left, right))

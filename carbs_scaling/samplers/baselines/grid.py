@@ -1,4 +1,4 @@
-"""The grid that a careful person would sweep: a ladder of sizes, a few rates and batches at each."""
+"""Baseline: the grid that a careful person would sweep: a ladder of sizes, a few rates and batches at each."""
 
 from collections import Counter
 from typing import Any
@@ -11,7 +11,10 @@ from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
 from carbs_scaling.laws.loss_prior import published_learning_rate
-from carbs_scaling.space.projection import LegalSpace, Point
+from carbs_scaling.samplers.projected import ProjectedSampler
+from carbs_scaling.samplers.sampler import SamplerEntry
+from carbs_scaling.space.encoding import Point
+from carbs_scaling.space.projection import LegalSpace
 
 # Hoffmann et al. 2022: about 20 tokens a parameter, whatever the budget.
 _TOKENS_PER_PARAM = 20.0
@@ -64,12 +67,12 @@ class CarefulGrid(BaseSampler):
 
     def __init__(self, space: LegalSpace, points: list[Point]) -> None:
         self.space, self.points = space, points
-        self.asked: Counter = Counter()
+        self.asked: Counter[int] = Counter()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self.space.encoding.distributions)
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         index = trial.number + self.asked[trial.number]
         self.asked[trial.number] += 1
         return dict(self.points[index % len(self.points)])
@@ -78,3 +81,11 @@ class CarefulGrid(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self.points[trial.number % len(self.points)][param_name]
+
+
+def _build(space: LegalSpace, budget_flops: float, seed: int, options: Any) -> ProjectedSampler:
+    points = grid_points(space, budget_flops)
+    return ProjectedSampler(lambda _: CarefulGrid(space, points), space, budget_flops, seed)
+
+
+SAMPLER = SamplerEntry(_build)

@@ -1,4 +1,4 @@
-"""CARBS as published (Fetterman et al. 2023, arXiv 2306.08055; github imbue-ai/carbs), written afresh.
+"""Baseline: CARBS as published (Fetterman et al. 2023, arXiv 2306.08055; github imbue-ai/carbs), written afresh.
 
 Local search around the Pareto front with learnt costs: everything that follows is its own, also where this
 project does otherwise. It differs from the original in two ways: hyperparameters are taken at the optimum of
@@ -7,11 +7,13 @@ themselves, which is the same to the eye and fifty times as quick; and costs com
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -20,9 +22,12 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 
 from carbs_scaling.acquisition.front_gain import expected_improvement
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.ledger.history import History, read_history
-from carbs_scaling.space.encoding import Encoding
-from carbs_scaling.space.projection import LegalSpace, point_key
+from carbs_scaling.samplers.projected import ProjectedSampler
+from carbs_scaling.samplers.sampler import SamplerEntry, as_number
+from carbs_scaling.space.encoding import Encoding, Point
+from carbs_scaling.space.projection import Key, LegalSpace, point_key
 
 _STARTUP_TRIALS = 4
 _SEARCH_RADIUS = 0.3
@@ -48,12 +53,12 @@ class ImbueCarbs(BaseSampler):
     """
 
     def __init__(
-        self, space: LegalSpace, seed: int, centre: dict | None = None, budget_flops: float | None = None
+        self, space: LegalSpace, seed: int, centre: Point | None = None, budget_flops: float | None = None
     ) -> None:
         self.space, self.seed = space, seed
         self.budget_flops = budget_flops
         # Asked again for the same trial, it answers with other candidates.
-        self.asked: Counter = Counter()
+        self.asked: Counter[int] = Counter()
         self.centre = centre
         self.units = np.array(
             [
@@ -65,7 +70,7 @@ class ImbueCarbs(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self.space.encoding.distributions)
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         history = read_history(study, self.space, but=trial.number)
         rng = np.random.default_rng([self.seed, trial.number, self.asked[trial.number]])
         self.asked[trial.number] += 1
@@ -81,13 +86,13 @@ class ImbueCarbs(BaseSampler):
         rng = np.random.default_rng([self.seed, trial.number])
         return Encoding({param_name: param_distribution}).point(rng.random(1))[param_name]
 
-    def _point(self, coordinates: np.ndarray) -> dict:
+    def _point(self, coordinates: np.ndarray) -> Point:
         return self.space.encoding.point(np.clip(coordinates / self.units, 0.0, 1.0))
 
-    def _coordinates(self, points: list) -> np.ndarray:
+    def _coordinates(self, points: list[Point]) -> np.ndarray:
         return np.array([self.space.encoding.position(p) for p in points]) * self.units
 
-    def _proposal(self, history: History, number: int, rng: np.random.Generator) -> dict:
+    def _proposal(self, history: History, number: int, rng: np.random.Generator) -> Point:
         inputs = self._coordinates(history.points)
         log_cost = np.log(np.asarray(history.flops))
         low, high = log_cost.min(), max(log_cost.max(), log_cost.min() + 1e-9)
@@ -115,7 +120,8 @@ class ImbueCarbs(BaseSampler):
         drawn_reference, _ = front_process.predict(drawn_cost[:, None])
         # Losses fall along the front: "raised" in CARBS, which maximises, is the harder of the two here.
         reference = np.minimum(reference, drawn_reference[0])
-        improvement = expected_improvement(mean, sd * _EXPLORATION_BIAS, reference)
+        parts = (torch.from_numpy(part) for part in (mean, sd * _EXPLORATION_BIAS, reference))
+        improvement = expected_improvement(*parts).numpy()
         gaps = np.linalg.norm(candidates[:, None] - inputs[pareto][None], axis=-1).min(axis=1)
         score = improvement * norm.pdf(gaps / _SEARCH_RADIUS)
         if self.budget_flops is not None:
@@ -141,7 +147,7 @@ def _to_normal(loss: np.ndarray) -> np.ndarray:
 def _pareto_groups(history: History) -> np.ndarray:
     """Indices of runs on CARBS's front: repeats form one group, the cheapest fifth of the runs one bucket."""
     loss, flops = np.asarray(history.loss), np.asarray(history.flops)
-    groups: dict[tuple, list[int]] = {}
+    groups: dict[Key, list[int]] = {}
     for i, point in enumerate(history.points):
         groups.setdefault(point_key(point), []).append(i)
     bucket = flops <= np.quantile(flops, _CHEAPEST_BUCKET)
@@ -184,7 +190,7 @@ class _Process:
         )
         return _Process(inputs, target, found.x, kind)
 
-    def factor(self):
+    def factor(self) -> tuple[np.ndarray, bool]:
         covariance = self.covariance(self.inputs, self.inputs)
         covariance[np.diag_indices(len(covariance))] += np.exp(2 * self.logs[-1]) + 1e-6
         return cho_factor(covariance, lower=True)
@@ -206,3 +212,54 @@ class _Process:
         )
         variance = prior - np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
         return mean, np.sqrt(np.maximum(variance, 1e-9))
+
+
+@dataclass(frozen=True)
+class ImbueCarbsOptions:
+    """Options of CARBS.
+
+    Args:
+        start: values of the point that it starts around; what is not named is in the middle of its range.
+    """
+
+    start: Any = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.start, Mapping):
+            raise ValueError(f"start={self.start!r} must be values by name, such as {{learning_rate: 0.01}}")
+
+
+def start_point(space: LegalSpace, given: Mapping[str, Any]) -> Point:
+    """The values of `given`, and for all that it does not name the middle of the range.
+
+    Raises:
+        ConfigError: it names what is not searched, or a value outside its range.
+    """
+    distributions = space.encoding.distributions
+    point = space.encoding.point(np.full(space.encoding.knobs, 0.5))
+    for name, value in given.items():
+        if name not in distributions:
+            raise ConfigError(f"sampler.start.{name} is not searched; there are {', '.join(distributions)}")
+        distribution = distributions[name]
+        if isinstance(distribution, CategoricalDistribution):
+            fine = value in distribution.choices
+        else:
+            try:
+                value = as_number(f"sampler.start.{name}", value)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+            fine = distribution.low <= value <= distribution.high
+        if not fine:
+            raise ConfigError(f"sampler.start.{name}={value} is outside of what is searched")
+        point[name] = value
+    return space.encoding.clip(point)
+
+
+def _build(space: LegalSpace, budget_flops: float, seed: int, options: ImbueCarbsOptions) -> ProjectedSampler:
+    start = start_point(space, options.start)
+    return ProjectedSampler(
+        lambda _: ImbueCarbs(space, seed, start, budget_flops), space, budget_flops, seed
+    )
+
+
+SAMPLER = SamplerEntry(_build, ImbueCarbsOptions)

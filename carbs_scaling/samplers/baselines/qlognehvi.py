@@ -1,6 +1,7 @@
-"""BoTorch's noisy expected hypervolume improvement of (loss, log10 FLOPs), as in its tutorial."""
+"""Baseline: BoTorch's noisy expected hypervolume improvement of (loss, log10 FLOPs), as in its tutorial."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
-from carbs_scaling.ledger.history import read_history
+from carbs_scaling.ledger.history import History, read_history
+from carbs_scaling.samplers.projected import FEW_ATTEMPTS, ProjectedSampler
+from carbs_scaling.samplers.sampler import SamplerEntry, require_count
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 
@@ -33,14 +36,14 @@ class QLogNEHVI(BaseSampler):
 
     def __init__(self, space: LegalSpace, seed: int, startup_trials: int | None = None) -> None:
         self.space, self.seed = space, seed
-        self.asked: Counter = Counter()
+        self.asked: Counter[int] = Counter()
         knobs = space.encoding.knobs
         self.startup_trials = 2 * (knobs + 1) if startup_trials is None else startup_trials
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self.space.encoding.distributions)
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         history = read_history(study, self.space, but=trial.number)
         again = self.asked[trial.number]
         self.asked[trial.number] += 1
@@ -58,7 +61,7 @@ class QLogNEHVI(BaseSampler):
         rng = np.random.default_rng([self.seed, trial.number])
         return Encoding({param_name: param_distribution}).point(rng.random(1))[param_name]
 
-    def _best(self, history) -> torch.Tensor:
+    def _best(self, history: History) -> torch.Tensor:
         inputs = torch.as_tensor(np.array([self.space.encoding.position(p) for p in history.points]))
         # BoTorch maximises.
         outcomes = -torch.as_tensor(np.column_stack([history.loss, np.log10(history.flops)]))
@@ -78,3 +81,26 @@ class QLogNEHVI(BaseSampler):
             acquisition, bounds, q=1, num_restarts=4, raw_samples=128, options={"maxiter": 50}
         )
         return found[0]
+
+
+@dataclass(frozen=True)
+class QLogNEHVIOptions:
+    """Options of qLogNEHVI.
+
+    Args:
+        startup_trials: Sobol points before the model; None for 2 (d + 1).
+    """
+
+    startup_trials: int | None = None
+
+    def __post_init__(self) -> None:
+        require_count("startup_trials", self.startup_trials, least=1)
+
+
+def _build(space: LegalSpace, budget_flops: float, seed: int, options: QLogNEHVIOptions) -> ProjectedSampler:
+    return ProjectedSampler(
+        lambda _: QLogNEHVI(space, seed, options.startup_trials), space, budget_flops, seed, FEW_ATTEMPTS
+    )
+
+
+SAMPLER = SamplerEntry(_build, QLogNEHVIOptions)

@@ -1,4 +1,4 @@
-"""A scrambled Sobol sequence, one point a trial."""
+"""Baseline: a scrambled Sobol sequence, one point a trial."""
 
 from collections import Counter
 from typing import Any
@@ -10,6 +10,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
+from carbs_scaling.samplers.projected import ProjectedSampler
+from carbs_scaling.samplers.sampler import SamplerEntry
 from carbs_scaling.space.projection import LegalSpace
 
 
@@ -26,12 +28,12 @@ class SobolSampler(BaseSampler):
 
     def __init__(self, space: LegalSpace, seed: int) -> None:
         self.space, self.seed = space, seed
-        self.asked: Counter = Counter()
+        self.asked: Counter[int] = Counter()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self.space.encoding.distributions)
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         again = self.asked[trial.number]
         self.asked[trial.number] += 1
         knobs = self.space.encoding.knobs
@@ -47,3 +49,10 @@ class SobolSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self.sample_relative(study, trial, {})[param_name]
+
+
+def _build(space: LegalSpace, budget_flops: float, seed: int, options: Any) -> ProjectedSampler:
+    return ProjectedSampler(lambda _: SobolSampler(space, seed), space, budget_flops, seed)
+
+
+SAMPLER = SamplerEntry(_build)

@@ -1,6 +1,6 @@
 """Any Optuna sampler under the search's own rules: legal points, told what is run, within the budget."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,18 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.errors import BudgetSpent
-from carbs_scaling.ledger.history import read_history
-from carbs_scaling.space.projection import LegalSpace, Point, point_key
+from carbs_scaling.samplers.candidates import tried
+from carbs_scaling.samplers.sampler import Sampler
+from carbs_scaling.space.encoding import Point
+from carbs_scaling.space.projection import LegalSpace, point_key
 
 # Random points of which one stands in where a sampler's own cannot be paid.
 _STAND_INS = 256
+# Proposals looked at for a trial; those that fit a model for each are slow.
+MANY_ATTEMPTS, FEW_ATTEMPTS = 50, 8
 
 
-class ProjectedSampler(BaseSampler):
+class ProjectedSampler(Sampler):
     """Asks another sampler for whole points, projects them, and asks again for what is spent or known.
 
     Args:
@@ -26,9 +30,10 @@ class ProjectedSampler(BaseSampler):
             broken goes on as the unbroken one would have.
         space: what may be run.
         budget_flops: what all trials together may cost, or None.
+        seed: of the points that stand in.
         attempts: proposals looked at before one that was run already is taken, or none of them can be paid.
-        stand_in_seed: where none of them can be paid, a random point that can stands in, drawn with this
-            seed; None: the search ends there.
+        stands_in: whether, where none of them can be paid, a random point that can stands in; else the search
+            ends there.
     """
 
     def __init__(
@@ -36,17 +41,12 @@ class ProjectedSampler(BaseSampler):
         base_for: Callable[[int], BaseSampler],
         space: LegalSpace,
         budget_flops: float | None = None,
-        attempts: int = 50,
-        stand_in_seed: int | None = None,
+        seed: int = 0,
+        attempts: int = MANY_ATTEMPTS,
+        stands_in: bool = True,
     ) -> None:
-        self.base_for = base_for
-        self.space = space
-        self.budget_flops = budget_flops
-        self.attempts = attempts
-        self.stand_in_seed = stand_in_seed
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return dict(self.space.encoding.distributions)
+        super().__init__(space, budget_flops, seed)
+        self.base_for, self.attempts, self.stands_in = base_for, attempts, stands_in
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -56,13 +56,10 @@ class ProjectedSampler(BaseSampler):
         Raises:
             BudgetSpent: what remains pays for none.
         """
-        history = read_history(study, self.space, but=trial.number)
+        history = self.read(study, but=trial.number)
         remaining = history.remaining_flops(self.budget_flops)
-        if remaining < self.space.lowest_flops:
-            raise BudgetSpent(
-                f"{remaining:.3g} FLOPs remain, the cheapest run costs {self.space.lowest_flops:.3g}"
-            )
-        known = {point_key(point) for point in history.points + history.pending + history.failed}
+        self.require_affordable(remaining)
+        known = tried(history)
         base = self.base_for(trial.number)
         paid: Point | None = None
         for _ in range(self.attempts):
@@ -74,24 +71,15 @@ class ProjectedSampler(BaseSampler):
                 break
         return self._stand_in(trial.number, remaining) if paid is None else paid
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self.base_for(trial.number).sample_independent(study, trial, param_name, param_distribution)
-
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Passes on to the base sampler."""
         self.base_for(trial.number).before_trial(study, trial)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values) -> None:
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Passes on to the base sampler."""
         self.base_for(trial.number).after_trial(study, trial, state, values)
-
-    def remaining_flops(self, study: Study) -> float:
-        """Budget less what is spent and what running trials are committed to; infinite without a budget."""
-        return read_history(study, self.space).remaining_flops(self.budget_flops)
-
-    def affordable(self, study: Study) -> bool:
-        """Whether some legal point fits into what remains."""
-        return self.remaining_flops(study) >= self.space.lowest_flops
 
     def _may_run(self, point: Point, remaining: float) -> bool:
         return self.space.permits(point) and self.space.cost(point) <= remaining
@@ -105,13 +93,13 @@ class ProjectedSampler(BaseSampler):
         return point
 
     def _stand_in(self, number: int, remaining: float) -> Point:
-        if self.stand_in_seed is None:
+        if not self.stands_in:
             raise BudgetSpent(
                 f"{self.attempts} proposals in a row cost more than the {remaining:.3g} FLOPs left"
             )
-        rng = np.random.default_rng([self.stand_in_seed, number])
-        for knobs in rng.random((_STAND_INS, self.space.encoding.knobs)):
-            point = self.space.legal(self.space.encoding.point(knobs))
+        rng = np.random.default_rng([self.seed, number])
+        for knobs in self.space.encoding.points(rng.random((_STAND_INS, self.space.encoding.knobs))):
+            point = self.space.legal(knobs)
             if self._may_run(point, remaining):
                 return point
         return dict(self.space.cheapest)
