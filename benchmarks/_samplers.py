@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
+from carbs_scaling.samplers.baselines.build import build_baseline
+from carbs_scaling.samplers.baselines.projected import ProjectedSampler
 from optuna.trial import TrialState
 
 from carbs_scaling.errors import BudgetSpent
-from carbs_scaling.samplers.baselines.build import build_baseline
-from carbs_scaling.samplers.baselines.projected import ProjectedSampler
 from carbs_scaling.samplers.carbs import CarbsSampler, new_study
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace

@@ -19,13 +19,13 @@ import torch
 from _replay_table import ReplayTable
 from _runs_table import read_table
 from _samplers import Task, build, spend
+from carbs_scaling.laws.loss import law_floor, law_value
+from carbs_scaling.laws.loss_fit import fit_law_map
+from carbs_scaling.laws.loss_prior import law_prior, nearly_additive
 from replay import AROUND, MARKS, regret_at
 
 from carbs_scaling import fit_law
 from carbs_scaling.acquisition.front_gain import FrontLevels, expected_front_gain
-from carbs_scaling.laws.loss import law_floor, law_value
-from carbs_scaling.laws.loss_fit import fit_law_map
-from carbs_scaling.laws.loss_prior import law_prior, nearly_additive
 from carbs_scaling.samplers import candidates, target_search
 from carbs_scaling.surrogate import model
 

@@ -23,16 +23,18 @@ from scipy.linalg import solve_triangular
 from torch import Tensor
 
 from carbs_scaling.laws.form.bends import WANDERING, bend_basis, reach_of
-from carbs_scaling.laws.loss import (
-    PARAMETERS,
-    best_batch_feature,
-    best_rate_feature,
-    law_floor,
-    law_jacobian,
-    law_value,
+from carbs_scaling.laws.form.law import (
+    INDEX,
+    NAMES,
+    best_batch,
+    best_rate,
+    floor_and_height,
+    reducible,
+    value_and_slopes,
 )
-from carbs_scaling.laws.loss_prior import LawPrior
-from carbs_scaling.surrogate.floor_field import field_correlation, law_lack
+from carbs_scaling.laws.form.valley import Array
+from carbs_scaling.laws.prior.prior import LawPrior
+from carbs_scaling.surrogate.floor_field import field_correlation
 from carbs_scaling.surrogate.law_mean import features_of
 from carbs_scaling.surrogate.model import stable_cholesky
 
@@ -66,13 +68,13 @@ class TargetModel(Model):  # type: ignore[misc]
 
     def __init__(
         self,
-        theta: np.ndarray,
+        theta: Array,
         prior: LawPrior,
-        features: np.ndarray,
-        at: np.ndarray,
+        features: Array,
+        at: Array,
         noise_sd: float,
-        factor: np.ndarray,
-        whitened: np.ndarray,
+        factor: Array,
+        whitened: Array,
         reach: Reach,
     ) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class TargetModel(Model):  # type: ignore[misc]
 
     @staticmethod
     def of(
-        theta: np.ndarray, prior: LawPrior, features: np.ndarray, loss: np.ndarray, target: np.ndarray
+        theta: Array, prior: LawPrior, features: Array, loss: Array, target: Array
     ) -> TargetModel:
         """The model after some runs.
 
@@ -94,21 +96,18 @@ class TargetModel(Model):  # type: ignore[misc]
             target: centred ln N and ln D, shape (2,).
         """
         theta = np.asarray(theta, dtype=float)
-        off = loss - law_value(theta, features, None)
+        expected, _, slopes = value_and_slopes(theta, features)
+        off = loss - expected
         noise_sd = max(1.4826 * float(np.median(np.abs(off))), 1e-3 * float(np.min(np.abs(loss))))
         at = np.array([[target[0], target[1], 0.0, 0.0]])
-        if True:
-            at[0, 3] = best_batch_feature(theta, at)[0]
-        if True:
-            at[0, 2] = best_rate_feature(theta, at)[0]
+        at[0, 3] = best_batch(theta, *target)
+        at[0, 2] = best_rate(theta, *target)
         reach = reach_of(features)
         bare = TargetModel(theta, prior, features, at, noise_sd, np.zeros((0, 0)), np.zeros(0), reach)
         covariance = bare._covariance(features, features)
         covariance[np.diag_indices(len(loss))] += bare._noise(features)
         factor = stable_cholesky(torch.from_numpy(covariance)).numpy()
-        slopes = law_jacobian(theta, features, None)[1]
-        expected = slopes @ (prior.mean - theta)
-        whitened = solve_triangular(factor, off - expected, lower=True)
+        whitened = solve_triangular(factor, off - slopes @ (prior.mean - theta), lower=True)
         return TargetModel(theta, prior, features, at, noise_sd, factor, whitened, reach)
 
     @property
@@ -136,7 +135,7 @@ class TargetModel(Model):  # type: ignore[misc]
         if output_indices not in (None, [0]) or observation_noise is not False:
             raise UnsupportedError("the model has one noise-free output")
         rows = features_of(X)
-        value, slopes = law_jacobian(self.theta, rows, self.prior.has_role)
+        value, _, slopes = value_and_slopes(self.theta, rows)
         known = self._known(rows)
         mean = value + slopes @ (self.prior.mean - self.theta) + known.T @ self.whitened
         q = X.shape[-2]
@@ -155,87 +154,80 @@ class TargetModel(Model):  # type: ignore[misc]
         )
         return posterior if posterior_transform is None else posterior_transform(posterior, X)
 
-    def with_target(self, X: Tensor) -> np.ndarray:
+    def with_target(self, X: Tensor) -> Array:
         """Covariance of runs at X, m rows in all, with the target's (ln rate, ln batch, loss), shape (m, 3)."""
         rows = features_of(X)
         prior = self._target_covariances(rows)[0]
         return prior - self._known(rows).T @ self._known_target()
 
-    def noise(self, X: Tensor) -> np.ndarray:
+    def noise(self, X: Tensor) -> Array:
         """Noise variance of runs at X, m rows in all, shape (m,)."""
         return self._noise(features_of(X))
 
-    def _known(self, features: np.ndarray) -> np.ndarray:
+    def _known(self, features: Array) -> Array:
         """Whitened covariance of the n runs with m others, shape (n, m)."""
         return solve_triangular(self.factor, self._covariance(self.features, features), lower=True)
 
-    def _known_target(self) -> np.ndarray:
+    def _known_target(self) -> Array:
         """Whitened covariance of the n runs with the target's (ln rate, ln batch, loss), shape (n, 3)."""
         return solve_triangular(self.factor, self._target_covariances(self.features)[0], lower=True)
 
-    def recipe(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ln rate, ln batch, loss) at the target (3,), centred as features are; their covariance (3, 3)."""
-        own, reached = self._target_covariances(self.at)[1], self._known_target()
-        slopes = self._target_slopes()
-        mean = np.array([self.at[0, 2], self.at[0, 3], law_floor(self.theta, self.at, None)[0]])
-        mean = mean + slopes @ (self.prior.mean - self.theta) + reached.T @ self.whitened
-        return mean, own - reached.T @ reached
+    def target_covariance(self) -> Array:
+        """Posterior covariance of (ln rate, ln batch, loss) at the target, shape (3, 3)."""
+        reached = self._known_target()
+        return self._target_covariances(self.at)[1] - reached.T @ reached
 
-    def _fields(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    def _fields(self, left: Array, right: Array) -> Array:
         return field_correlation(left[:, :2] / FIELD_REACH, right[:, :2] / FIELD_REACH)
 
-    def _slopes(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _slopes(self, features: Array) -> tuple[Array, Array, Array]:
         """Slopes of n runs' losses by what is not known, times the prior deviation of each.
 
         By the law's parameters (n, k), by the three bends of best rate and of best batch (n, 6), and by the
         fields of best rate, best batch and floor (n, 3), which differ from place to place.
         """
-        slopes = law_jacobian(self.theta, features, None)[1]
-        lack = law_lack(self.theta, features, None)
-        rate, batch = (slopes[:, PARAMETERS.index(name)] for name in ("a0", "b0"))
+        slopes = value_and_slopes(self.theta, features)[2]
+        above = reducible(self.theta, features[:, 0], features[:, 1])
+        rate, batch = (slopes[:, INDEX[name]] for name in ("a0", "b0"))
         basis = BEND * bend_basis(features[:, 0], features[:, 1], self.reach)
         return (
             slopes @ self.prior.root,
             np.concatenate([rate[:, None] * basis, batch[:, None] * basis], axis=1),
-            np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * lack], axis=-1),
+            np.stack([RATE_FIELD * rate, BATCH_FIELD * batch, FLOOR_FIELD * above], axis=-1),
         )
 
-    def _target_bends(self) -> np.ndarray:
+    def _target_bends(self) -> Array:
         """Of (ln rate, ln batch, loss) at the target by the bends, times `BEND`; shape (3, 6)."""
         basis = BEND * bend_basis(self.at[:, 0], self.at[:, 1], self.reach)[0]
         moved = np.zeros((3, 6))
         moved[0, :3] = moved[1, 3:] = basis
         return moved
 
-    def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    def _covariance(self, left: Array, right: Array) -> Array:
         (law, bends, fields), (law_r, bends_r, fields_r) = self._slopes(left), self._slopes(right)
         return law @ law_r.T + bends @ bends_r.T + (fields @ fields_r.T) * self._fields(left, right)
 
-    def _variance(self, features: np.ndarray) -> np.ndarray:
+    def _variance(self, features: Array) -> Array:
         return np.sum([np.square(part).sum(axis=1) for part in self._slopes(features)], axis=0)
 
-    def _noise(self, features: np.ndarray) -> np.ndarray:
-        height = law_value(self.theta, features, None) - law_floor(self.theta, features, None)
+    def _noise(self, features: Array) -> Array:
+        height = floor_and_height(self.theta, features)[1]
         return self.noise_sd**2 + (HEIGHT_NOISE * height) ** 2
 
-    def _target_slopes(self) -> np.ndarray:
+    def _target_slopes(self) -> Array:
         """Of (ln rate, ln batch, loss) at the target by the law's parameters, shape (3, 19)."""
-        n, d, _, b = self.at[0]
-        p = dict(zip(PARAMETERS, self.theta, strict=True))
-        batch = {"b0": 1.0, "b_D": d, "b_N": n}
-        rate = {"a0": 1.0, "a_N": n, "a_D": d}
-        slopes = np.zeros((3, len(PARAMETERS)))
-        for row, moves in enumerate((rate, batch)):
-            for name, move in moves.items():
-                slopes[row, PARAMETERS.index(name)] = move
-        slopes[2] = law_jacobian(self.theta, self.at, None)[1][0]
+        n, d = self.at[0, :2]
+        slopes = np.zeros((3, len(NAMES)))
+        for row, moves in enumerate(({"a0": 1.0, "a_N": n, "a_D": d}, {"b0": 1.0, "b_N": n, "b_D": d})):
+            slopes[row, [INDEX[name] for name in moves]] = list(moves.values())
+        slopes[2] = value_and_slopes(self.theta, self.at)[2][0]
         return slopes
 
-    def _target_covariances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _target_covariances(self, features: Array) -> tuple[Array, Array]:
         """Prior covariance of runs (m,) with the target's (rate, batch, loss), (m, 3), and its own (3, 3)."""
         law, bends = self._target_slopes() @ self.prior.root, self._target_bends()
-        lack = float(law_lack(self.theta, self.at, None)[0])
-        spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * lack])
+        above = float(reducible(self.theta, self.at[0, 0], self.at[0, 1]))
+        spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * above])
         run_law, run_bends, run_fields = self._slopes(features)
         shared = self._fields(features, self.at) * run_fields * spread
         return (
@@ -258,7 +250,7 @@ class TargetInformation(AcquisitionFunction):  # type: ignore[misc]
     def forward(self, X: Tensor) -> Tensor:
         """Information, shape `b`, of runs X, `b x 1 x d'`."""
         own = self.model.posterior(X).variance.reshape(-1).numpy()
-        target = self.model.recipe()[1] + 1e-12 * np.eye(3)
+        target = self.model.target_covariance() + 1e-12 * np.eye(3)
         root = np.linalg.solve(np.linalg.cholesky(target), self.model.with_target(X).T)
         explained = np.square(root).sum(axis=0)
         seen = np.maximum(own, explained) + self.model.noise(X)

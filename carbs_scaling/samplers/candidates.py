@@ -7,15 +7,16 @@ import numpy as np
 from scipy.stats import qmc
 
 from carbs_scaling.frontier import pareto_front
-from carbs_scaling.laws.loss import best_batch_feature, best_rate_feature
-from carbs_scaling.laws.loss_prior import LawPrior, law_prior, published_doubt
+from carbs_scaling.laws.form.law import best_batch, best_rate
+from carbs_scaling.laws.form.valley import Array
+from carbs_scaling.laws.prior.prior import LawPrior, law_prior, published_level_sd
 from carbs_scaling.ledger.history import History
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import Candidates, Key, LegalSpace, point_key
 from carbs_scaling.surrogate.model import LawEnsembleModel
 
-# Nepers around the published learning rate and batch in which the design looks, beside the doubt about them
-# there (`published_doubt`).
+# Around the published learning rate and batch the design looks this far, in logs, beside their own standard
+# deviation.
 _DESIGN_SPREAD = 0.3
 # How far below the lowest learning rate that broke the design goes on, while nothing has ended.
 _DESIGN_STEP = 1.0
@@ -58,19 +59,37 @@ def _published(space: LegalSpace) -> LawPrior:
     return law_prior(1.0, space.centre, space.has_role, *ranges)
 
 
-def _lower_rate(space: LegalSpace, history: History) -> float:
-    """By how many nepers less than published laws say the design takes learning rates, since runs broke.
+def _level_sd(space: LegalSpace) -> tuple[float, float]:
+    """Standard deviations of the published rate and batch at the middle of the space, in logs."""
+    if not all(space.has_role[:2]):
+        return 1.0, 1.0
+    return published_level_sd(*np.exp(space.centre[:2]))
 
-    Nothing as long as most runs end. Then a neper below the lowest rate that broke, against the published one
+
+def _best_batch(theta: Array, features: Array) -> Array:
+    """ln best batch by one law (19,) or one each (n, 19), centred, shape (n,)."""
+    return best_batch(theta, features[:, 0], features[:, 1])
+
+
+def _best_rate(theta: Array, features: Array) -> Array:
+    """ln best rate at the features' own batch; otherwise as `_best_batch`."""
+    n, d, _, b = features.T
+    return best_rate(theta, n, d, b)
+
+
+def _lower_rate(space: LegalSpace, history: History) -> float:
+    """How far below published laws the design takes learning rates, in logs, since runs broke.
+
+    Nothing as long as most runs end. Then a factor of e below the lowest rate that broke, against the published one
     for its N, D and batch, or half the way to the highest that ended.
     """
     if not space.has_role[2] or len(history.failed) <= len(history.points):
         return 0.0
     theta = _published(space).mean
 
-    def above(points: list[Point]) -> np.ndarray:
+    def above(points: list[Point]) -> Array:
         features = space.describe(points).features
-        return features[:, 2] - best_rate_feature(theta, features)
+        return features[:, 2] - _best_rate(theta, features)
 
     broke = float(above(history.failed).min())
     ended = above(history.points)
@@ -79,22 +98,22 @@ def _lower_rate(space: LegalSpace, history: History) -> float:
 
 
 def _around_published_optimum(
-    space: LegalSpace, knobs: np.ndarray, rng: np.random.Generator, lower: float
+    space: LegalSpace, knobs: Array, rng: np.random.Generator, lower: float
 ) -> None:
     """Sets learning rate and batch of rows of `knobs` to about what published laws say for their N, D.
 
-    Learning rates are `lower` nepers below that.
+    Learning rates are lower by `lower`, in logs.
     """
     prior = _published(space)
     features = _features(space, knobs)
-    doubt_rate, doubt_batch = published_doubt(space.centre, space.has_role)
+    rate_sd, batch_sd = _level_sd(space)
     if space.has_role[3]:
-        spread = np.hypot(_DESIGN_SPREAD, doubt_batch)
-        features[:, 3] = best_batch_feature(prior.mean, features) + rng.normal(0, spread, len(knobs))
+        spread = np.hypot(_DESIGN_SPREAD, batch_sd)
+        features[:, 3] = _best_batch(prior.mean, features) + rng.normal(0, spread, len(knobs))
         space.set_role(knobs, "batch_tokens", features[:, 3] + space.centre[3])
     if space.has_role[2]:
-        spread = _DESIGN_SPREAD if lower else np.hypot(_DESIGN_SPREAD, doubt_rate)
-        rate = best_rate_feature(prior.mean, features) - lower + rng.normal(0, spread, len(knobs))
+        spread = _DESIGN_SPREAD if lower else np.hypot(_DESIGN_SPREAD, rate_sd)
+        rate = _best_rate(prior.mean, features) - lower + rng.normal(0, spread, len(knobs))
         space.set_role(knobs, "learning_rate", rate + space.centre[2])
 
 
@@ -128,16 +147,16 @@ def candidates(
 
 
 def _onto_valley_floor(
-    space: LegalSpace, knobs: np.ndarray, model: LawEnsembleModel, rng: np.random.Generator
+    space: LegalSpace, knobs: Array, model: LawEnsembleModel, rng: np.random.Generator
 ) -> None:
     """Sets learning rate and batch of rows of `knobs` to the best by laws drawn from the ensemble."""
     features = _features(space, knobs)
     thetas = model.members.thetas[rng.integers(len(model.members.thetas), size=len(knobs))]
-    batch = best_batch_feature(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
+    batch = _best_batch(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
     if space.has_role[3]:
         features[:, 3] = batch
         space.set_role(knobs, "batch_tokens", batch + space.centre[3])
-    rate = best_rate_feature(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
+    rate = _best_rate(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
     if space.has_role[2]:
         space.set_role(knobs, "learning_rate", rate + space.centre[2])
 
@@ -145,7 +164,7 @@ def _onto_valley_floor(
 def target_candidates(
     space: LegalSpace,
     history: History,
-    theta: np.ndarray,
+    theta: Array,
     rng: np.random.Generator,
     limit: float,
     count: int,
@@ -163,17 +182,17 @@ def target_candidates(
         near = np.asarray(front)[rng.integers(len(front), size=count)] + 0.05 * rng.normal(size=knobs.shape)
         knobs[:, others] = np.clip(near, 0.0, 1.0)[:, others]
     features = _features(space, knobs)
-    batch = best_batch_feature(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
+    batch = _best_batch(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
     if space.has_role[3]:
         features[:, 3] = batch
         space.set_role(knobs, "batch_tokens", batch + space.centre[3])
-    rate = best_rate_feature(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
+    rate = _best_rate(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
     if space.has_role[2]:
         space.set_role(knobs, "learning_rate", rate + space.centre[2])
     return affordable_pool(space, knobs, tried(history), limit)
 
 
-def affordable_pool(space: LegalSpace, knobs: np.ndarray, taken: Set[Key], limit: float) -> Candidates:
+def affordable_pool(space: LegalSpace, knobs: Array, taken: Set[Key], limit: float) -> Candidates:
     """Legal points nearest to rows of `knobs` (m, k) that cost at most `limit` and are not `taken`."""
     batch = space.candidates(knobs, but=taken)
     return batch.take(np.flatnonzero(batch.flops <= limit))
@@ -184,15 +203,15 @@ def tried(history: History) -> set[Key]:
     return {point_key(p) for p in history.points + history.pending + history.failed}
 
 
-def _features(space: LegalSpace, knobs: np.ndarray) -> np.ndarray:
+def _features(space: LegalSpace, knobs: Array) -> Array:
     return space.features([space.legal(point) for point in space.encoding.points(knobs)])
 
 
-def _sobol(space: LegalSpace, rng: np.random.Generator, count: int) -> np.ndarray:
+def _sobol(space: LegalSpace, rng: np.random.Generator, count: int) -> Array:
     return qmc.Sobol(space.encoding.knobs, rng=rng).random_base2(ceil(log2(count)))[:count]
 
 
-def around(centres: list[np.ndarray], spread: float, count: int, rng: np.random.Generator) -> np.ndarray:
+def around(centres: list[Array], spread: float, count: int, rng: np.random.Generator) -> Array:
     """`count` points normal around randomly chosen centres, every second one in a single dimension only."""
     chosen = np.asarray(centres)[rng.integers(len(centres), size=count)]
     steps = rng.normal(0.0, spread, size=chosen.shape)

@@ -18,13 +18,16 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from carbs_scaling.laws.loss import LossLaw
+from carbs_scaling.laws.fit.fit_law import fit_law
+from carbs_scaling.laws.form.law import ROLES
+from carbs_scaling.laws.recommend.recipe import Recommendation
+from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
 from carbs_scaling.samplers.candidates import design_point
 from carbs_scaling.samplers.front_search import FrontSearch
-from carbs_scaling.samplers.options import SamplerOptions, checked_target
+from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.samplers.sampler import Sampler, SamplerEntry
-from carbs_scaling.samplers.target_search import most_informative, target_model
+from carbs_scaling.samplers.target_search import most_informative
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.surrogate.fit import SurrogateFitter
@@ -148,34 +151,27 @@ class CarbsSampler(Sampler):
                 # Raised outside `optimize`, where the caller asks `affordable` before the next trial.
                 return
 
-    def law(self, study: Study) -> LossLaw | None:
-        """The loss law of the study's completed trials; None where there are too few."""
-        history = self._history(study)
-        enough = len(history.points) >= 2
-        return self.model_of(history, np.random.default_rng(self.seed)).law if enough else None
-
-    def best_recipe(self, study: Study, params: float, tokens: float) -> dict[str, float]:
-        """Learning rate, batch tokens and loss for so many parameters and tokens, also beyond the search.
-
-        With the factor that one standard deviation of rate and batch is, and the loss's `loss_sd`. Law and
-        smooth departures from it, linear around the most probable law (`acquisition.target_information`).
+    def law(self, study: Study) -> ScalingLaw:
+        """The scaling law of the study's runs, as `fit_law` fits it.
 
         Raises:
-            ValueError: the study has too few completed trials, or its points lack the roles.
+            LawError: the runs give no law.
         """
-        if not all(self.space.has_role[:2]):
-            raise ValueError("a recipe needs the roles params and tokens")
         history = self._history(study)
-        if len(history.points) < 2:
-            raise ValueError("a recipe needs at least two completed trials")
-        mean, covariance = target_model(self.space, history, checked_target((params, tokens))).recipe()
-        sd = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-        found = {"loss": float(mean[2]), "loss_sd": float(sd[2])}
-        for i, (name, role) in enumerate((("learning_rate", 2), ("batch_tokens", 3))):
-            if self.space.has_role[role]:
-                found[name] = float(np.exp(mean[i] + self.space.centre[role]))
-                found[f"{name}_factor"] = float(np.exp(sd[i]))
-        return found
+        frame = {name: [] for name in ROLES}
+        for point in history.points:
+            roles = self.space.roles(point)
+            for name in ROLES:
+                frame[name].append(roles[name])
+        return fit_law({**frame, "loss": history.loss}, check=False)
+
+    def best_recipe(self, study: Study, params: float, tokens: float) -> Recommendation:
+        """What `law` recommends for N non-embedding parameters and D tokens, also beyond the search.
+
+        Raises:
+            LawError: the runs give no law.
+        """
+        return self.law(study).recommend(params, tokens)
 
     def propose(self, history: History, number: int) -> Point:
         """The point for trial `number` given the other trials.

@@ -6,15 +6,15 @@ from botorch.optim import optimize_acqf_discrete
 
 from carbs_scaling.acquisition.price import KnownCosts, KnownRows, LogGainPerCost, per_flop
 from carbs_scaling.acquisition.target_information import TargetInformation, TargetModel
-from carbs_scaling.laws.loss import law_value
-from carbs_scaling.laws.loss_fit import loss_scale
-from carbs_scaling.laws.loss_prior import law_prior
+from carbs_scaling.laws.fit.law_fit import fit_plain_law
+from carbs_scaling.laws.form.law import value
+from carbs_scaling.laws.prior.prior import law_prior
 from carbs_scaling.ledger.history import History
 from carbs_scaling.samplers.candidates import target_candidates
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.surrogate.feasibility import feasibility_of
-from carbs_scaling.surrogate.fit import robust_law
+from carbs_scaling.surrogate.fit import loss_scale
 from carbs_scaling.surrogate.law_mean import LawMean
 
 
@@ -53,11 +53,11 @@ def most_informative(
 def target_model(space: LegalSpace, history: History, target: tuple[float, float]) -> TargetModel:
     """What is known of (params, tokens); running trials are taken to end where the law says."""
     runs = space.describe(history.points + history.pending).features
-    loss = np.asarray(history.loss, dtype=float)
-    level, spread = loss_scale(loss)
+    offset, level, _ = loss_scale(np.asarray(history.loss, dtype=float))
+    loss = np.asarray(history.loss, dtype=float) - offset
     ranges = space.role_range("learning_rate"), space.role_range("batch_tokens")
     prior = law_prior(level, space.centre, space.has_role, *ranges)
-    theta = robust_law(runs[: len(loss)], loss, spread, prior)[0].theta
-    predicted = law_value(theta, runs[len(loss) :], space.has_role)
+    theta = fit_plain_law(runs[: len(loss)], loss, prior).theta
+    predicted = value(theta, runs[len(loss) :])
     place = np.log(target) - np.asarray(space.centre[:2])
     return TargetModel.of(theta, prior, runs, np.concatenate([loss, predicted]), place)

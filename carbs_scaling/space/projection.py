@@ -10,7 +10,7 @@ import torch
 from optuna.distributions import CategoricalDistribution
 from scipy.stats import qmc
 
-from carbs_scaling.laws.loss import ROLES
+from carbs_scaling.laws.form.law import ROLES
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.surrogate.floor_field import FloorField
 

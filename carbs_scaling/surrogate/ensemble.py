@@ -7,9 +7,10 @@ floor.
 """
 
 from collections.abc import Callable
-from typing import Any as LawFit
 
 import numpy as np
+
+from carbs_scaling.laws.form.valley import Array
 
 _STEPS = 80
 # Shares of fresh noise in a proposal, taken in turn: small ones are accepted, large ones get far.
@@ -17,25 +18,27 @@ _FRESH = (0.2, 0.5, 0.9)
 
 
 def sample_laws(
-    fit: LawFit,
-    log_density: Callable[[np.ndarray], np.ndarray],
+    theta: Array,
+    covariance: Array,
+    log_density: Callable[[Array], Array],
     count: int,
     rng: np.random.Generator,
-) -> np.ndarray:
+) -> Array:
     """Parameters of `count` laws, shape (count, 19).
 
     Args:
-        fit: the most probable law and its Laplace covariance; parameters of no variance stay as they are.
+        theta: the most probable law, shape (19,).
+        covariance: its Laplace covariance, shape (19, 19); parameters of no variance stay as they are.
         log_density: unnormalised log posterior of laws (m, 19), shape (m,).
         count: number of parallel chains; the end of each is one draw.
         rng: of the draws.
     """
-    free = np.flatnonzero(np.diag(fit.covariance) > 0)
-    values, vectors = np.linalg.eigh(fit.covariance[np.ix_(free, free)])
+    free = np.flatnonzero(np.diag(covariance) > 0)
+    values, vectors = np.linalg.eigh(covariance[np.ix_(free, free)])
     root = vectors * np.sqrt(np.maximum(values, 0.0))
 
-    def laws(z: np.ndarray) -> np.ndarray:
-        thetas = np.tile(fit.theta, (count, 1))
+    def laws(z: Array) -> Array:
+        thetas = np.tile(theta, (count, 1))
         thetas[:, free] += z @ root.T
         return thetas
 

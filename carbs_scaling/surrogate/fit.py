@@ -1,10 +1,10 @@
 """Fits the surrogate: from finished runs to a `LawEnsembleModel`.
 
-In stages: the law, its gamma kept near .7, by robust maximum a posteriori (`laws.loss_fit`); scale,
-lengthscales, noise and the floor's field (`floor_field`) of what it misses through the marginal likelihood
-with the law integrated out (`hyperparameters`); the law again under those correlated errors; and an ensemble
-of laws from its posterior (`ensemble`). Losses are divided by their robust spread and nothing else, so the
-same priors serve any unit.
+In stages: the law, by the fit that every other answer comes from (`laws.fit.law_fit`), without bends, which
+are left to the process; scale, lengthscales, noise and the floor's field (`floor_field`) of what it misses,
+through the marginal likelihood with the law integrated out (`hyperparameters`); the law again under those
+correlated errors; and an ensemble of laws from its posterior (`ensemble`). Losses are divided by their robust
+spread, so the same priors serve any unit.
 """
 
 import logging
@@ -16,11 +16,13 @@ import torch
 from gpytorch.kernels import MaternKernel, ScaleKernel
 from numpy.linalg import LinAlgError
 
-from carbs_scaling.laws.loss import LossLaw, law_floor, law_jacobian, law_value
-from carbs_scaling.laws.loss_fit import LawFit, fit_law_map, loss_scale, refine_law
-from carbs_scaling.laws.loss_prior import LawPrior, law_prior, nearly_additive
+from carbs_scaling.laws.fit.law_fit import PlainFit, fit_plain_law, refit_under
+from carbs_scaling.laws.fit.least_squares import CorrelatedErrors
+from carbs_scaling.laws.form.law import floor, reducible, value, value_and_slopes
+from carbs_scaling.laws.form.valley import Array
+from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.surrogate.ensemble import sample_laws
-from carbs_scaling.surrogate.floor_field import FloorField, field_correlation, law_lack
+from carbs_scaling.surrogate.floor_field import FloorField, field_correlation
 from carbs_scaling.surrogate.hyperparameters import LEAST_NOISE, Residual, ResidualPrior, fit_residual
 from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel
 from carbs_scaling.surrogate.model import LawEnsembleModel, stable_cholesky
@@ -32,8 +34,6 @@ _MAX_FITTED = 200
 # A run far above the law's floor is known to this share of its excess: it says "bad", not how bad to a
 # decimal.
 EXCESS_SHARE = 0.05
-# The same in the first, independent fit, which has no process to put the misfit into.
-_ROBUST_SHARE = 0.2
 # Deviation of what the law misses up the valley's walls, as a share of their height there.
 WALL_SHARE = 0.25
 
@@ -73,19 +73,17 @@ class SurrogateFitter:
         """
         # A point that was run many times is one point: else repeats of good ones shrink the scale by which
         # another repeat seems worth its cost.
-        level, spread = loss_scale(loss[np.unique(cube, axis=0, return_index=True)[1]])
-        # A small gamma says that the larger lack rules and more of the other is worth nothing: where the law
-        # is wrong, as for tiny runs, a search that believes it never tries the next size.
-        published = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
-        prior = nearly_additive(published)
+        offset, level, spread = loss_scale(loss[np.unique(cube, axis=0, return_index=True)[1]])
+        prior = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
-        loss = np.minimum(loss, np.median(loss) + 10 * spread)
-        rough, vague = robust_law(features, loss, spread, prior)
+        loss = np.minimum(loss, np.median(loss) + 10 * spread) - offset
+        rough = fit_plain_law(features, loss, prior)
+        vague = _vague(rough, features, loss, spread)
         residual = self._residual(cube, features, loss / spread, vague, rough, prior, spread)
         inputs = torch.from_numpy(np.column_stack([cube, features]))
         kernel = MisfitKernel(
             residual_kernel(residual),
-            LawMean(rough.theta, self.has_role, spread),
+            LawMean(rough.theta, self.has_role, spread, offset),
             WALL_SHARE,
             self.floor_field,
             residual.field_share,
@@ -96,39 +94,31 @@ class SurrogateFitter:
         whitener = cholesky.numpy() * spread
         fit = self._law_under_residual(features, loss, whitener, prior, rough)
         thetas = self._ensemble(features, loss, whitener, prior, fit, rng)
-        off = loss - law_value(fit.theta, features, prior.has_role)
         return LawEnsembleModel(
-            law=LossLaw(
-                theta=tuple(float(v) for v in fit.theta),
-                centre=prior.centre,
-                has_role=prior.has_role,
-                covariance=tuple(tuple(float(v) for v in row) for row in fit.covariance),
-                residual_sd=float(np.sqrt(np.mean(np.square(off)))),
-            ),
-            members=LawMean(thetas, self.has_role, spread),
+            best_law=LawMean(fit.theta, self.has_role, spread, offset),
+            members=LawMean(thetas, self.has_role, spread, offset),
             kernel=kernel,
             inputs=inputs,
-            target=torch.from_numpy(loss / spread),
+            target=torch.from_numpy((loss + offset) / spread),
             noise=noise,
             cholesky=cholesky,
             repeat_noise=residual.noise,
             member_weights=torch.full((len(thetas),), 1.0 / len(thetas), dtype=torch.float64),
         )
 
-    def _residual(self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread) -> Residual:
+    def _residual(self, cube, features, target, vague, fit: PlainFit, prior: LawPrior, spread) -> Residual:
         """Hyperparameters with the law, linear around its most probable parameters, integrated out."""
         chosen = _subset(target, _MAX_FITTED)
-        value, slopes = law_jacobian(fit.theta, features[chosen], self.has_role)
-        centred = (value + slopes @ (prior.mean - fit.theta)) / spread
+        expected, height, slopes = value_and_slopes(fit.theta, features[chosen])
+        centred = (expected + slopes @ (prior.mean - fit.theta)) / spread
         basis = slopes @ prior.root / spread
-        excess = value - law_floor(fit.theta, features[chosen], self.has_role)
-        walls = WALL_SHARE * excess / spread
+        walls = WALL_SHARE * height / spread
         hyperprior = ResidualPrior(cube.shape[1])
         floors = np.zeros((len(chosen), len(chosen)))
         if self.floor_field is not None:
             places = self.floor_field.places(cube[chosen], features[chosen])
-            lack = law_lack(fit.theta, features[chosen], self.has_role) / spread
-            floors = np.outer(lack, lack) * field_correlation(places, places)
+            above = reducible(fit.theta, features[chosen, 0], features[chosen, 1]) / spread
+            floors = np.outer(above, above) * field_correlation(places, places)
         surprise, law = target[chosen] - centred, basis @ basis.T
         try:
             return fit_residual(cube[chosen], surprise, law, floors, vague[chosen], walls, hyperprior)
@@ -136,25 +126,25 @@ class SurrogateFitter:
             self._fall_back("hyperparameters kept at their prior", error)
             return hyperprior.unpack(hyperprior.mean)
 
-    def _law_under_residual(self, features, loss, whitener, prior, rough: LawFit) -> LawFit:
+    def _law_under_residual(self, features, loss, whitener, prior, rough: PlainFit) -> PlainFit:
         try:
-            return refine_law(features, loss, whitener, prior, rough.theta)
+            return refit_under(CorrelatedErrors(whitener), features, loss, prior, rough.theta)
         except LinAlgError as error:
             self._fall_back("law kept at its robust fit", error)
             return rough
 
-    def _ensemble(self, features, loss, whitener, prior: LawPrior, fit: LawFit, rng) -> np.ndarray:
+    def _ensemble(self, features, loss, whitener, prior: LawPrior, fit: PlainFit, rng) -> np.ndarray:
         if self.members == 1:
             return fit.theta[None]
         chol = torch.from_numpy(whitener)
 
         def log_density(thetas: np.ndarray) -> np.ndarray:
-            off = torch.from_numpy(loss - law_value(thetas, features, self.has_role))
+            off = torch.from_numpy(loss - value(thetas, features))
             z = torch.linalg.solve_triangular(chol, off.T, upper=False)
             return -0.5 * z.square().sum(dim=0).numpy() - prior.half_squares(thetas)
 
         try:
-            return sample_laws(fit, log_density, self.members, rng)
+            return sample_laws(fit.theta, fit.covariance, log_density, self.members, rng)
         except LinAlgError as error:
             self._fall_back("the most probable law alone", error)
             return fit.theta[None]
@@ -165,30 +155,27 @@ class SurrogateFitter:
         logger.warning("%s (%s)", reason, str(error).splitlines()[0] if str(error) else "no message")
 
 
-def robust_law(
-    features: np.ndarray, loss: np.ndarray, spread: float, prior: LawPrior
-) -> tuple[LawFit, np.ndarray]:
-    """The law under independent errors with Huber's loss, and each run's extra noise variance.
+def loss_scale(loss: Array) -> tuple[float, float, float]:
+    """(offset, level, spread) of some losses: what the law is fitted less of, their low end, their deviation.
+
+    The law is of positive losses: the offset is 0 unless some are not. The spread is robust, and at least a
+    hundredth of the level, so that equal losses do no harm.
 
     Args:
-        features: centred log features, shape (n, 4).
         loss: shape (n,).
-        spread: robust standard deviation of the losses.
-        prior: of the law.
-
-    Returns:
-        The fit, and variances in squared spreads, shape (n,).
     """
-    residual_sd = np.full(len(loss), 0.15 * spread)
-    starts: tuple[np.ndarray, ...] = ()
-    for _ in range(2):
-        fit = fit_law_map(features, loss, residual_sd, prior, starts)
-        excess = np.maximum(loss - law_floor(fit.theta, features, prior.has_role), 0.0)
-        off = np.abs(loss - law_value(fit.theta, features, prior.has_role))
-        typical = max(1.4826 * float(np.median(off)), 0.02 * spread)
-        residual_sd = typical + _ROBUST_SHARE * excess
-        starts = (fit.theta,)
-    return fit, (EXCESS_SHARE * excess / spread) ** 2
+    low = float(np.min(loss))
+    quartiles = np.quantile(loss, [0.25, 0.75])
+    within = 0.5 * float(np.median(np.abs(loss - np.median(loss))))
+    spread = max(float(quartiles[1] - quartiles[0]) / 1.349, within)
+    level = low if low > 0 else max(abs(low), spread, 1e-9)
+    return (0.0 if low > 0 else low - level), level, max(spread, 1e-2 * level)
+
+
+def _vague(law: PlainFit, features: Array, loss: Array, spread: float) -> Array:
+    """Extra noise variance of runs far above the law's floor, in squared spreads, shape (n,)."""
+    excess = np.maximum(loss - floor(law.theta, features[:, 0], features[:, 1]), 0.0)
+    return np.square(EXCESS_SHARE * excess / spread)
 
 
 def residual_kernel(residual: Residual) -> ScaleKernel:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbs_scaling.laws.form.law import reducible
-
 # Nepers of N and D, and share of a unit cube's side, over which the field forgets.
 FLOOR_REACH = 1.5
 SHAPE_REACH = 0.5
@@ -61,8 +59,3 @@ def field_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Of the field between places `batch_shape x n x k` and `batch_shape x m x k`; `batch_shape x n x m`."""
     squares = np.square(left).sum(axis=-1)[..., :, None] + np.square(right).sum(axis=-1)[..., None, :]
     return np.exp(-0.5 * np.maximum(squares - 2 * left @ np.swapaxes(right, -1, -2), 0.0))
-
-
-def law_lack(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
-    """What N and D lack by a law (19,): its floor less E, in losses, shape (n,)."""
-    return reducible(theta, features[:, 0], features[:, 1])

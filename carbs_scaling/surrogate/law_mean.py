@@ -1,6 +1,6 @@
 """The loss law as a Gaussian process' prior mean and kernel, for one law or a whole ensemble of them.
 
-Inputs are rows of d unit-cube coordinates followed by the 4 centred log features of `laws.loss`. An ensemble
+Inputs are rows of d unit-cube coordinates followed by the 4 centred log features of `laws.form.law`. An ensemble
 of laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the uncertainty of
 the law's parameters is the spread between members, that of what the law misses is each member's own.
 """
@@ -10,14 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from carbs_scaling.laws.loss import (
-    best_batch_feature,
-    best_rate_feature,
-    law_floor,
-    law_value,
-    valley_curvatures,
-)
-from carbs_scaling.surrogate.floor_field import FloorField, field_correlation, law_lack
+from carbs_scaling.laws.form.law import best_batch, best_rate, curvatures, floor, floor_and_height, reducible
+from carbs_scaling.laws.form.valley import Array
+from carbs_scaling.surrogate.floor_field import FloorField, field_correlation
 
 N_FEATURES = 4
 Roles = tuple[bool, bool, bool, bool]
@@ -35,11 +30,13 @@ class LawMean(gpytorch.means.Mean):  # type: ignore[misc]
         thetas: parameters of the law, shape `batch_shape x 19`.
         has_role: which of the law's roles there are.
         scale: unit of the process in losses.
+        offset: added to what the law says, which is positive, where losses may not be.
     """
 
-    def __init__(self, thetas: np.ndarray, has_role: Roles, scale: float) -> None:
+    def __init__(self, thetas: Array, has_role: Roles, scale: float, offset: float = 0.0) -> None:
         super().__init__()
-        self.thetas, self.has_role, self.scale = np.asarray(thetas, dtype=float), has_role, scale
+        self.thetas, self.has_role = np.asarray(thetas, dtype=float), has_role
+        self.scale, self.offset = scale, offset
 
     def forward(self, x: Tensor) -> Tensor:
         """`n x (d + 4)` to `batch_shape x n`; with inputs repeated over `batch_shape` to the same."""
@@ -54,26 +51,27 @@ class LawMean(gpytorch.means.Mean):  # type: ignore[misc]
         Returns:
             Both of shape `batch_shape x n`.
         """
-        value = law_value(self.thetas, features, self.has_role)
-        return torch.from_numpy(value), torch.from_numpy(self.floor(features))
+        base, height = floor_and_height(self.thetas, features)
+        return torch.from_numpy(base + height + self.offset), torch.from_numpy(base + self.offset)
 
-    def floor(self, features: np.ndarray) -> np.ndarray:
+    def floor(self, features: Array) -> Array:
         """Losses at the best rate and batch, shape `batch_shape x n`, at features (n, 4)."""
-        return law_floor(self.thetas, features, self.has_role)
+        n, d = features[:, 0], features[:, 1]
+        return floor(self.thetas[..., None, :], n, d) + self.offset
 
-    def valley(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def reducible(self, features: Array) -> Array:
+        """Reducible losses at the best rate and batch, shape `batch_shape x n`, at features (n, 4)."""
+        return reducible(self.thetas[..., None, :], features[:, 0], features[:, 1])
+
+    def valley(self, features: Array) -> tuple[Array, Array]:
         """ln best rate at the features' own batch and ln best batch, centred; `batch_shape x n` each."""
-        laws = self.thetas.reshape(-1, self.thetas.shape[-1])
-        shape = (*self.thetas.shape[:-1], len(features))
-        rate, batch = (
-            np.array([best(theta, features) for theta in laws]).reshape(shape)
-            for best in (best_rate_feature, best_batch_feature)
-        )
-        return rate, batch
+        n, d, _, b = features.T
+        thetas = self.thetas[..., None, :]
+        return best_rate(thetas, n, d, b), best_batch(thetas, n, d)
 
-    def curvatures(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Loss per squared factor of e off the best rate, and off the best batch, by one law; (n,) each."""
-        return valley_curvatures(self.thetas, features, self.has_role)
+    def curvatures(self, features: Array) -> tuple[Array, Array]:
+        """Loss per squared factor of e off the best rate, and off the best batch; `batch_shape x n` each."""
+        return curvatures(self.thetas[..., None, :], features[:, 0], features[:, 1])
 
 
 class MisfitKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
@@ -82,14 +80,14 @@ class MisfitKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
     e is the law's excess over the valley's floor. What a law misses grows with what it says: near the floor a
     curve is off by little, far up its walls by a share of their height. Without this, bad runs make the
     process distrust the law everywhere; with it, a wall is still no place to hope for losses below the floor.
-    l is what N and D lack and g the field of `floor_field`.
+    l is the reducible loss and g the field of `floor_field`.
 
     Args:
         base: of what the law misses at the floor.
         law: the law, of one theta (19,).
         wall_share: w, deviation as a share of the excess.
         floor_field: where floors are off by the same, or None for no such field.
-        field_share: f, deviation as a share of the lack.
+        field_share: f, deviation as a share of the reducible loss.
     """
 
     has_lengthscale = False
@@ -137,8 +135,8 @@ class MisfitKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
         """f l, in the shape of the rows."""
         if self.floor_field is None:
             return torch.zeros(x.shape[:-1], dtype=torch.float64)
-        lack = law_lack(self.law.thetas, features_of(x), self.law.has_role).reshape(x.shape[:-1])
-        return torch.from_numpy(self.field_share * lack / self.law.scale)
+        above = self.law.reducible(features_of(x)).reshape(x.shape[:-1])
+        return torch.from_numpy(self.field_share * above / self.law.scale)
 
     def _field(self, x1: Tensor, x2: Tensor, diag: bool) -> Tensor:
         assert self.floor_field is not None

@@ -12,7 +12,6 @@ from botorch.posteriors import Posterior
 from linear_operator.utils.errors import NotPSDError
 from torch import Tensor
 
-from carbs_scaling.laws.loss import LossLaw
 from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel, features_of
 from carbs_scaling.surrogate.posterior import MixturePosterior
 
@@ -21,14 +20,14 @@ class LawEnsembleModel(Model):  # type: ignore[misc]
     """Losses of runs by s fitted processes that differ in their prior mean, a law each, and share one kernel.
 
     The outcome is a loss: less is better. Inputs are rows of d unit-cube coordinates followed by the 4 centred
-    log features of `laws.loss`. They get no gradients: candidates are legal points, which are chosen from a
+    log features of `laws.form.law`. They get no gradients: candidates are legal points, which are chosen from a
     list (`botorch.optim.optimize_acqf_discrete`).
 
     Members share the kernel, hence one Cholesky factor, by which 256 points take 13 ms where a batch of 48
     stock `SingleTaskGP`s takes 445.
 
     Args:
-        law: the most probable law.
+        best_law: the most probable law.
         members: the ensemble's prior means, of thetas (s, 19).
         kernel: covariance of what the laws miss.
         inputs: finished and pending runs, shape `n x (d + 4)`.
@@ -41,7 +40,7 @@ class LawEnsembleModel(Model):  # type: ignore[misc]
 
     def __init__(
         self,
-        law: LossLaw,
+        best_law: LawMean,
         members: LawMean,
         kernel: MisfitKernel,
         inputs: Tensor,
@@ -52,10 +51,9 @@ class LawEnsembleModel(Model):  # type: ignore[misc]
         member_weights: Tensor,
     ) -> None:
         super().__init__()
-        self.law, self.members, self.kernel = law, members, kernel
+        self.best_law, self.members, self.kernel = best_law, members, kernel
         self.inputs, self.target, self.noise, self.cholesky = inputs, target, noise, cholesky
         self.repeat_noise, self.member_weights = repeat_noise, member_weights
-        self.best_law = LawMean(law.theta, law.has_role, members.scale)
         with torch.no_grad():
             residuals = target[:, None] - members(inputs).T
             self._solved = torch.cholesky_solve(residuals, cholesky)  # inverse covariance times residuals, n x s
@@ -171,7 +169,7 @@ class LawEnsembleModel(Model):  # type: ignore[misc]
             surprise = torch.linalg.solve_triangular(corner, (Y - predicted.T) / self.scale, upper=False)
             log_weights = self.member_weights.log() - 0.5 * surprise.square().sum(dim=0)
         return LawEnsembleModel(
-            law=self.law,
+            best_law=self.best_law,
             members=self.members,
             kernel=self.kernel,
             inputs=torch.cat([self.inputs, X]),

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from carbs_scaling.laws.loss import PARAMETERS, best_batch_feature, best_rate_feature, law_floor, law_value
+from carbs_scaling.laws.loss_prior import law_prior
 
 from carbs_scaling.acquisition.target_information import TargetDesign
 from carbs_scaling.laws.form.bends import bend_basis
-from carbs_scaling.laws.loss import PARAMETERS, best_batch_feature, best_rate_feature, law_floor, law_value
-from carbs_scaling.laws.loss_prior import law_prior
 
 ALL_ROLES = (True,) * 4
 CENTRE = tuple(np.log([2e8, 1e10, 1e-3, 3e5]))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from carbs_scaling.laws.fit.least_squares import Errors
 from carbs_scaling.laws.fit.noise import Noise, estimate_noise, first_noise
 from carbs_scaling.laws.fit.problem import Grouping, LawProblem
 from carbs_scaling.laws.fit.scatter import PRIOR_GROUPS, Spread, groupings, scatter
@@ -65,6 +66,46 @@ class Estimate:
     spread2: tuple[float, ...]
     objective: float = np.inf
     converged: bool = False
+
+
+@dataclass(frozen=True)
+class PlainFit:
+    """The most probable law without bends.
+
+    Args:
+        theta: values of `law.NAMES`, shape (19,).
+        covariance: its Laplace posterior covariance, shape (19, 19); 0 for pinned parameters.
+    """
+
+    theta: Array
+    covariance: Array
+
+
+def fit_plain_law(features: Array, loss: Array, prior: LawPrior, turns: int = _FIRST_TURNS) -> PlainFit:
+    """The law without bends, by law and noise by turns.
+
+    Args:
+        features: centred logs of N, D, learning rate, batch; shape (n, 4).
+        loss: shape (n,), positive.
+        prior: of theta, where the descent begins.
+        turns: of law and noise, at most.
+    """
+    problem = LawProblem(features, loss, prior)
+    at = most_probable(problem, [prior.mean], turns=turns)
+    return _plain(problem, at.z, at.noise.errors(problem.floor_and_height(at.z)[1]))
+
+
+def refit_under(errors: Errors, features: Array, loss: Array, prior: LawPrior, start: Array) -> PlainFit:
+    """The law without bends under errors that are known, from the law `start` (19,) on; else as above."""
+    problem = LawProblem(features, loss, prior)
+    return _plain(problem, problem.minimise(problem.begin(start), errors), errors)
+
+
+def _plain(problem: LawProblem, z: Array, errors: Errors) -> PlainFit:
+    free = problem.prior.free
+    covariance = np.zeros((len(NAMES), len(NAMES)))
+    covariance[np.ix_(free, free)] = problem.covariance(z, errors)
+    return PlainFit(problem.theta(z), covariance)
 
 
 def fit_bent_law(

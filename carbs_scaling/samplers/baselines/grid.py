@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
-from carbs_scaling.laws.loss_prior import published_learning_rate
+from carbs_scaling.laws.prior.prior import published_level
 from carbs_scaling.samplers.projected import ProjectedSampler
 from carbs_scaling.samplers.sampler import SamplerEntry
 from carbs_scaling.space.encoding import Point
@@ -47,7 +47,7 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
             badness = np.log(known.flops / cost) ** 2 + 0.25 * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2
             knobs = space.encoding.position(known.points[int(np.argmin(badness))])
             roles = space.roles(space.encoding.point(knobs))
-            rate, batch = published_learning_rate(roles["params"], roles["tokens"])
+            rate, batch = published_level(roles["params"], roles["tokens"])
             for batch_factor in _BATCH_FACTORS:
                 for rate_factor in _RATE_FACTORS:
                     row = knobs[None].copy()
