@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from carbs_scaling.laws.fit.cliff import FEW_ENOUGH, MOST, QUIETER, far_above, walls_unlike
 from carbs_scaling.laws.fit.diagnostics import EXPONENTS, warnings_of
 from carbs_scaling.laws.fit.hold_out import hold_out, swept_loss
+from carbs_scaling.laws.fit.hyperparameters import refit_others, with_joint_errors
 from carbs_scaling.laws.fit.law_fit import LawFit, fit_bent_law
 from carbs_scaling.laws.form.bends import BENDS, reach_of
 from carbs_scaling.laws.form.law import INDEX
-from carbs_scaling.laws.hyperparameters.fit import refit_others, with_joint_errors
 from carbs_scaling.laws.hyperparameters.law import varied
 from carbs_scaling.laws.prior.prior import BATCH_PARAMETERS, NO_VALLEY, RATE_PARAMETERS, LawPrior
 from carbs_scaling.laws.prior.published import PublishedLaw
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
 from carbs_scaling.laws.recommend.recipe import Recommendation
-from carbs_scaling.laws.runs.cliff import FEW_ENOUGH, MOST, QUIETER, far_above, walls_unlike
 from carbs_scaling.laws.runs.rules import Rules, rules_of
 from carbs_scaling.laws.runs.table import LawError, RunTable, cells_of, read_runs
 from carbs_scaling.laws.scaling_law import CONVENTION, FORMAT, LawsByOptimizer, ScalingLaw

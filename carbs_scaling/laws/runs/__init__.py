@@ -1,1 +1,1 @@
-"""Tables of runs, the rules that their rates follow, and outliers."""
+"""Tables of runs, runs that collapsed, and rates that follow a rule."""
