@@ -44,7 +44,7 @@ def installed(tmp_path_factory) -> Path:
         sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel,
         cwd=folder,
     )  # fmt: skip
-    # A .pth file adds these folders but not their own .pth files: the editable install of the checkout stays out.
+    # A .pth file does not read the .pth files of the folders that it adds, so an editable install stays out.
     borrowed = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "borrowed.pth").write_text("\n".join(borrowed))
