@@ -4,9 +4,10 @@ Both are minimised. Costs enter as log10 FLOPs wherever areas are measured: a de
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def pareto_front(flops, loss) -> np.ndarray:
+def pareto_front(flops: ArrayLike, loss: ArrayLike) -> np.ndarray:
     """Indices of the runs that no other run beats, cheapest first.
 
     A run is beaten by one that costs no more and is no worse, and is better in at least one of the two. Of
@@ -18,6 +19,9 @@ def pareto_front(flops, loss) -> np.ndarray:
 
     Returns:
         Indices, shape (k,): FLOPs strictly rise and losses strictly fall along them.
+
+    Raises:
+        ValueError: there are not as many costs as losses.
     """
     flops = np.asarray(flops, dtype=float).reshape(-1)
     loss = np.asarray(loss, dtype=float).reshape(-1)
@@ -25,12 +29,12 @@ def pareto_front(flops, loss) -> np.ndarray:
         raise ValueError(f"{flops.size} costs for {loss.size} losses")
     finite = np.flatnonzero(np.isfinite(flops) & np.isfinite(loss))
     order = finite[np.lexsort((finite, loss[finite], flops[finite]))]
-    best_before = np.concatenate([[np.inf], np.minimum.accumulate(loss[order])[:-1]]) if order.size else []
-    return order[loss[order] < best_before] if order.size else order
+    best_before = np.minimum.accumulate(np.append(np.inf, loss[order]))[:-1]
+    return order[loss[order] < best_before]
 
 
-def hypervolume(flops, loss, reference: tuple[float, float]) -> float:
-    """Area dominated by the runs, in (log10 FLOPs, loss).
+def hypervolume(flops: ArrayLike, loss: ArrayLike, reference: tuple[float, float]) -> float:
+    """Area that the runs dominate, in decades of FLOPs times units of loss.
 
     Args:
         flops: training FLOPs, shape (n,).

@@ -1,4 +1,4 @@
-"""How convergence changes with model size, as tables for the terminal, as plain values, and as a picture."""
+"""Convergence against model size: tables for the terminal, plain values, and a picture."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from carbs_scaling.laws.convergence.loss_curves import RunCurve, steady_part
 from carbs_scaling.laws.recommend.batch import kaplan_critical_batch, zhang_critical_batch
 from carbs_scaling.numbers import compact, log_ticks, scientific
 from carbs_scaling.report.figures import ALARM, FAINT, GREY, INK
-from carbs_scaling.report.laws_figures import _colours, _finish, _write
+from carbs_scaling.report.laws_figures import Colour, _colours, _finish, _write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 BEYOND = (3.0, 10.0)  # multiples of the largest N that are shown, marked as extrapolated
 RUNS_A_SIZE = 2  # loss curves drawn of each size
-SIZES_DRAWN = 5
-MOST_TICKS = 6  # of a logarithmic axis
+SIZES_DRAWN = 5  # sizes whose loss curves are drawn
+MOST_TICKS = 6  # labels of a logarithmic axis
 MEANING = (
     "tokens: at a batch far below the critical one; steps: at one far above it; both at the best learning "
     "rate, before it falls. A run at batch B takes tokens x (1 + B / critical batch)."
 )
 CAUTION = (
-    "* beyond the largest N: power laws go on falling where the tokens to a loss must level off at those of "
-    "an infinite model, so they err on the side of too few."
+    "* beyond the largest N: power laws fall without end, but even an infinite model needs some tokens to "
+    "reach a loss. Expect these numbers to be too small."
 )
 
 
 def sizes_shown(fit: Convergence) -> list[tuple[float, bool]]:
-    """N of the table's rows, and whether it lies beyond the runs: smallest, middle, largest, then beyond."""
+    """Sizes N of the table's rows, and whether each is larger than all runs: three inside, two beyond."""
     sizes = np.unique(fit.observations.params)
     inside = [sizes[0], sizes[len(sizes) // 2], sizes[-1]] if len(sizes) > 2 else sizes
     return [(float(n), False) for n in inside] + [(fit.params_range[1] * k, True) for k in BEYOND]
@@ -47,16 +47,16 @@ def convergence_report(fit: Convergence, name: str, convention: str, gap: float 
     """The levels with their exponents and critical batches, then tokens, steps and FLOPs by size.
 
     Args:
-        fit: of `fit_convergence`.
-        name: of the study.
-        convention: that its FLOPs are counted in.
-        gap: held-out less training loss at the end of a run; None where it is not known.
+        fit: result of `fit_convergence`.
+        name: name of the study.
+        convention: FLOP convention of the study.
+        gap: held-out loss minus training loss at the end of a run, in nats a token; None where unknown.
     """
     title = Text(f"convergence of {name}", style="bold")
     counts = Text(
         f"{fit.runs} runs, N {compact(fit.params_range[0])} to {compact(fit.params_range[1])} "
         f"(non-embedding), batch {compact(fit.batch_range[0])} to {compact(fit.batch_range[1])} tokens; "
-        f"{fit.usable_share:.0%} of a run's tokens are read; intervals hold 90%"
+        f"{fit.usable_share:.0%} of a run's tokens are used; intervals are at 90%"
     )
     middle = float(np.exp(fit.centre[0]))
     levels = _table(
@@ -89,7 +89,7 @@ def convergence_report(fit: Convergence, name: str, convention: str, gap: float 
         f"critical batch and noise scale in tokens, at N = {compact(middle)}; FLOPs by {convention}",
         MEANING,
         CAUTION,
-        f"published critical batches, of other text and vocabularies: Kaplan "
+        f"published critical batches, for other text and vocabularies: Kaplan "
         f"{compact(kaplan_critical_batch(low))} tokens at loss {low:.3g}, Zhang et al. "
         f"{compact(zhang_critical_batch(middle))} at N = {compact(middle)}",
     ]
@@ -101,14 +101,14 @@ def convergence_report(fit: Convergence, name: str, convention: str, gap: float 
         )
     if gap is not None:
         dim.append(
-            f"losses are of training, in nats a token; held-out losses end {gap:+.3f} from them (median)"
+            f"losses are training losses in nats a token; held-out losses end {gap:+.3f} from them (median)"
         )
     warnings = [Text(f"warning: {said}", style="yellow") for said in fit.warnings]
     return Group(title, counts, levels, sizes, *(Text(line, style="dim") for line in dim), *warnings)
 
 
 def convergence_dict(fit: Convergence, convention: str, gap: float | None) -> dict[str, Any]:
-    """The same as plain JSON types, with units in the names; intervals are [low, high] at 90%."""
+    """The content of `convergence_report` as plain JSON types; intervals are [low, high] at 90%."""
     middle = float(np.exp(fit.centre[0]))
 
     def plain(interval: Interval) -> dict[str, Any]:
@@ -170,26 +170,27 @@ def _exponent(interval: Interval) -> str:
 
 
 def _short(value: float) -> str:
-    """Two significant digits and a suffix: 7,130 -> `7.1k`, an interval needs no more."""
+    """Two significant digits and a suffix, enough for an interval: 7,130 -> `7.1k`."""
     text = compact(float(f"{value:.2g}"))
     return re.sub(r"\.?0+(?=[kMBT]?$)", "", text) if "." in text else text
 
 
 def _span(interval: Interval, form: Callable[[float], str] = _short) -> str:
-    return f"{form(interval.value)} \\[{form(interval.low)}, {form(interval.high)}]"  # a bracket, not markup
+    # The backslash makes the bracket plain text for Rich, not markup.
+    return f"{form(interval.value)} \\[{form(interval.low)}, {form(interval.high)}]"
 
 
 def draw_convergence_png(
     fit: Convergence, curves: Sequence[RunCurve], path: str | Path, title: str, rate_share: float
 ) -> Path:
-    """Six panels: curves; tokens, steps and FLOPs to each level against N; exchange of batch; critical batch.
+    """Six panels: curves; tokens, steps and FLOPs to each level against N; tokens for batch; critical batch.
 
     Args:
-        fit: of `curves`.
-        curves: of the runs.
+        fit: result of `fit_convergence` for `curves`.
+        curves: loss curves of the runs.
         path: the PNG file.
-        title: stands above the picture.
-        rate_share: that the fit was made with.
+        title: of the picture.
+        rate_share: share of the peak learning rate down to which the fit used the curves.
     """
 
     def draw(figure: "Figure") -> None:
@@ -211,7 +212,7 @@ def draw_convergence_png(
 
 
 def _draw_curves(axes: "Axes", fit: Convergence, curves: Sequence[RunCurve], rate_share: float) -> None:
-    """The best runs of each of a few sizes: what is read of them, and faintly what the falling rate adds."""
+    """Loss curves of the best runs of a few sizes: the part that the fit uses, the whole curve faintly."""
     sizes = np.unique([curve.params for curve in curves])
     chosen = sizes[np.unique(np.linspace(0, len(sizes) - 1, SIZES_DRAWN).round().astype(int))]
     drawn = []
@@ -246,7 +247,15 @@ def _draw_curves(axes: "Axes", fit: Convergence, curves: Sequence[RunCurve], rat
     )  # fmt: skip
 
 
-def _draw_against_size(axes: "Axes", fit: Convergence, label: str, quantity, unit, colours: list) -> None:
+def _draw_against_size(
+    axes: "Axes",
+    fit: Convergence,
+    label: str,
+    quantity: Callable[[int, float], Interval],
+    unit: Callable[[float, float], float],
+    colours: list[Colour],
+) -> None:
+    """Draw `quantity(level, N)` for every level; runs are points, their tokens times `unit(N, batch)`."""
     low, high = fit.params_range
     params = np.geomspace(low, high * BEYOND[-1], 41)
     inside = params <= high * 1.0001
@@ -277,8 +286,8 @@ def _draw_against_size(axes: "Axes", fit: Convergence, label: str, quantity, uni
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
 
 
-def _draw_exchange(axes: "Axes", fit: Convergence, colours: list) -> None:
-    """All runs on one curve: tokens over D_min against batch over B_crit."""
+def _draw_exchange(axes: "Axes", fit: Convergence, colours: list[Colour]) -> None:
+    """All runs on one curve: tokens / D_min against batch / critical batch."""
     seen = fit.observations
     tokens, _ = fit.adjusted_tokens()
     ends = [np.inf, 0.0]
@@ -298,7 +307,7 @@ def _draw_exchange(axes: "Axes", fit: Convergence, colours: list) -> None:
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
 
 
-def _draw_critical_batch(axes: "Axes", fit: Convergence, colours: list) -> None:
+def _draw_critical_batch(axes: "Axes", fit: Convergence, colours: list[Colour]) -> None:
     middle = float(np.exp(fit.centre[0]))
     found = [fit.critical_batch(index, middle) for index in range(len(fit.levels))]
     values = np.array([[f.value, f.low, f.high] for f in found])
@@ -323,15 +332,15 @@ def _draw_critical_batch(axes: "Axes", fit: Convergence, colours: list) -> None:
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
 
 
-def _size_colours(count: int) -> list:
-    """Of another map than the levels'."""
+def _size_colours(count: int) -> list[Colour]:
+    """Colours of the sizes, from another map than those of the levels."""
     import matplotlib
 
     return [matplotlib.colormaps["plasma"](x) for x in np.linspace(0.0, 0.85, count)]
 
 
 def _round_ticks(axes: "Axes", *names: str) -> None:
-    """A few round numbers on logarithmic axes, which by default name decades alone or every multiple."""
+    """Label logarithmic axes with a few round numbers: the default labels decades only, or every multiple."""
     from matplotlib.ticker import NullFormatter
 
     for name in names:

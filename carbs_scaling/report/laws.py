@@ -1,8 +1,9 @@
-"""A fitted law and a recommendation as tables for the terminal, and as files that other programs read."""
+"""A fitted law and a recommendation: tables for the terminal, and files for other programs."""
 
 import re
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -21,9 +22,7 @@ OTHER_LABELS = {
     "momentum": "momentum",
     "width_to_depth": "width / depth",
 }
-
-
-ROUNDED = 0.05  # by which whole sequences may change the batch before it is said
+ROUNDED = 0.05  # relative change of the batch by whole sequences above which a note says so
 
 
 def _number(name: str, value: float) -> str:
@@ -40,9 +39,7 @@ def _table(*headings: str) -> Table:
 
 
 def law_report(law: ScalingLaw) -> Group:
-    """The law: formula, exponents with standard errors, goodness of fit, warnings."""
-    import numpy as np
-
+    """Formula, exponents with standard errors, goodness of fit, and warnings of a law."""
     support = law.support
     title = Text(
         f"scaling law of {support.source}" + (f" ({law.optimizer})" if law.optimizer else ""), style="bold"
@@ -61,10 +58,12 @@ def law_report(law: ScalingLaw) -> Group:
             table.add_row(f"of {other.coordinate.label} in {what}", f"{value:.3f}", f"{variance**0.5:.3f}")
     parts += [table, Text(_held_out_line(law))]
     if law.prior:
-        parts.append(Text(f"leans on the published exponents of {', '.join(law.prior)}"))
-    scatter = f"; one (N, D) adds {law.spread[0]:.4f} to the loss" if law.spread[0] > 0 else ""
-    parts.append(Text(f"noise of a run {law.seed_sd:.4f}{scatter}", style="dim"))
-    parts += [Text(f"warning: {said}", style="yellow") for said in law.warnings]
+        parts.append(Text(f"prior: the published exponents of {', '.join(law.prior)}"))
+    scatter = f"; scatter between (N, D) {law.spread[0]:.4f}" if law.spread[0] > 0 else ""
+    parts.append(
+        Text(f"standard deviation of the loss: noise of a run {law.seed_sd:.4f}{scatter}", style="dim")
+    )
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in law.warnings]
     return Group(*parts)
 
 
@@ -80,7 +79,7 @@ def _runs_line(law: ScalingLaw) -> str:
 def _held_out_line(law: ScalingLaw) -> str:
     h = law.held_out
     if h is None:
-        return "not checked on held-out sizes: there are fewer than three sizes to fit"
+        return "not checked on held-out sizes: that takes at least three sizes"
     regret = "" if h.regret is None else f", recommendations cost {h.regret:.4f} over the best run"
     return (
         f"fitted without N >= {compact(min(h.sizes))} ({h.runs} runs): their losses are off by "
@@ -89,7 +88,7 @@ def _held_out_line(law: ScalingLaw) -> str:
 
 
 def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Group:
-    """The recommendation beside published laws, with how far it extrapolates and what it rests on."""
+    """The recommendation beside published laws, how far it extrapolates, and the runs behind it."""
     recipe = advice.recipe
     optimizer = f" with {recipe.optimizer}" if recipe.optimizer else ""
     title = Text(
@@ -118,40 +117,41 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
     if advice.depth is not None:
         table.add_row("shape (width x depth)", f"{advice.width} x {advice.depth}", "")
     published = _table("published law", "learning rate", "batch", "loss", "source")
-    for law_beside, said in advice.published:
+    for law_beside, theirs in advice.published:
+        values = (theirs.learning_rate, theirs.batch_tokens, theirs.loss)
         cells = [
-            "" if value is None else _number(name, value)
-            for name, value in zip(LABELS, (said.learning_rate, said.batch_tokens, said.loss), strict=True)
+            "" if value is None else _number(name, value) for name, value in zip(LABELS, values, strict=True)
         ]
         source = re.split("[;,(]", law_beside.source)[0].strip()
         published.add_row(law_beside.name, *cells, source)
     beyond_n, beyond_d = recipe.extrapolation
     notes = [
-        "N and D lie within those of the runs"
+        "N and D lie within the range of the runs"
         if max(beyond_n, beyond_d) <= 1
         else f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs",
-        f"rests on {_runs_line(law)}",
+        f"fitted to {_runs_line(law)}",
     ]
     notes.append(_held_out_line(law))
     whole = sequences(advice, target) * target.sequence_length
     if abs(whole / recipe.batch_tokens - 1) > ROUNDED:
         notes.append(
-            f"in whole sequences of {target.sequence_length:,} the batch is {whole:,} tokens: the peak for "
-            f"that is {scientific(recipe.learning_rate_at(whole), 3)}, as yaml and training_arguments have it"
+            f"in whole sequences of {target.sequence_length:,} the batch is {whole:,} tokens; its best peak "
+            f"is {scientific(recipe.learning_rate_at(whole), 3)}, which yaml and training_arguments use"
         )
     if advice.halving_flops is not None:
         notes.append(
-            f"about {scientific(advice.halving_flops)} FLOPs more of such runs would halve the interval of "
-            "the learning rate (less, nearer the target)"
+            f"about {scientific(advice.halving_flops)} more FLOPs of such runs would halve the interval of "
+            "the learning rate; runs nearer the target need fewer"
         )
     elif not law.support.by_rule:
         notes.append(
-            "more runs alone would not halve the learning rate's interval: single (N, D) scatter so much"
+            "more runs at these sizes would not halve the learning rate's interval: the scatter between "
+            "(N, D) is too large"
         )
     warnings = list(recipe.notes)
     if advice.optimal is not None and advice.optimal.at_bound:
-        warnings.append("the law has no compute-optimal N within three decades: do not trust this choice")
-    yellow = [Text(f"warning: {said}", style="yellow") for said in warnings]
+        warnings.append("the law has no compute-optimal N within three decades: do not use this choice")
+    yellow = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
     return Group(title, table, published, *(Text(note) for note in notes), *yellow)
 
 
@@ -193,12 +193,12 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
         "extrapolation": {"params": recipe.extrapolation[0], "tokens": recipe.extrapolation[1]},
         "published": {
             published.name: {
-                "learning_rate": said.learning_rate,
-                "batch_tokens": said.batch_tokens,
-                "loss": said.loss,
+                "learning_rate": theirs.learning_rate,
+                "batch_tokens": theirs.batch_tokens,
+                "loss": theirs.loss,
                 "source": published.source,
             }
-            for published, said in advice.published
+            for published, theirs in advice.published
         },
         "halving_flops": advice.halving_flops,
         "rests_on": {
@@ -214,7 +214,7 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
 def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
     """The recommendation as a preset for `carbs-scaling search`: a space with every dimension fixed.
 
-    The learning rate is that for the batch in whole sequences.
+    The learning rate belongs to the batch in whole sequences.
     """
     batch_size = sequences(advice, target)
     space: dict[str, Any] = {
@@ -235,7 +235,7 @@ def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
 def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
     """Fields of `transformers.TrainingArguments` for the recipe.
 
-    Its rate and steps are those for the batch as devices, sequences and accumulation make it.
+    Learning rate and steps belong to the batch that devices, sequences and accumulation really give.
     """
     total = sequences(advice, target)
     per_device = max(1, min(target.sequences_per_device, total // target.devices))

@@ -1,9 +1,9 @@
-"""Pictures of a law: best rate, batch and loss against N, valleys, held-out sizes predicted against real."""
+"""Pictures of a law: best rate, batch and loss against N; valleys; predicted against real losses."""
 
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,27 +17,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Colour = tuple[float, float, float, float]  # red, green, blue, opacity
+
 BEYOND = 10.0  # how far past the largest N the law is drawn
 MOST_TOKENS = 5  # token counts drawn in one picture
 MIN_CELL = 8  # runs of a cell of which a valley is drawn
-MIN_SWEPT = 3  # runs of a cell whose best one says where the best lies, if not well
+MIN_SWEPT = 3  # runs of a cell whose best one is drawn beside the law
 
 
 def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
     """Best learning rate, best batch and loss against N at several D, with 90% bands.
 
-    The law is drawn a decade past the largest N, dashed and on a shaded ground.
+    Beyond the largest N the law is drawn for one more decade, dashed and on a shaded ground.
 
     Args:
         law: fitted to `table`.
         table: its runs; the best run of each well-swept cell is a point.
         path: the PNG file.
-        title: stands above the picture.
+        title: of the picture.
     """
-
     kind = [
         "the runs'" if name in law.support.by_rule else "best" for name in ("learning_rate", "batch_tokens")
     ]
+    panels: list[tuple[str, int, Callable[..., np.ndarray], Callable[[np.ndarray], np.ndarray], np.ndarray]]
     panels = [
         (f"{kind[0]} learning rate", 0, law.learning_rate, np.exp, table.learning_rate),
         (f"{kind[1]} batch (tokens a step)", 1, law.batch_tokens, np.exp, table.batch_tokens),
@@ -80,9 +82,9 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
 
 
 def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
-    """Valleys in the learning rate: for each size its most-swept D, the runs at about that cell's best batch.
+    """Loss against learning rate, one valley for each size: the D with most runs, at the cell's best batch.
 
-    Drawn as the loss above the law's floor of the cell, so that valleys of different depth share an axis.
+    The axis is the loss above the law's floor of the cell, so that all valleys share it.
     """
 
     def draw(figure: "Figure") -> None:
@@ -104,7 +106,7 @@ def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: 
             axes.plot(rates, law.run_loss(n, d, rates, batch) - floor, color=colour, linewidth=1.5)
             axes.plot(law.learning_rate(n, d), 0.0, "v", color=colour, ms=9, mec=INK, mew=0.8, zorder=5)
             shown += (table.loss[near] - floor).tolist()
-        # A run far up a cliff would flatten all valleys.
+        # One run with a very high loss would flatten all valleys.
         axes.set_ylim(min(shown) - 0.02, max(2.5 * float(np.quantile(shown, 0.8)), 0.05))
         _finish(axes, "peak learning rate", "loss above the law's floor", log_x=True)
         axes.legend(
@@ -117,7 +119,7 @@ def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: 
 
 
 def draw_held_out_png(law: ScalingLaw, held: RunTable, path: str | Path, title: str) -> Path:
-    """Predicted against real loss of runs that the law was not fitted to."""
+    """Predicted against real losses of runs that the law was not fitted to."""
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -143,6 +145,7 @@ def draw_held_out_png(law: ScalingLaw, held: RunTable, path: str | Path, title: 
 
 
 def _finish(axes: "Axes", x_label: str, y_label: str, log_x: bool = True, log_y: bool = False) -> None:
+    """Set labels, logarithmic scales with a few round ticks, and the grid that all pictures share."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     for axis, scale, limits, log in (
@@ -161,14 +164,15 @@ def _finish(axes: "Axes", x_label: str, y_label: str, log_x: bool = True, log_y:
     axes.set_axisbelow(True)
 
 
-def _colours(count: int) -> list:
+def _colours(count: int) -> list[Colour]:
+    """Colours for an ordered series, dark to light."""
     import matplotlib
 
     return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0.0, 0.88, max(count, 1))][:count]
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of sorted values, evenly apart in logs."""
+    """At most `most` of the sorted values, about evenly spaced in their logarithms."""
     if len(values) <= most:
         return values
     aims = np.linspace(np.log(values[0]), np.log(values[-1]), most)
@@ -176,13 +180,13 @@ def _spread(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def _cells_with_a_best_run(law: ScalingLaw, table: RunTable) -> list[np.ndarray]:
-    """The cells whose best run can be set beside the law: swept ones, or all where rates follow a rule."""
+    """Cells whose best run is drawn: those with several runs, or all where learning rates follow a rule."""
     least = 1 if "learning_rate" in law.support.by_rule else MIN_SWEPT
     return [cell for cell in cells_of(table) if len(cell) >= least]
 
 
 def _best_runs(table: RunTable, cells: list[np.ndarray], tokens: float) -> np.ndarray:
-    """Indices of the best runs of those cells that have about these tokens."""
+    """Indices of the best run of each cell whose tokens are within 2% of `tokens`."""
     found = [
         cell[np.argmin(table.loss[cell])]
         for cell in cells
@@ -208,11 +212,12 @@ def _widest_cells(table: RunTable) -> list[np.ndarray]:
 
 
 def _write(draw: Callable[["Figure"], None], path: str | Path, size: tuple[float, float]) -> Path:
+    """Draw a figure of `size` inches in the common style and write it as a PNG."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "font.family": _installed_fonts(),
         "font.size": 10,
         "axes.edgecolor": GREY,

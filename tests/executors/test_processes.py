@@ -132,6 +132,7 @@ def test_workers_end_with_a_killed_coordinator(tmp_path):
     worker = int(coordinator.stdout.readline())
     coordinator.kill()
     coordinator.wait()
+    coordinator.stdout.close()
     for _ in range(100):
         if not os.path.exists(f"/proc/{worker}"):  # noqa: PTH110 (a process, not a file)
             return

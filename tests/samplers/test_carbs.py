@@ -249,6 +249,7 @@ def histories(draw):
     ]
 
 
+@pytest.mark.filterwarnings("ignore:The value nan is not acceptable:UserWarning")  # of Optuna, for a NaN loss
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     history=histories(),
