@@ -19,8 +19,8 @@ from _laboratory import SEQUENCE_LENGTH
 from extrapolate_text import law_of
 from scipy.spatial import Delaunay
 
+from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
-from carbs_scaling.laws.recommend.recipe import Recommendation
 
 # Runs further above the best of all are left out of the map: a cubic would bend to them.
 MAP_HEIGHT = 0.18

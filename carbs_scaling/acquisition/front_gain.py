@@ -36,9 +36,7 @@ class FrontLevels:
     levels: Tensor
 
     @staticmethod
-    def of(
-        flops: ArrayLike, loss: ArrayLike, lowest: float, reference: tuple[float, float]
-    ) -> FrontLevels:
+    def of(flops: ArrayLike, loss: ArrayLike, lowest: float, reference: tuple[float, float]) -> FrontLevels:
         """The front of some runs.
 
         Args:

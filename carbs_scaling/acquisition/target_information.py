@@ -34,7 +34,7 @@ from carbs_scaling.laws.form.law import (
 )
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import LawPrior
-from carbs_scaling.surrogate.floor_field import field_correlation
+from carbs_scaling.space.floor_field import field_correlation
 from carbs_scaling.surrogate.law_mean import features_of
 from carbs_scaling.surrogate.model import stable_cholesky
 
@@ -83,9 +83,7 @@ class TargetModel(Model):  # type: ignore[misc]
         self.eval()
 
     @staticmethod
-    def of(
-        theta: Array, prior: LawPrior, features: Array, loss: Array, target: Array
-    ) -> TargetModel:
+    def of(theta: Array, prior: LawPrior, features: Array, loss: Array, target: Array) -> TargetModel:
         """The model after some runs.
 
         Args:

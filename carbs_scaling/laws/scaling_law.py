@@ -12,7 +12,7 @@ from carbs_scaling.laws.form import law as form
 from carbs_scaling.laws.form.bends import ALL_BENDS, LOSS_WANDERING, bend_basis, wander_beyond
 from carbs_scaling.laws.formula import formula_lines
 from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
-from carbs_scaling.laws.recommend.recipe import Recommendation
+from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.table import LawError, RunTable, positive_number
 from carbs_scaling.laws.support import HeldOut, Support
 

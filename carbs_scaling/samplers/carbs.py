@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.form.law import ROLES
-from carbs_scaling.laws.recommend.recipe import Recommendation
+from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
 from carbs_scaling.samplers.candidates import design_point

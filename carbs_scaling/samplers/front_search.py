@@ -131,9 +131,7 @@ class FrontSearch:
         highest = max(floor, float(front[0]))
         return highest + 0.1 * max(highest - float(front[-1]), model.scale)
 
-    def _lesson(
-        self, state: FrontState, pool: Candidates, limit: float
-    ) -> tuple[ValleySpread, float] | None:
+    def _lesson(self, state: FrontState, pool: Candidates, limit: float) -> tuple[ValleySpread, float] | None:
         if not (self.options.law_mean and self.options.learning > 0):
             return None
         spread = ValleySpread.of(state.model, pool, limit)

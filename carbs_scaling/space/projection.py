@@ -12,7 +12,7 @@ from scipy.stats import qmc
 
 from carbs_scaling.laws.form.law import ROLES
 from carbs_scaling.space.encoding import Encoding, Point
-from carbs_scaling.surrogate.floor_field import FloorField
+from carbs_scaling.space.floor_field import FloorField
 
 Key = tuple[Any, ...]
 

@@ -21,8 +21,8 @@ from carbs_scaling.laws.fit.least_squares import CorrelatedErrors
 from carbs_scaling.laws.form.law import floor, reducible, value, value_and_slopes
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
+from carbs_scaling.space.floor_field import FloorField, field_correlation
 from carbs_scaling.surrogate.ensemble import sample_laws
-from carbs_scaling.surrogate.floor_field import FloorField, field_correlation
 from carbs_scaling.surrogate.hyperparameters import LEAST_NOISE, Residual, ResidualPrior, fit_residual
 from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel
 from carbs_scaling.surrogate.model import LawEnsembleModel, stable_cholesky

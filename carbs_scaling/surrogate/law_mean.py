@@ -12,7 +12,7 @@ from torch import Tensor
 
 from carbs_scaling.laws.form.law import best_batch, best_rate, curvatures, floor, floor_and_height, reducible
 from carbs_scaling.laws.form.valley import Array
-from carbs_scaling.surrogate.floor_field import FloorField, field_correlation
+from carbs_scaling.space.floor_field import FloorField, field_correlation
 
 N_FEATURES = 4
 Roles = tuple[bool, bool, bool, bool]

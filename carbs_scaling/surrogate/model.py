@@ -56,7 +56,9 @@ class LawEnsembleModel(Model):  # type: ignore[misc]
         self.repeat_noise, self.member_weights = repeat_noise, member_weights
         with torch.no_grad():
             residuals = target[:, None] - members(inputs).T
-            self._solved = torch.cholesky_solve(residuals, cholesky)  # inverse covariance times residuals, n x s
+            self._solved = torch.cholesky_solve(
+                residuals, cholesky
+            )  # inverse covariance times residuals, n x s
         self._last: tuple[Tensor, int, MixturePosterior] | None = None
         self.eval()
 
@@ -194,5 +196,3 @@ def stable_cholesky(matrix: torch.Tensor) -> torch.Tensor:
         if int(info) == 0:
             return factor
     raise NotPSDError("covariance is not positive definite")
-
-

@@ -5,8 +5,8 @@ import pytest
 import torch
 from carbs_scaling.laws.loss import PARAMETERS, law_value
 
+from carbs_scaling.space.floor_field import FloorField, field_correlation
 from carbs_scaling.surrogate.ensemble import sample_laws
-from carbs_scaling.surrogate.floor_field import FloorField, field_correlation
 from carbs_scaling.surrogate.hyperparameters import ResidualPrior, fit_residual
 from carbs_scaling.surrogate.model import SurrogateFitter, stable_cholesky
 

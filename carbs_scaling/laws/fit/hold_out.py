@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from carbs_scaling.laws.recommend.recipe import Recommendation
+from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.table import MIN_RUNS, MIN_VARIATION, RunTable, cells_of
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.laws.support import HeldOut

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 
 from carbs_scaling.laws.prior.published import LAWS, PublishedLaw, PublishedRecipe
-from carbs_scaling.laws.recommend.recipe import FITTED, Recommendation
+from carbs_scaling.laws.recipe import FITTED, Recommendation
 from carbs_scaling.laws.runs.table import LawError, positive_number
 from carbs_scaling.laws.scaling_law import ScalingLaw
 

@@ -70,7 +70,9 @@ class ImbueCarbs(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self.space.encoding.distributions)
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
         history = read_history(study, self.space, but=trial.number)
         rng = np.random.default_rng([self.seed, trial.number, self.asked[trial.number]])
         self.asked[trial.number] += 1
@@ -257,9 +259,7 @@ def start_point(space: LegalSpace, given: Mapping[str, Any]) -> Point:
 
 def _build(space: LegalSpace, budget_flops: float, seed: int, options: ImbueCarbsOptions) -> ProjectedSampler:
     start = start_point(space, options.start)
-    return ProjectedSampler(
-        lambda _: ImbueCarbs(space, seed, start, budget_flops), space, budget_flops, seed
-    )
+    return ProjectedSampler(lambda _: ImbueCarbs(space, seed, start, budget_flops), space, budget_flops, seed)
 
 
 SAMPLER = SamplerEntry(_build, ImbueCarbsOptions)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from carbs_scaling.laws.loss_prior import law_prior
 
-from carbs_scaling.surrogate.floor_field import FLOOR_REACH, FloorField, field_correlation, law_lack
+from carbs_scaling.space.floor_field import FLOOR_REACH, FloorField, field_correlation, law_lack
 from carbs_scaling.surrogate.hyperparameters import Residual
 from carbs_scaling.surrogate.law_mean import MisfitKernel
 from carbs_scaling.surrogate.model import residual_kernel
