@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from carbs_scaling.config import OptimizerConfig
-from carbs_scaling.trial import Recipe
+from carbs_scaling.training.recipe import Recipe
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, config: OptimizerConfig) -> torch.optim.Optimizer:
