@@ -434,7 +434,7 @@ def load_config(config_type: type[T], composed: DictConfig, **section_types: typ
     for name, kind in kinds.items():
         _require(name in composed, f"the configuration has no {name!r}")
         value = composed[name]
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             if not isinstance(value, DictConfig):
                 raise ConfigError(f"{name}={value} must be a group, such as {name}=NAME")
             value = load_section(name, kind, value)

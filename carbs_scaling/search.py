@@ -232,8 +232,8 @@ class Search:
             )
         if outcome.status is Status.OUT_OF_MEMORY and self._in_a_row >= OUT_OF_MEMORY_IN_A_ROW:
             raise CarbsScalingError(
-                f"{self._in_a_row} trials in a row ran out of memory ({outcome.message}): free the device, or "
-                "set executor.memory_bytes, so that what needs more is not proposed; nothing is lost"
+                f"{self._in_a_row} trials in a row ran out of memory ({outcome.message}): free the device, "
+                "or set executor.memory_bytes, so that what needs more is not proposed; nothing is lost"
             )
 
     def _progress_by_curve(self, number: int, outcome: TrialOutcome) -> TrialOutcome:

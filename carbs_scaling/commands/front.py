@@ -84,8 +84,8 @@ def law_lines(records: list[TrialRecord]) -> list[str]:
     completed = completed_records(records)
     roles = ("params", "tokens", "learning_rate", "batch_tokens")
     if completed and all(name in record.values for record in completed for name in roles):
-        columns = [[record.values[name] for record in completed] for name in roles]
-        law = fit_loss_law(*columns, [record.loss for record in completed])
+        params, tokens, rate, batch = ([record.values[name] for record in completed] for name in roles)
+        law = fit_loss_law(params, tokens, rate, batch, [record.loss for record in completed])
         if law is not None:
             lines.append(f"over all runs:  {law.formula()}")
     return lines

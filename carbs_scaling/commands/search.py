@@ -85,7 +85,7 @@ def _named_by_sweep(config: SearchConfig) -> SearchConfig:
     if hydra.mode != RunMode.MULTIRUN:
         return config
     given = OverridesParser.create().parse_overrides([text for text in sys.argv[1:] if "=" in text])
-    swept = {override.input_line.split("=")[0] for override in given if override.is_sweep_override()}
+    swept = {str(override.input_line).split("=")[0] for override in given if override.is_sweep_override()}
     if "study.name" in swept:
         return config
     parts = [text.lstrip("+") for text in hydra.overrides.task if text.split("=")[0] in swept]

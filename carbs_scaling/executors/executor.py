@@ -1,4 +1,4 @@
-"""The door to where trials run. An executor takes jobs and gives outcomes back; it knows nothing of studies."""
+"""The door to where trials run: jobs go in, outcomes come out. An executor knows nothing of studies."""
 
 import logging
 from collections.abc import Callable

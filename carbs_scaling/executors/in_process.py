@@ -17,7 +17,7 @@ class InProcessConfig(ExecutorConfig):
         super().__post_init__()
         if self.workers not in (None, 1):
             raise ConfigError(
-                f"executor.workers={self.workers}: in_process runs one trial at a time; use executor=processes"
+                f"executor.workers={self.workers}: in_process runs one at a time; use executor=processes"
             )
 
 

@@ -14,7 +14,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from carbs_scaling.config import MISSING, ExecutorConfig
+from omegaconf import MISSING
+
+from carbs_scaling.config import ExecutorConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors.executor import Job, or_machine_failure
 from carbs_scaling.trial import MachineFailure, OutOfMemory, TrialOutcome

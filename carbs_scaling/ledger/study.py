@@ -201,7 +201,7 @@ class Study:
         """Writes all that is known before the run in one attribute: it is there, or it is not."""
         point = trial.params
         versions = {"carbs_scaling": __version__, "python": platform.python_version()}
-        written = {
+        written: dict[str, Any] = {
             "roles": dict(task.roles(point)),
             "details": task.details(point),
             "flops": float(task.flops(point)),

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from carbs_scaling.frontier import hypervolume, pareto_front
 from carbs_scaling.numbers import scientific
-from carbs_scaling.report.figures import GREY, INK, SIZE_INCHES, _scale_flops, _scale_loss, loss_label
+from carbs_scaling.report.figures import GREY, INK, SIZE_INCHES, loss_label, scale_flops, scale_loss
 from carbs_scaling.report.laws_figures import _write
 
 if TYPE_CHECKING:
@@ -235,11 +235,10 @@ def draw_comparison_png(studies: Sequence[Spending], path: str | Path, unit: str
         axes.set_ylabel(loss_label(unit))
         axes.spines[["top", "right"]].set_visible(False)
         completed = [np.isfinite(study.loss) for study in studies]
-        _scale_flops(
-            axes, np.concatenate([s.flops[done] for s, done in zip(studies, completed, strict=True)])
-        )
+        flops = [study.flops[done] for study, done in zip(studies, completed, strict=True)]
+        scale_flops(axes, np.concatenate(flops).tolist())
         # Bad runs may be far off; what is compared are the fronts.
-        _scale_loss(axes, np.concatenate([study.mean_loss()[study.front] for study in studies]))
+        scale_loss(axes, np.concatenate([study.mean_loss()[study.front] for study in studies]).tolist())
         for index, study in enumerate(studies):
             _draw_study(axes, study, index)
         axes.legend(

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def draw_front_png(
     from matplotlib.figure import Figure
 
     fonts = _installed_fonts()
-    style = {
+    style: dict[Any, Any] = {
         "font.family": fonts,
         "font.size": 10.5,
         "mathtext.fontset": "custom",
@@ -98,11 +98,11 @@ def _draw(
     axes.spines[["top", "right"]].set_visible(False)
     ended = [record for record in records if not record.running and record.flops > 0]
     if ended:
-        _scale_flops(axes, [record.flops for record in ended])
+        scale_flops(axes, [record.flops for record in ended])
     else:
         axes.set_xticks([])
     if completed:
-        _scale_loss(axes, [record.loss for record in completed])
+        scale_loss(axes, [record.loss for record in completed])
         _draw_runs(figure, axes, completed)
         _draw_front(axes, front)
     else:
@@ -132,7 +132,8 @@ def axis_limits(values: Sequence[float], below: float, above: float) -> tuple[fl
     return float(np.exp(low - below * span)), float(np.exp(high + above * span))
 
 
-def _scale_flops(axes: "Axes", flops: Sequence[float]) -> None:
+def scale_flops(axes: "Axes", flops: Sequence[float]) -> None:
+    """A logarithmic axis of FLOPs, in powers of ten."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -145,7 +146,7 @@ def _scale_flops(axes: "Axes", flops: Sequence[float]) -> None:
     axes.set_axisbelow(True)
 
 
-def _scale_loss(axes: "Axes", loss: Sequence[float]) -> None:
+def scale_loss(axes: "Axes", loss: Sequence[float]) -> None:
     """A logarithmic axis: the cheap end of a front is steep, and the dear end is what matters.
 
     Linear where a loss is not positive.
@@ -177,7 +178,7 @@ def _draw_runs(figure: "Figure", axes: "Axes", completed: Sequence[TrialRecord])
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    common = {"s": 34, "alpha": 0.85, "linewidths": 0.5, "edgecolors": "white", "zorder": 3}
+    common: dict[str, Any] = {"s": 34, "alpha": 0.85, "linewidths": 0.5, "edgecolors": "white", "zorder": 3}
     place = [record.flops for record in completed], [record.loss for record in completed]
     label = f"run ({len(completed)})"
     params = [record.roles["params"] for record in completed if "params" in record.roles]
@@ -187,16 +188,13 @@ def _draw_runs(figure: "Figure", axes: "Axes", completed: Sequence[TrialRecord])
     # The last, lightest yellow of viridis is lost on white.
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, 256))
     colours = LinearSegmentedColormap.from_list("params", shades)
-    norm = (
-        LogNorm(*axis_limits(params, 0.0, 0.0))
-        if len(set(params)) > 1
-        else LogNorm(*axis_limits(params, 1, 1))
-    )
+    low, high = axis_limits(params, 0.0, 0.0) if len(set(params)) > 1 else axis_limits(params, 1, 1)
+    norm = LogNorm(low, high)
     axes.scatter(*place, c=params, cmap=colours, norm=norm, label=label, **common)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, aspect=32)
     bar.set_label("parameters N")
     bar.outline.set_visible(False)
-    bar.ax.yaxis.set_major_locator(FixedLocator(log_ticks(norm.vmin * 0.999, norm.vmax * 1.001, most=8)))
+    bar.ax.yaxis.set_major_locator(FixedLocator(log_ticks(low * 0.999, high * 1.001, most=8)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
 
@@ -224,7 +222,7 @@ def _draw_front(axes: "Axes", front: Sequence[TrialRecord]) -> None:
         # The first stands above its step, where nothing is; the others below it, where no run can be.
         params = compact(record.roles["params"])
         text = params if index else f"N = {params}"
-        side = {"xytext": (-4, -8), "ha": "right", "va": "top"}
+        side: dict[str, Any] = {"xytext": (-4, -8), "ha": "right", "va": "top"}
         side = side if index else {"xytext": (7, 4), "ha": "left", "va": "bottom"}
         axes.annotate(
             text, (record.flops, record.loss), textcoords="offset points", **side,

@@ -21,7 +21,7 @@ from carbs_scaling.trial import Completed
 
 PointKey = tuple[tuple[tuple[str, str], ...], float]
 
-# Present in every row, in this order. Further metrics, roles, the point, its details and the provenance follow.
+# In every row, in this order; metrics, roles, the point, its details and the provenance follow.
 COLUMNS = ("trial", "flops", "loss", "runs", "seed", "seconds", "device", "peak_memory_bytes")
 
 

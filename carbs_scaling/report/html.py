@@ -221,7 +221,8 @@ def _add_failures(figure: "Figure", ended: Sequence[TrialRecord], metric: str) -
                 x=[record.flops for record in failed], y=[1 - TOP_BAND / 2] * len(failed), yaxis="y2",
                 mode="markers", name=f"{name} ({len(failed)})",
                 marker={"symbol": FAILURE_SYMBOLS[marker], "size": 9, "color": ALARM, "line": {"width": 1.6}},
-                text=[trial_text(record, metric) for record in failed], hovertemplate="%{text}<extra></extra>",
+                text=[trial_text(record, metric) for record in failed],
+                hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
 
 
@@ -257,11 +258,10 @@ def _front_table(ended: Sequence[TrialRecord], metric: str) -> str:
     body = []
     for cells in zip(*(column.cells for column in columns), strict=True):
         marked = (
-            f'<td class="best">{escape(cell)}</td>'
-            if column.heading == metric
-            else f"<td>{escape(cell)}</td>"
+            f"<td{' class=best' if column.heading == metric else ''}>{escape(cell)}</td>"
             for column, cell in zip(columns, cells, strict=True)
         )
         body.append(f"<tr>{''.join(marked)}</tr>")
-    head = f"<h2>The front</h2>\n<div class='scroll'><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n"
+    head = "<h2>The front</h2>\n<div class='scroll'><table>\n<thead><tr>"
+    head += f"{heads}</tr></thead>\n<tbody>\n"
     return head + "\n".join(body) + "\n</tbody></table></div>"

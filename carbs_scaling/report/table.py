@@ -44,10 +44,10 @@ def front_columns(records: Sequence[TrialRecord], metric: str, width: float = ma
         ShownColumn(metric, "bold green", [f"{run.loss:.3f}" for run in runs], True),
         *_metric_columns(runs),
     ]
-    for column in (*point_columns(runs), *detail_columns(runs)):
-        cells = [column.cell(run) for run in runs]
+    for quantity in (*point_columns(runs), *detail_columns(runs)):
+        cells = [quantity.cell(run) for run in runs]
         if len(set(cells)) > 1 or len(runs) == 1:
-            columns.append(ShownColumn(column.heading.replace("_", "\n"), "", cells))
+            columns.append(ShownColumn(quantity.heading.replace("_", "\n"), "", cells))
     columns.append(ShownColumn("seconds", "dim", [f"{ended(run).seconds:.1f}" for run in runs]))
     if any(count > 1 for _, count in front):
         columns.append(ShownColumn("runs", "", [str(count) for _, count in front], True))

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import MISSING
+
 from carbs_scaling.compute.flops import ARCHITECTURES, FLOPS_CONVENTIONS
 from carbs_scaling.config import (
-    MISSING,
     DataConfig,
     ObjectiveConfig,
     OptimizerConfig,

@@ -193,9 +193,9 @@ class PretrainingSpace:
         return self._shapes[key]
 
     def _steps(self, values: Point) -> int:
-        params = self._shape(values).params
+        tokens = float(values["tokens_per_parameter"]) * self._shape(values).params
         batch_tokens = int(values["batch_size"]) * self._model.sequence_length
-        return max(MINIMUM_STEPS, round(values["tokens_per_parameter"] * params / batch_tokens))
+        return max(MINIMUM_STEPS, round(tokens / batch_tokens))
 
     def _learning_rate(self, values: Point) -> float:
         """The point's own, or the law's peak for this N, D and batch."""

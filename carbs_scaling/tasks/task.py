@@ -1,4 +1,4 @@
-"""The door to what a trial is: the search, the ledger, the executors and the reports know tasks only by it."""
+"""The door to what a trial is: search, ledger, executors and reports know tasks only by it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
