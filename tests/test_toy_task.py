@@ -28,7 +28,7 @@ def studies(tmp_path_factory):
 def test_the_budget_is_spent_and_no_trial_costs_more_than_its_share(studies):
     records = Study.load(StudyConfig("unbroken", str(studies), None, 0)).records()
     assert 0.9 * BUDGET_FLOPS < spent_flops(records) <= BUDGET_FLOPS
-    assert all(record.flops <= 0.1 * BUDGET_FLOPS for record in records)
+    assert all(record.flops <= 0.15 * BUDGET_FLOPS for record in records)
     assert records[0].provenance["sampler"] == "carbs"
     assert records[0].details["shape"] == "parabola"
     for record in records:
@@ -69,7 +69,7 @@ def test_a_search_in_process_that_is_broken_off_ends_as_the_unbroken_one(studies
 
 @pytest.mark.slow
 def test_a_search_with_a_worker_process_that_is_killed_ends_as_the_unbroken_one(studies, tmp_path):
-    command = [sys.executable, "-m", "tests.toy_task", str(tmp_path), "killed", "processes", "0.3"]
+    command = [sys.executable, "-m", "tests.toy_task", str(tmp_path), "killed", "processes", "0.2"]
     for wanted in (2, 6):
         coordinator = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
         deadline = time.monotonic() + 120

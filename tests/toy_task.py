@@ -17,7 +17,7 @@ from carbs_scaling.search import Search
 from carbs_scaling.tasks.task import Point, Task, TrialContext
 from carbs_scaling.trial import Completed, Diverged, TrialOutcome
 
-BUDGET_FLOPS = 2e6
+BUDGET_FLOPS = 1e6
 
 
 @dataclass
@@ -30,7 +30,7 @@ class ToyTask(Task):
     description: str = "a parabola"
     space: dict[str, BaseDistribution] = field(
         default_factory=lambda: {
-            "samples": IntDistribution(10, 10_000, log=True),
+            "samples": IntDistribution(500, 10_000, log=True),
             "step_length": FloatDistribution(1e-3, 1.0, log=True),
         }
     )
@@ -63,7 +63,7 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
     config_type = EXECUTORS.load(executor).config_type
     return SearchConfig(
         study=StudyConfig(name, str(directory), None, options.pop("seed", 0)),
-        budget=BudgetConfig(options.pop("flops", BUDGET_FLOPS), 0.1, 0.01, 2e4),
+        budget=BudgetConfig(options.pop("flops", BUDGET_FLOPS), 0.15, 0.01, 2e4),
         task={"name": "toy"},
         sampler={"name": sampler, **options},
         executor=config_type(name=executor, workers=workers, device="cpu", memory_bytes=None, **own),
