@@ -48,7 +48,7 @@ VERBS = {
 
 USAGE = """usage: carbs-scaling VERB [overrides...]
 
-Cost-aware search for language-model scaling: the Pareto front of loss against training FLOPs.
+Cost-aware search for scaling: the Pareto front of loss against training FLOPs.
 
 verbs:
 {verbs}
@@ -56,7 +56,7 @@ verbs:
 examples:
   carbs-scaling search                          the default: minutes on a CPU, text that is on every machine
   carbs-scaling search +experiment=smoke        half a minute, to see everything work
-  carbs-scaling search study.name=mine budget.flops=1e14 model=llama data=files 'data.paths=[corpus/]'
+  carbs-scaling search study.name=mine budget.flops=1e14 data=files 'data.paths=[corpus/]'
   carbs-scaling front study.name=mine format=csv
   carbs-scaling search study.name=grid sampler=grid     a baseline; also random, sobol, tpe, imbue_carbs, ...
   carbs-scaling compare 'studies=[mine,grid]'   whose front is better, and for how many FLOPs

@@ -5,23 +5,22 @@ missing from a preset is an error and not a silent choice.
 """
 
 import math
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from carbs_scaling.compute.flops import FLOPS_CONVENTIONS
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.models.family import ModelShape, load_family
 from carbs_scaling.optimizers.optimizer import load_optimizer
+
+T = TypeVar("T")
 
 SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
 DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
 METRICS = ("nats_per_token", "bits_per_byte")
 DATA_SOURCES = ("stdlib", "files", "hub")
-EXECUTORS = ("processes", "in_process")
 DEVICES = ("auto", "cpu", "cuda")
 FORMATS = ("table", "csv", "json", "parquet")
 
@@ -64,13 +63,12 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How much may be spent, and in which convention it is counted (`carbs_scaling.compute.flops`)."""
+    """How much may be spent, in FLOPs as the task counts them."""
 
     flops: float = MISSING
     max_trial_fraction: float = MISSING
     stop_below_fraction: float = MISSING
     trial_overhead_flops: float = MISSING
-    convention: str = MISSING
 
     def __post_init__(self) -> None:
         _require(0 < self.flops < math.inf, f"budget.flops={self.flops} must be a positive number")
@@ -86,25 +84,6 @@ class BudgetConfig:
             0 <= self.trial_overhead_flops < math.inf,
             f"budget.trial_overhead_flops={self.trial_overhead_flops} must be a number, and not negative",
         )
-        _require_choice("budget.convention", self.convention, FLOPS_CONVENTIONS)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The family of models; width and depth are the space's."""
-
-    architecture: str = MISSING
-    head_size: int = MISSING
-    sequence_length: int = MISSING
-
-    def __post_init__(self) -> None:
-        load_family(self.architecture)
-        _require(self.head_size >= 1, f"model.head_size={self.head_size} must be at least 1")
-        _require(
-            self.sequence_length >= 2, f"model.sequence_length={self.sequence_length} must be at least 2"
-        )
-        # The smallest shape, which the family refuses if it has no model of this head size.
-        ModelShape(self.architecture, self.head_size, 1, self.head_size, 1, self.sequence_length)
 
 
 @dataclass(frozen=True)
@@ -191,6 +170,14 @@ class ScheduleConfig:
         """Whether `decay_exponent` is read."""
         return self.name == "power" or (self.name == "wsd" and self.decay_shape == "power")
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The fields that the schedule reads."""
+        names = ["name", "final_fraction"]
+        if self.name == "wsd":
+            names += ["decay_fraction", "decay_shape"]
+        return (*names, "decay_exponent") if self.has_power_decay else tuple(names)
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
@@ -212,44 +199,54 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class ExecutorConfig:
-    """Where trials run. `workers` null means one a GPU, or one a core where there is no GPU.
+class TrainingConfig:
+    """How a training run uses its device; none of it changes what is trained, but for rounding.
 
-    `memory_bytes` is what a trial may need by estimate (`executors.memory`); null means most of a GPU's.
+    `micro_batch_tokens`: larger batches are accumulated in pieces of this size; null for whole batches.
+    """
+
+    compile: bool = MISSING
+    cuda_graph: bool = MISSING
+    micro_batch_tokens: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        tokens = self.micro_batch_tokens
+        _require(
+            tokens is None or tokens >= 1, f"training.micro_batch_tokens={tokens} must be at least 1 or null"
+        )
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """What every executor is told; one with options of its own extends it.
+
+    `workers`: trials at once; null for one a GPU, or one a core where there is no GPU.
+    `memory_bytes`: what a trial may need by estimate; null for most of a GPU's (`executors.memory`).
     """
 
     name: str = MISSING
     workers: int | None = MISSING
     device: str = MISSING
-    trials_per_worker: int | None = MISSING
-    retries: int = MISSING
-    compile: bool = MISSING
-    cuda_graph: bool = MISSING
-    micro_batch_tokens: int | None = MISSING
     memory_bytes: int | None = MISSING
 
     def __post_init__(self) -> None:
-        _require_choice("executor.name", self.name, EXECUTORS)
         _require_choice("executor.device", self.device, DEVICES)
-        for name in ("workers", "trials_per_worker", "micro_batch_tokens", "memory_bytes"):
+        for name in ("workers", "memory_bytes"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"executor.{name}={value} must be at least 1 or null")
-        _require(self.retries >= 0, f"executor.retries={self.retries} must not be negative")
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """All of `conf/search.yaml`. `space` and `sampler` are open mappings, read where they are used."""
+    """What `conf/search.yaml` says beside the sections of its task (`commands.search.load_search`).
+
+    `task` and `sampler` are open mappings with a name, read where they are used.
+    """
 
     study: StudyConfig
     budget: BudgetConfig
-    space: dict[str, Any]
+    task: dict[str, Any]
     sampler: dict[str, Any]
-    model: ModelConfig
-    data: DataConfig
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    objective: ObjectiveConfig
     executor: ExecutorConfig
 
 
@@ -391,17 +388,17 @@ class RecommendConfig:
 
 def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
     """What people write and OmegaConf refuses: 1e6 for a whole number, one path for a list of them."""
-    plain = OmegaConf.to_container(values, resolve=True)
-    for field in fields(section_type):
-        value = plain.get(field.name)
-        if isinstance(value, float) and value.is_integer() and field.type in (int, int | None):
-            plain[field.name] = int(value)
-        if isinstance(value, str) and field.type == list[str]:
-            plain[field.name] = [value]
+    plain: dict[str, Any] = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
+    for name, kind in get_type_hints(section_type).items():
+        value = plain.get(name)
+        if isinstance(value, float) and value.is_integer() and kind in (int, int | None):
+            plain[name] = int(value)
+        if isinstance(value, str) and kind == list[str]:
+            plain[name] = [value]
     return plain
 
 
-def load_section(name: str, section_type: type, values: DictConfig) -> Any:
+def load_section(name: str, section_type: type[T], values: DictConfig) -> T:
     """One group of the configuration, `name`, as the checked dataclass `section_type`.
 
     Raises:
@@ -410,41 +407,44 @@ def load_section(name: str, section_type: type, values: DictConfig) -> Any:
     schema = OmegaConf.structured(section_type)
     OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes its node read-only, also for the merge
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, _plain(values, section_type)))
+        section: T = OmegaConf.to_object(  # type: ignore[assignment]
+            OmegaConf.merge(schema, _plain(values, section_type))
+        )
     except OmegaConfBaseException as error:
         key = f"{name}.{error.full_key}" if error.full_key else name
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+    return section
 
 
-def load_config(config_type: type, composed: DictConfig) -> Any:
-    """The composed Hydra configuration as a checked, frozen `SearchConfig` or `FrontConfig`.
+def load_config(config_type: type[T], composed: DictConfig, **section_types: type) -> T:
+    """The composed Hydra configuration of a verb, or of a task, as its checked, frozen dataclass.
+
+    Args:
+        config_type: a dataclass; a field that is a dataclass too is a group.
+        composed: what Hydra composed.
+        section_types: for a field, a dataclass that extends its type.
 
     Raises:
         ConfigError: a key that the schema does not have or that is missing, or a value that cannot be.
     """
-    known = [field.name for field in fields(config_type)]
+    kinds = {**get_type_hints(config_type), **section_types}
     for name in composed:
-        _require(name in known, f"unknown key {name!r}; there are {', '.join(known)}")
+        _require(name in kinds, f"unknown key {name!r}; there are {', '.join(kinds)}")
     values = {}
-    for field in fields(config_type):
-        _require(field.name in composed, f"the configuration has no {field.name!r}")
-        value = composed[field.name]
-        if is_dataclass(field.type):
-            _require(
-                isinstance(value, DictConfig),
-                f"{field.name}={value} must be a group, such as {field.name}=NAME",
-            )
-            value = load_section(field.name, field.type, value)
+    for name, kind in kinds.items():
+        _require(name in composed, f"the configuration has no {name!r}")
+        value = composed[name]
+        if isinstance(kind, type) and is_dataclass(kind):
+            if not isinstance(value, DictConfig):
+                raise ConfigError(f"{name}={value} must be a group, such as {name}=NAME")
+            value = load_section(name, kind, value)
         elif isinstance(value, DictConfig | ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
-        if not is_dataclass(field.type) and field.type in (str, bool, str | None, float):
-            kind = str | None if field.type == str | None else field.type
-            right = isinstance(value, kind) or (kind is float and isinstance(value, int | float))
-            _require(right, f"{field.name}={value!r} is not what {field.name} can be")
-        values[field.name] = value
+        if kind in (str, bool, str | None, float):
+            # Any number is a float to people.
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            _require(fits, f"{name}={value!r} is not what {name} can be")
+        if kind == dict[str, Any]:
+            _require(isinstance(value, dict), f"{name}={value} must be a group, such as {name}=NAME")
+        values[name] = value
     return config_type(**values)
-
-
-def to_dict(config: SearchConfig) -> dict[str, Any]:
-    """As plain JSON types, for the ledger."""
-    return asdict(config)

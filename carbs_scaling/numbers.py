@@ -2,8 +2,6 @@
 
 import math
 
-METRIC_UNITS = {"nats_per_token": "nats/token", "bits_per_byte": "bits/byte"}
-
 _SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 # From sparse to dense: which multiples of a power of ten carry a tick on a logarithmic axis.
 _TICK_MANTISSAS = (

@@ -1,118 +1,119 @@
-"""What goes into a trial and what comes out of it: frozen, typed, and plain enough for JSON."""
+"""How a trial ended: one type for each ending, plain enough for JSON."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-
-from carbs_scaling.compute.flops import ModelShape
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One legal training run: everything that is proposed for it, nothing about where it runs.
-
-    Args:
-        shape: the model.
-        learning_rate: peak learning rate.
-        batch_size: sequences a step; `batch_tokens` is this times the sequence length.
-        steps: optimizer steps; `tokens` is this times `batch_tokens`.
-        weight_decay: decoupled weight decay (AdamW) of the weight matrices.
-        beta2: decay of Adam's second moment.
-        warmup_fraction: share of the steps in which the learning rate rises from 0, in [0, 1).
-        seed: of the initial weights and the order of the training windows.
-    """
-
-    shape: ModelShape
-    learning_rate: float
-    batch_size: int
-    steps: int
-    weight_decay: float
-    beta2: float
-    warmup_fraction: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
-        if self.batch_size < 1 or self.steps < 1:
-            raise ValueError(f"batch_size and steps must be at least 1, not {self.batch_size}, {self.steps}")
-        if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must lie in [0, 1), not {self.warmup_fraction}")
-        if not 0 < self.beta2 < 1:
-            raise ValueError(f"beta2 must lie in (0, 1), not {self.beta2}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}")
-
-    @property
-    def params(self) -> int:
-        """Non-embedding parameters N."""
-        return self.shape.params
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens a step B."""
-        return self.batch_size * self.shape.sequence_length
-
-    @property
-    def tokens(self) -> int:
-        """Training tokens D."""
-        return self.steps * self.batch_tokens
-
-    def to_dict(self) -> dict:
-        """As plain JSON types."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(fields: dict) -> "Recipe":
-        """The inverse of `to_dict`."""
-        return Recipe(**{**fields, "shape": ModelShape(**fields["shape"])})
+from math import isfinite
+from typing import Any, ClassVar
 
 
 class Status(StrEnum):
-    """How a trial ended. Only `MACHINE` says nothing about the recipe: it is retried, not learnt from."""
+    """How a trial ended. Only `MACHINE` says nothing about the point: it is retried, not learnt from."""
 
     COMPLETED = "completed"
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out_of_memory"
+    STOPPED = "stopped"
     MACHINE = "machine"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
-    """What a trial gives back.
+    """What a trial gives back; the base of one type for each `Status`.
 
     Args:
-        status: how it ended.
-        steps: optimizer steps done; the tokens that it is charged for follow from them.
-        tokens: training tokens seen.
-        seconds: wall time of the training steps, without data preparation and evaluation.
+        progress: share of the run that was done, in [0, 1]; the trial is charged for it.
+        seconds: wall time of the run itself, without preparation and evaluation.
         device: where it ran, such as `cpu` or `NVIDIA H100`.
-        loss: held-out loss in nats a token; None unless completed.
-        bits_per_byte: the same loss in bits a byte of text; None unless completed.
         peak_memory_bytes: most device memory held; None where it was not measured.
-        message: one line on why it did not complete; empty if it did.
-        noise_scale_tokens: gradient-noise scale over the second half of the run; None where not measured.
+        metrics: what else was measured, by name.
+        message: one line on why there is no loss; empty where there is one.
+
+    Raises:
+        ValueError: `progress` is no share.
     """
 
-    status: Status
-    steps: int
-    tokens: int
-    seconds: float
-    device: str
-    loss: float | None = None
-    bits_per_byte: float | None = None
+    status: ClassVar[Status]
+
+    progress: float
+    seconds: float = 0.0
+    device: str = "unknown"
     peak_memory_bytes: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     message: str = ""
-    noise_scale_tokens: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.status is Status.COMPLETED) != (self.loss is not None):
-            raise ValueError(f"a {self.status} trial with loss {self.loss}: only a completed one has a loss")
+        if not 0 <= self.progress <= 1:
+            raise ValueError(f"progress={self.progress} must lie in [0, 1]")
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return {**asdict(self), "status": str(self.status)}
+        return {"status": str(self.status), **asdict(self)}
 
     @staticmethod
-    def from_dict(fields: dict) -> "TrialOutcome":
+    def from_dict(fields: Mapping[str, Any]) -> "TrialOutcome":
         """The inverse of `to_dict`."""
-        return TrialOutcome(**{**fields, "status": Status(fields["status"])})
+        values = dict(fields)
+        return _TYPES[Status(values.pop("status"))](**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed(TrialOutcome):
+    """A trial with a result.
+
+    Args:
+        loss: the finite number that the study minimises.
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
+
+    status: ClassVar[Status] = Status.COMPLETED
+
+    loss: float
+    progress: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isfinite(self.loss):
+            raise ValueError(f"a completed trial with loss {self.loss}: it must be finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diverged(TrialOutcome):
+    """A trial whose point made it fail: the loss became NaN, or the training unstable."""
+
+    status: ClassVar[Status] = Status.DIVERGED
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfMemory(TrialOutcome):
+    """A trial that did not fit into memory."""
+
+    status: ClassVar[Status] = Status.OUT_OF_MEMORY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(TrialOutcome):
+    """A trial that was ended early on purpose."""
+
+    status: ClassVar[Status] = Status.STOPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineFailure(TrialOutcome):
+    """A trial that the machine lost."""
+
+    status: ClassVar[Status] = Status.MACHINE
+
+    progress: float = 0.0
+
+
+_TYPES: dict[Status, type[TrialOutcome]] = {
+    kind.status: kind for kind in (Completed, Diverged, OutOfMemory, Stopped, MachineFailure)
+}
+
+
+def charged_flops(whole_run_flops: float, outcome: TrialOutcome) -> float:
+    """FLOPs that a trial is charged: of the whole run, the share that was done."""
+    return whole_run_flops * outcome.progress

@@ -6,22 +6,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the suite shares 
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
 from carbs_scaling.cli import configuration_folder
-from carbs_scaling.config import (
-    DataConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    SearchConfig,
-    load_config,
-)
-from carbs_scaling.data.token_files import prepare_text
+from carbs_scaling.commands.search import load_search
+from carbs_scaling.config import DataConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.search import trial_limits
+from carbs_scaling.tasks.pretraining import Pretraining
 from carbs_scaling.training.loop import TrainingJob
-from carbs_scaling.trial import Recipe
+from carbs_scaling.training.recipe import Recipe
 
 
 def pytest_collection_modifyitems(items):
@@ -57,7 +54,34 @@ def composed():
 @pytest.fixture
 def search_config(composed):
     """A checked `SearchConfig` from overrides."""
-    return lambda *overrides: load_config(SearchConfig, composed(*overrides))
+    return lambda *overrides: load_search(composed(*overrides))[0]
+
+
+@pytest.fixture
+def random_text(tmp_path):
+    """Makes token files of random ids: vocabulary size, number of tokens."""
+
+    def make(vocabulary_size=256, tokens=20_000) -> PreparedText:
+        dtype = np.uint8 if vocabulary_size <= 256 else np.uint16
+        # Of a sixteenth of the vocabulary, which is soon learnt.
+        ids = np.random.default_rng(0).integers(vocabulary_size // 16, size=tokens, dtype=dtype)
+        paths = [str(tmp_path / f"{split}_{vocabulary_size}.bin") for split in ("train", "validation")]
+        for path in paths:
+            ids.tofile(path)
+        return PreparedText(*paths, vocabulary_size, tokens, tokens, 1.0, "0" * 64, "random ids")
+
+    return make
+
+
+@pytest.fixture
+def pretraining(composed, random_text):
+    """The pretraining task of some overrides, on random tokens."""
+
+    def build(*overrides, vocabulary_size=256) -> Pretraining:
+        config, task_config = load_search(composed(*overrides))
+        return Pretraining(task_config, random_text(vocabulary_size), trial_limits(config))
+
+    return build
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from carbs_scaling import cli
-from carbs_scaling.config import SearchConfig, load_config
-from carbs_scaling.search import build_space
+from carbs_scaling.commands.search import load_search
+from carbs_scaling.tasks.pretraining_space import PretrainingSpace
 
 
 def carbs_scaling(*arguments, cwd):
@@ -54,6 +54,7 @@ def test_cfg_job_prints_the_configuration(tmp_path):
         (["search", "data=files", "data.paths=[empty.txt]"], "empty"),
         (["search", "study.name=a/b"], "study.name"),
         (["search", "study.directory=file/below"], "file/below"),
+        (["search", "executor.device=cuda"], "executor.device=cpu"),
         (["front", "study.name=none"], "no study"),
         (["front", "format=xml"], "table, csv, json, parquet"),
         (["search", "sampler=magic"], "sobol"),
@@ -104,7 +105,8 @@ def test_every_documented_command_composes_and_passes_the_schema(composed, words
         overrides = [re.sub(r"=([^,\[{]*),.*", r"=\1", text) for text in overrides if text != "-m"]
     config = composed(*(part for text in overrides for part in cli._ladder(text)), verb=verb)
     if verb == "search":
-        build_space(load_config(SearchConfig, config), vocabulary_size=256)
+        task = load_search(config)[1]
+        PretrainingSpace(task.space, task.model, 256, optimizer=task.optimizer.name)
 
 
 @pytest.mark.parametrize(

@@ -1,48 +1,56 @@
 """Every option of every group composes and passes the schema; wrong values are refused in one line."""
 
 import pytest
+import yaml
 
 from carbs_scaling.cli import configuration_folder
+from carbs_scaling.commands.search import load_search
 from carbs_scaling.config import FrontConfig, load_config
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.search import build_space
 
-GROUPS = (
-    "study",
-    "space",
-    "budget",
-    "model",
-    "data",
-    "optimizer",
-    "schedule",
-    "objective",
-    "sampler",
-    "executor",
-)
-OPTIONS = [
-    (group, file.stem) for group in GROUPS for file in sorted((configuration_folder() / group).glob("*.yaml"))
-]
+# What an option needs beside itself; a base file is never chosen by itself.
 NEEDED = {("data", "files"): ["data.paths=[a.txt]"], ("data", "hub"): ["data.name=some/text"]}
+FOLDERS = sorted(path for path in configuration_folder().iterdir() if path.is_dir())
+OPTIONS = [
+    (folder.name, file.stem)
+    for folder in FOLDERS
+    for file in sorted(folder.glob("*.yaml"))
+    if file.stem != "base" and folder.name != "experiment"
+]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes(search_config, group, option):
-    config = search_config(f"{group}={option}", *NEEDED.get((group, option), []))
+def test_every_option_composes(composed, group, option):
+    config, _ = load_search(composed(f"{group}={option}", *NEEDED.get((group, option), [])))
     assert config.budget.flops > 0
 
 
 @pytest.mark.parametrize(
     "file", sorted((configuration_folder() / "experiment").glob("*.yaml")), ids=lambda f: f.stem
 )
-def test_every_experiment_composes_and_has_a_space(search_config, file):
-    config = search_config(f"+experiment={file.stem}")
-    space = build_space(config, vocabulary_size=50257 if config.data.source == "hub" else 256)
-    assert space.cheapest_flops < config.budget.flops * config.budget.max_trial_fraction
+def test_every_experiment_composes_and_has_a_space(pretraining, file):
+    task = pretraining(f"+experiment={file.stem}", vocabulary_size=50257 if "gpu" in file.stem else 256)
+    assert task.legal.cheapest_flops < task.flops(task.project({n: d.high for n, d in task.space.items()}))
 
 
-def test_no_group_is_forgotten():
-    folders = {path.name for path in configuration_folder().iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "experiment"}
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_an_option_says_no_more_than_its_differences_from_the_base(folder):
+    base = folder / "base.yaml"
+    if not base.exists():
+        return
+    common = yaml.safe_load(base.read_text())
+    for file in folder.glob("*.yaml"):
+        own = yaml.safe_load(file.read_text())
+        if file != base:
+            assert own.pop("defaults") == ["base", "_self_"]
+            assert {key: value for key, value in own.items() if key in common and common[key] == value} == {}
+
+
+def test_a_base_alone_is_refused_in_one_line(composed):
+    for group in ("model", "executor"):
+        with pytest.raises(ConfigError) as error:
+            load_search(composed(f"{group}=base"))
+        assert "\n" not in str(error.value)
 
 
 def test_front_composes(composed):
@@ -56,7 +64,12 @@ def test_front_composes(composed):
         ("study.name=a/b", "study.name"),
         ("study.name=..", "study.name"),
         ("budget.flops=-1", "budget.flops"),
-        ("budget.convention=8N", "6N+head"),
+        ("model.flops_convention=8N", "6N+head"),
+        ("task.name=chess", "task.name=chess is not one of pretraining"),
+        ("executor.name=cloud", "in_process, processes"),
+        ("+magic=1", "unknown key 'magic'"),
+        ("training.micro_batch_tokens=0", "training.micro_batch_tokens"),
+        ("+model.magic=1", "model.magic"),
         ("executor.workers=0", "executor.workers"),
         ("data.validation_fraction=1.5", "data.validation_fraction"),
         ("model.architecture=rnn", "gpt2, llama"),
@@ -74,8 +87,7 @@ def test_a_value_of_the_wrong_type_is_refused(search_config):
         search_config("budget.flops=abc")
 
 
-def test_a_fixed_dimension_can_be_searched_and_a_searched_one_fixed(search_config):
-    config = search_config("space.weight_decay={low: 0.01, high: 1, log: true}", "space.width=64")
-    space = build_space(config, vocabulary_size=256)
-    assert "weight_decay" in space.distributions
-    assert "width" not in space.distributions
+def test_a_fixed_dimension_can_be_searched_and_a_searched_one_fixed(pretraining):
+    task = pretraining("space.weight_decay={low: 0.01, high: 1, log: true}", "space.width=64")
+    assert "weight_decay" in task.space
+    assert "width" not in task.space

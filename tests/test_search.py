@@ -9,15 +9,18 @@ import pytest
 import torch
 from rich.console import Console
 
+from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.errors import CarbsScalingError, ConfigError, StudyError
-from carbs_scaling.executors.memory import gpu_share_bytes, memory_limit
+from carbs_scaling.executors.memory import gpu_share_bytes
+from carbs_scaling.ledger.identity import study_identity
 from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.front import front_rows
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers.carbs import new_study
-from carbs_scaling.search import Search, build_sampler, build_space, study_identity
-from carbs_scaling.trial import Status, TrialOutcome
+from carbs_scaling.search import Search, build_sampler
+from carbs_scaling.tasks import pretraining as pretraining_module
+from carbs_scaling.trial import MachineFailure, OutOfMemory, Status
 
 BUDGET_FLOPS = 1.5e9
 TINY = (
@@ -35,7 +38,7 @@ TINY = (
 
 
 @pytest.fixture
-def tiny(tmp_path, search_config):
+def tiny(tmp_path, composed):
     """Configuration of a search that takes seconds, on a text of its own."""
     words = ["loss", "model", "token", "batch", "width", "depth", "scale", "law", "front", "search"]
     generator = random.Random(0)
@@ -43,27 +46,32 @@ def tiny(tmp_path, search_config):
         (tmp_path / f"{index}.txt").write_text(" ".join(generator.choices(words, k=400)))
 
     def configure(name, *overrides):
-        config = search_config(
-            *TINY,
-            "data=files",
-            f"data.paths=[{tmp_path}/*.txt]",
-            f"study.directory={tmp_path}/studies",
-            f"study.name={name}",
-            *overrides,
+        return load_search(
+            composed(
+                *TINY,
+                "data=files",
+                f"data.paths=[{tmp_path}/*.txt]",
+                f"study.directory={tmp_path}/studies",
+                f"study.name={name}",
+                *overrides,
+            )
         )
-        config.study.folder.mkdir(parents=True, exist_ok=True)
-        return config
 
     return configure
 
 
-def run(config):
+def run(loaded):
+    config, task_config = loaded
+    task = build_task(config, task_config)
     display = SearchDisplay(config.study.name, config.budget.flops, console=Console(file=io.StringIO()))
-    return Search(config, display).run()
+    return Search(config, task, display).run()
 
 
 def ledger(study):
-    return [(r.number, r.recipe, r.loss, r.flops, r.outcome.status) for r in study.records()]
+    return [
+        (r.number, r.point, r.details, r.flops, r.status, r.loss if r.completed else None)
+        for r in study.records()
+    ]
 
 
 class Interrupted(Exception):
@@ -80,7 +88,7 @@ def test_the_budget_is_spent_and_never_exceeded(tiny):
     assert min(row["flops"] for row in rows) < 0.1 * BUDGET_FLOPS
     assert records[0].provenance["text_sha256"]
     assert records[0].provenance["flops_convention"] == "6N+head+attention"
-    assert (config.study.folder / "curves" / "00000.jsonl").exists()
+    assert (config[0].study.folder / "curves" / "00000.jsonl").exists()
 
 
 def test_a_broken_search_ends_as_the_unbroken_one(tiny, monkeypatch):
@@ -130,14 +138,27 @@ def test_a_changed_space_or_text_is_refused(tiny, tmp_path):
 
 
 def test_three_machine_failures_in_a_row_stop_the_search_and_are_charged_nothing(tiny, monkeypatch):
-    from carbs_scaling.executors import in_process
-
-    lost = TrialOutcome(Status.MACHINE, 0, 0, 0.0, "cpu", message="its worker process died")
-    monkeypatch.setattr(in_process, "train", lambda job: lost)
+    lost = MachineFailure(message="its worker process died")
+    monkeypatch.setattr(pretraining_module, "train", lambda job: lost)
     config = tiny("lost")
     with pytest.raises(CarbsScalingError, match="3 trials in a row"):
         run(config)
-    assert spent_flops(Study.load(config.study).records()) == 0
+    assert spent_flops(Study.load(config[0].study).records()) == 0
+
+
+def test_a_lost_trial_is_charged_for_what_its_curve_says_was_done(tiny, monkeypatch):
+    def lost(job):
+        with open(job.curve_path, "w") as file:  # noqa: PTH123
+            file.write('{"progress": 0.25, "seconds": 3.0}\n{"progress": 0.5, "seconds": 6.0}\n')
+        return MachineFailure(message="its worker process died")
+
+    monkeypatch.setattr(pretraining_module, "train", lost)
+    config = tiny("charged")
+    with pytest.raises(CarbsScalingError, match="3 trials in a row"):
+        run(config)
+    for record in Study.load(config[0].study).records():
+        assert record.flops == 0.5 * record.details["flops_6N+head+attention"]
+        assert record.outcome.seconds == 6.0
 
 
 def test_a_text_too_short_is_refused_before_anything_is_trained(tiny):
@@ -150,29 +171,27 @@ def test_a_budget_below_the_cheapest_run_is_refused(tiny):
         run(tiny("poor", "budget.flops=1e6"))
 
 
-def test_a_limit_on_memory_keeps_large_runs_from_being_proposed(search_config):
+def test_a_limit_on_memory_keeps_large_runs_from_being_proposed(search_config, pretraining):
     def most_needed(*overrides, trials=16):
-        config = search_config("executor.device=cpu", *overrides)
-        space = build_space(config, vocabulary_size=256)
-        study = new_study(build_sampler(config, space))
+        task = pretraining("executor.device=cpu", *overrides)
+        study = new_study(build_sampler(search_config("executor.device=cpu", *overrides), task))
         needed = []
         for _ in range(trials):
-            trial = study.ask(space.distributions)
-            recipe = space.recipe(trial.params, seed=0)
+            trial = study.ask(task.space)
+            recipe = task.legal.recipe(trial.params, seed=0)
             needed.append(training_memory_bytes(recipe.shape, recipe.batch_size, "adamw"))
-            study.tell(
-                trial, [2 + 50 * recipe.params**-0.3 + 50 * recipe.tokens**-0.3, space.flops(trial.params)]
-            )
+            loss = 2 + 50 * recipe.params**-0.3 + 50 * recipe.tokens**-0.3
+            study.tell(trial, [loss, task.flops(trial.params)])
         return max(needed)
 
     limit_bytes = 12_000_000
     assert most_needed(f"executor.memory_bytes={limit_bytes}") <= limit_bytes < most_needed()
 
 
-def test_accumulating_batches_lets_them_fit(search_config):
+def test_accumulating_batches_lets_them_fit(pretraining):
     def limit(*overrides):
-        config = search_config("executor.memory_bytes=1_000_000_000", *overrides)
-        return memory_limit(config, build_space(config, vocabulary_size=50_257))
+        overrides = ("executor.memory_bytes=1_000_000_000", "executor.device=cpu", *overrides)
+        return pretraining(*overrides, vocabulary_size=50_257).memory
 
     largest = {
         "width": 128,
@@ -181,22 +200,20 @@ def test_accumulating_batches_lets_them_fit(search_config):
         "batch_size": 64,
         "tokens_per_parameter": 50.0,
     }
-    whole, pieces = limit(), limit("executor.micro_batch_tokens=512")
+    whole, pieces = limit(), limit("training.micro_batch_tokens=512")
     assert not whole(largest)
     assert pieces(largest)
     assert pieces.needed_bytes(largest) == pieces.needed_bytes({**largest, "batch_size": 4})
 
 
-def test_a_limit_on_memory_that_no_run_keeps_to_is_one_line_with_what_the_smallest_needs(search_config):
-    config = search_config("executor.memory_bytes=1000")
-    space = build_space(config, vocabulary_size=256)
+def test_a_limit_on_memory_that_no_run_keeps_to_is_one_line_with_what_the_smallest_needs(pretraining):
     with pytest.raises(ConfigError, match=r"needs [\d,]+ bytes .* over the 1,000 .*memory_bytes") as error:
-        build_sampler(config, space)
+        pretraining("executor.memory_bytes=1000")
     assert "\n" not in str(error.value)
     smallest = int(re.search(r"needs ([\d,]+) bytes", str(error.value))[1].replace(",", ""))
-    assert memory_limit(search_config(f"executor.memory_bytes={smallest}"), space).limit_bytes == smallest
+    assert pretraining(f"executor.memory_bytes={smallest}").memory.limit_bytes == smallest
     with pytest.raises(ConfigError):
-        memory_limit(search_config(f"executor.memory_bytes={smallest - 1}"), space)
+        pretraining(f"executor.memory_bytes={smallest - 1}")
 
 
 def test_without_a_limit_the_gpu_sets_it_and_workers_share_it(search_config, monkeypatch):
@@ -211,48 +228,49 @@ def test_without_a_limit_the_gpu_sets_it_and_workers_share_it(search_config, mon
     assert gpu_share_bytes(search_config("executor=in_process").executor) == 72e9
 
 
-def test_a_limit_on_memory_may_change_while_a_study_lives(search_config):
-    text = SimpleNamespace(sha256="0")
-    limited = study_identity(search_config("executor.memory_bytes=1e9"), text)
-    assert limited == study_identity(search_config(), text)
+def test_how_a_device_is_used_may_change_while_a_study_lives_and_what_is_trained_may_not(pretraining):
+    before = study_identity(pretraining(), 0)
+    for same in (
+        "executor.memory_bytes=1e9",
+        "training.micro_batch_tokens=512",
+        "schedule.decay_fraction=0.5",
+    ):
+        assert study_identity(pretraining(same), 0) == before
+    for other in ("model=llama", "optimizer=sgd", "schedule=wsd", "objective=bits_per_byte", "space.depth=1"):
+        assert study_identity(pretraining(other), 0) != before
 
 
 def test_a_device_without_memory_stops_the_search_in_one_line(tiny, monkeypatch):
-    from carbs_scaling.executors import in_process
-
-    full = TrialOutcome(Status.OUT_OF_MEMORY, 1, 32, 0.0, "cpu", message="out of memory")
-    monkeypatch.setattr(in_process, "train", lambda job: full)
-    with pytest.raises(CarbsScalingError, match="micro_batch_tokens"):
+    full = OutOfMemory(progress=0.1, message="out of memory")
+    monkeypatch.setattr(pretraining_module, "train", lambda job: full)
+    with pytest.raises(CarbsScalingError, match=r"executor\.memory_bytes"):
         run(tiny("full"))
 
 
 def test_a_fault_of_pytorch_is_the_machines_and_not_the_recipes(tiny, monkeypatch):
-    from carbs_scaling.executors import in_process
-
     def train(job):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED\nsecond line")
 
-    monkeypatch.setattr(in_process, "train", train)
+    monkeypatch.setattr(pretraining_module, "train", train)
     with pytest.raises(CarbsScalingError, match="CUBLAS_STATUS_EXECUTION_FAILED") as error:
-        run(tiny("fault"))
+        run(tiny("fault", "training.compile=true"))
     assert "\n" not in str(error.value)
+    assert "try training.compile=false" in str(error.value)
 
 
 def test_open_trials_that_a_lowered_budget_cannot_pay_are_closed(tiny, monkeypatch):
-    from carbs_scaling.executors import in_process
-
     def interrupted(job):
         raise Interrupted
 
-    monkeypatch.setattr(in_process, "train", interrupted)
+    monkeypatch.setattr(pretraining_module, "train", interrupted)
     with pytest.raises(Interrupted):
         run(tiny("lowered"))
     monkeypatch.undo()
     config = tiny("lowered")
-    cost = Study.load(config.study).records()[0].flops
+    cost = Study.load(config[0].study).records()[0].flops
     cheapest = 2e7
     study = run(tiny("lowered", f"budget.flops={max(0.9 * cost, cheapest)}", "budget.max_trial_fraction=1"))
-    assert study.records()[0].outcome.status is Status.MACHINE
+    assert study.records()[0].status is Status.MACHINE
     assert spent_flops(study.records()) <= study.budget_flops
 
 
@@ -271,18 +289,16 @@ def test_open_trials_that_a_lowered_budget_cannot_pay_are_closed(tiny, monkeypat
         ("sampler.target=[1e8,-1]", "such as"),
     ],
 )
-def test_a_sampler_that_there_is_not_is_one_line(search_config, override, said):
-    config = search_config(override)
+def test_a_sampler_that_there_is_not_is_one_line(search_config, pretraining, override, said):
     with pytest.raises(ConfigError) as error:
-        build_sampler(config, build_space(config, vocabulary_size=256))
+        build_sampler(search_config(override), pretraining())
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_options_reach_the_sampler(search_config):
+def test_options_reach_the_sampler(search_config, pretraining):
     def built(*overrides):
-        config = search_config(*overrides)
-        return build_sampler(config, build_space(config, vocabulary_size=256))
+        return build_sampler(search_config(*overrides), pretraining())
 
     assert built().target is None
     assert built("sampler.target=[1e8,2e9]").target == (1e8, 2e9)
@@ -303,5 +319,5 @@ def test_workers_that_share_a_gpu_search_it(tiny):
     config = tiny("gpu", "executor=processes", "executor.device=cuda", "executor.workers=2")
     records = run(config).records()
     assert len(records) > 3
-    assert {r.outcome.status for r in records} == {Status.COMPLETED}
+    assert {r.status for r in records} == {Status.COMPLETED}
     assert {r.outcome.device for r in records} == {torch.cuda.get_device_name(0)}

@@ -3,24 +3,20 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from carbs_scaling.config import CompareConfig, StudyConfig, load_config
 from carbs_scaling.errors import StudyError
+from carbs_scaling.ledger.identity import flatten
 
 if TYPE_CHECKING:
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.compare import Spending
 
-# What losses and FLOPs must have in common to be compared. Spaces, models and optimizers may differ.
-SHARED = {
-    "text (data.sha256)": ("data", "sha256"),
-    "objective.metric": ("objective", "metric"),
-    "objective.validation_tokens": ("objective", "validation_tokens"),
-    "budget.convention": ("budget", "convention"),
-}
+# Keys of the identity that must agree, beside those that the task names.
+ALWAYS_SHARED = ("task", "metric", "flops_convention")
 
 
 def run(composed: DictConfig) -> None:
@@ -32,7 +28,6 @@ def run(composed: DictConfig) -> None:
 
     from carbs_scaling.commands.front import print_paths
     from carbs_scaling.ledger.study import Study
-    from carbs_scaling.numbers import METRIC_UNITS
     from carbs_scaling.report.compare import compare, comparison_report, comparison_rows, draw_comparison_png
     from carbs_scaling.report.front import write_front
 
@@ -44,7 +39,7 @@ def run(composed: DictConfig) -> None:
     require_comparable(names, studies)
     spendings = [spending(name, study) for name, study in zip(names, studies, strict=True)]
     comparisons = compare(spendings)
-    unit = METRIC_UNITS[studies[0].metric]
+    unit = studies[0].metric
     # A file's content may go to standard output, for a pipe; what else there is to say goes beside it.
     console = Console(stderr=config.format != "table")
     paths = []
@@ -87,13 +82,14 @@ def require_comparable(names: Sequence[str], studies: "Sequence[Study]") -> None
     Raises:
         StudyError: says which two differ in what.
     """
-    identities = [study.optuna_study.user_attrs["identity"] for study in studies]
-    for what, (group, key) in SHARED.items():
-        values = [str(identity.get(group, {}).get(key))[:16] for identity in identities]
+    identities = [flatten(study.identity) for study in studies]
+    keys = dict.fromkeys((*ALWAYS_SHARED, *(key for study in studies for key in study.comparable_by)))
+    for key in keys:
+        values = [str(identity.get(key))[:16] for identity in identities]
         for name, value in zip(names, values, strict=True):
             if value != values[0]:
                 raise StudyError(
-                    f"studies {names[0]} and {name} differ in {what} ({values[0]}, {value}): "
+                    f"studies {names[0]} and {name} differ in {key} ({values[0]}, {value}): "
                     "their losses or FLOPs cannot be compared"
                 )
 
@@ -106,24 +102,19 @@ def spending(name: str, study: "Study") -> "Spending":
     """
     import numpy as np
 
-    from carbs_scaling.ledger.study import storage_errors
     from carbs_scaling.report.compare import Spending
-    from carbs_scaling.report.front import completed_records, recipe_key
+    from carbs_scaling.report.front import record_key
 
-    records = [record for record in study.records() if not record.running]
-    completed = {record.number for record in completed_records(records)}
-    if not completed:
+    records = study.records_as_ended()
+    if not any(record.completed for record in records):
         raise StudyError(f"study {name} has no completed run yet")
-    with storage_errors(name):
-        trials = study.optuna_study.get_trials(deepcopy=False)
-    records.sort(key=lambda record: (trials[record.number].datetime_complete, record.number))
-    numbers: dict = {}
-    samplers = dict.fromkeys(record.provenance.get("sampler", "-") for record in records)
+    numbers: dict[Any, int] = {}
+    samplers = dict.fromkeys(str(record.provenance.get("sampler", "-")) for record in records)
     return Spending(
         name=name,
         sampler="+".join(samplers),
         budget_flops=study.budget_flops,
         flops=np.array([record.flops for record in records]),
-        loss=np.array([record.loss if record.number in completed else np.nan for record in records]),
-        recipe=np.array([numbers.setdefault(recipe_key(record), len(numbers)) for record in records]),
+        loss=np.array([record.loss if record.completed else np.nan for record in records]),
+        recipe=np.array([numbers.setdefault(record_key(record), len(numbers)) for record in records]),
     )

@@ -2,17 +2,20 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from carbs_scaling.config import FrontConfig, load_config
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.study import Study, spent_flops
-from carbs_scaling.numbers import METRIC_UNITS
 from carbs_scaling.report.figures import draw_front_png
 from carbs_scaling.report.front import completed_records, front_law, front_rows, write_front
 from carbs_scaling.report.html import write_front_html
 from carbs_scaling.report.table import front_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def run(composed: DictConfig) -> None:
@@ -44,7 +47,7 @@ def run(composed: DictConfig) -> None:
     print_paths(paths, console)
 
 
-def show_front(study: Study, folder: Path, console: "Console") -> None:  # noqa: F821 (rich loads on use)
+def show_front(study: Study, folder: Path, console: "Console") -> None:
     """The end of a search: prints the front and writes every form of it into the study's folder."""
     print_front(study, console)
     rows = front_rows(study.records())
@@ -53,63 +56,55 @@ def show_front(study: Study, folder: Path, console: "Console") -> None:  # noqa:
     print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, folder)], console)
 
 
-def print_front(study: Study, console: "Console") -> None:  # noqa: F821
+def print_front(study: Study, console: "Console") -> None:
     """The front as a table, with the fitted laws beneath it."""
     records = study.records()
-    ended = [record for record in records if not record.running]
     table = front_table(
-        front_rows(records),
+        records,
         study_name=study.name,
-        trials=len(ended),
-        spent_flops=spent_flops(ended),
+        metric=study.metric,
+        spent_flops=spent_flops(records),
         budget_flops=study.budget_flops,
-        metric_label=METRIC_UNITS[study.metric],
         law_lines=law_lines(records),
     )
     console.print(table)
 
 
 def law_lines(records: list[TrialRecord]) -> list[str]:
-    """The law through the front, and the law in N, D, learning rate and batch behind all runs."""
+    """The law through the front, and the law in N, D, learning rate and batch behind all runs, a line each.
+
+    The second where all completed runs have these roles.
+    """
+    from carbs_scaling.laws.loss_fit import fit_loss_law
+
     lines = []
     along_front = front_law(records)
     if along_front is not None:
         lines.append(f"along the front, C in FLOPs:  {along_front.formula()}")
-    law = loss_law(records)
-    if law is not None:
-        lines.append(f"over all runs:  {law.formula()}")
-    return lines
-
-
-def loss_law(records: list[TrialRecord]) -> "LossLaw | None":  # noqa: F821
-    """The loss law fitted to all completed runs; None where they are too few."""
-    from carbs_scaling.laws.loss_fit import fit_loss_law
-
     completed = completed_records(records)
-    columns = [
-        (r.recipe.params, r.outcome.tokens, r.recipe.learning_rate, r.recipe.batch_tokens, r.loss)
-        for r in completed
-    ]
-    return fit_loss_law(*map(list, zip(*columns, strict=True))) if columns else None
+    roles = ("params", "tokens", "learning_rate", "batch_tokens")
+    if completed and all(name in record.values for record in completed for name in roles):
+        params, tokens, rate, batch = ([record.values[name] for record in completed] for name in roles)
+        law = fit_loss_law(params, tokens, rate, batch, [record.loss for record in completed])
+        if law is not None:
+            lines.append(f"over all runs:  {law.formula()}")
+    return lines
 
 
 def write_plots(study: Study, folder: Path) -> list[Path]:
     """The picture and the interactive page of the study."""
-    records = study.records()
-    label = METRIC_UNITS[study.metric]
-    title = f"{study.name}: loss against training FLOPs"
+    records, metric = study.records(), study.metric
+    title = f"{study.name}: loss against FLOPs"
     law = front_law(records)
-    behind = loss_law(records)
-    law_lines = [] if behind is None else [f"over all runs: {behind.formula()}"]
     return [
-        draw_front_png(records, folder / "front.png", title, law=law, metric_label=label),
+        draw_front_png(records, folder / "front.png", title, law=law, metric=metric),
         write_front_html(
-            records, folder / "front.html", title, law=law, metric_label=label, law_lines=law_lines
+            records, folder / "front.html", title, law=law, metric=metric, law_lines=law_lines(records)
         ),
     ]
 
 
-def print_paths(paths: list[Path], console: "Console") -> None:  # noqa: F821
+def print_paths(paths: list[Path], console: "Console") -> None:
     """Where the files are, a line each that no terminal width breaks."""
     for path in paths:
         console.print(f"wrote {path}", style="dim", highlight=False, soft_wrap=True)

@@ -20,7 +20,8 @@ def run(composed: DictConfig) -> None:
 
     from carbs_scaling.files import write_atomically
     from carbs_scaling.laws.recommend.advice import advise
-    from carbs_scaling.report.laws import advice_dict, advice_report, space_overrides, training_arguments
+    from carbs_scaling.report.laws import advice_dict, advice_report, training_arguments
+    from carbs_scaling.tasks.pretraining_overrides import space_overrides
 
     target = config.target
     if target.flops is None and (target.params is None or target.tokens is None):

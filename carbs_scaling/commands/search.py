@@ -3,35 +3,80 @@
 import dataclasses
 import sys
 import warnings
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.errors import ConfigError
+from carbs_scaling.executors import EXECUTORS
+from carbs_scaling.tasks import TASKS
+from carbs_scaling.tasks.task import Task, TaskEntry
 
 
 def run(composed: DictConfig) -> None:
     """Runs or goes on with a study, then prints and writes its front."""
-    config = _named_by_sweep(load_config(SearchConfig, composed))
+    config, task_config = load_search(composed)
+    config = _named_by_sweep(config)
 
     import optuna
     from rich.console import Console
 
     from carbs_scaling.commands.front import show_front
-    from carbs_scaling.numbers import METRIC_UNITS
     from carbs_scaling.report.live import SearchDisplay
     from carbs_scaling.search import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    task = build_task(config, task_config)
     console = Console()
-    display = SearchDisplay(
-        config.study.name, config.budget.flops, METRIC_UNITS[config.objective.metric], console=console
-    )
-    study = Search(config, display).run()
+    display = SearchDisplay(config.study.name, config.budget.flops, task.metric, console=console)
+    study = Search(config, task, display).run()
     show_front(study, config.study.folder, console=console)
+
+
+def load_search(composed: DictConfig) -> tuple[SearchConfig, Any]:
+    """The checked configuration of the search, and that of its task.
+
+    Raises:
+        ConfigError: an unknown task or executor, a key that there is not, or a value that cannot be.
+    """
+    entry = _task_entry(_name(composed, "task"))
+    executor = EXECUTORS.load(_name(composed, "executor"))
+    own = [field.name for field in dataclasses.fields(SearchConfig)]
+    of_task = [field.name for field in dataclasses.fields(entry.config_type)]
+    # What belongs to neither is an unknown key of the task.
+    rest = [str(name) for name in composed if name not in own or name in of_task]
+    return (
+        load_config(SearchConfig, OmegaConf.masked_copy(composed, own), executor=executor.config_type),
+        load_config(entry.config_type, OmegaConf.masked_copy(composed, rest)),
+    )
+
+
+def build_task(config: SearchConfig, task_config: Any) -> Task:
+    """The task that the configuration names.
+
+    Raises:
+        CarbsScalingError: it cannot be run; one line says why.
+    """
+    from carbs_scaling.search import trial_limits
+
+    return _task_entry(config.task["name"]).from_config(task_config, trial_limits(config))
+
+
+def _task_entry(name: str) -> TaskEntry:
+    entry: TaskEntry = TASKS.load(name)
+    return entry
+
+
+def _name(composed: DictConfig, group: str) -> str:
+    chosen = composed.get(group)
+    if not isinstance(chosen, DictConfig) or not isinstance(chosen.get("name"), str):
+        raise ConfigError(f"{group}={chosen} must be a group, such as {group}=NAME")
+    return str(chosen.name)
 
 
 def _named_by_sweep(config: SearchConfig) -> SearchConfig:
@@ -40,7 +85,7 @@ def _named_by_sweep(config: SearchConfig) -> SearchConfig:
     if hydra.mode != RunMode.MULTIRUN:
         return config
     given = OverridesParser.create().parse_overrides([text for text in sys.argv[1:] if "=" in text])
-    swept = {override.input_line.split("=")[0] for override in given if override.is_sweep_override()}
+    swept = {str(override.input_line).split("=")[0] for override in given if override.is_sweep_override()}
     if "study.name" in swept:
         return config
     parts = [text.lstrip("+") for text in hydra.overrides.task if text.split("=")[0] in swept]

@@ -1,34 +1,58 @@
 """One trial after another in this very process: exactly repeatable."""
 
 from collections import deque
+from dataclasses import dataclass
 
-from carbs_scaling.executors import or_machine_failure
-from carbs_scaling.training.loop import TrainingJob, train
+from carbs_scaling.config import ExecutorConfig
+from carbs_scaling.errors import ConfigError
+from carbs_scaling.executors.executor import Job, or_machine_failure
 from carbs_scaling.trial import TrialOutcome
+
+
+@dataclass(frozen=True)
+class InProcessConfig(ExecutorConfig):
+    """The section `executor` of `executor=in_process`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers not in (None, 1):
+            raise ConfigError(
+                f"executor.workers={self.workers}: in_process runs one at a time; use executor=processes"
+            )
 
 
 class InProcessExecutor:
     """Runs a submitted job when it is waited for."""
 
+    config_type = InProcessConfig
+
     def __init__(self) -> None:
-        self._submitted: deque[tuple[int, TrainingJob]] = deque()
+        self._submitted: deque[tuple[int, Job]] = deque()
+
+    @staticmethod
+    def from_config(config: InProcessConfig) -> "InProcessExecutor":
+        """Nothing in the configuration changes how jobs are run."""
+        return InProcessExecutor()
 
     @property
     def free(self) -> int:
         """One slot."""
         return 1 - len(self._submitted)
 
-    def submit(self, number: int, job: TrainingJob) -> None:
+    def submit(self, number: int, job: Job) -> None:
         """Keeps the job until `wait`."""
         self._submitted.append((number, job))
 
     def wait(self, timeout: float) -> list[tuple[int, TrialOutcome]]:
-        """Trains the submitted job to its end, however long that takes."""
+        """Runs the submitted job to its end, however long that takes."""
         if not self._submitted:
             return []
         number, job = self._submitted.popleft()
-        return [(number, or_machine_failure(train, job))]
+        return [(number, or_machine_failure(job))]
 
     def close(self) -> None:
         """Forgets what was not begun."""
         self._submitted.clear()
+
+
+EXECUTOR = InProcessExecutor

@@ -8,13 +8,18 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from carbs_scaling.executors import machine_failure, or_machine_failure
-from carbs_scaling.trial import Status, TrialOutcome
+from omegaconf import MISSING
+
+from carbs_scaling.config import ExecutorConfig
+from carbs_scaling.errors import ConfigError
+from carbs_scaling.executors.executor import Job, or_machine_failure
+from carbs_scaling.trial import MachineFailure, OutOfMemory, TrialOutcome
 
 # On a busy machine the coordinator should get its fraction of a second at once: workers yield to it.
 WORKER_NICENESS = 10
@@ -22,8 +27,10 @@ WORKER_NICENESS = 10
 
 def _exit_with_parent() -> None:
     """Ends this worker when the coordinator is gone, however it died."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _start_worker(environment: dict[str, str]) -> None:
@@ -34,15 +41,29 @@ def _start_worker(environment: dict[str, str]) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _train(job: object) -> TrialOutcome:
-    import torch
-
-    from carbs_scaling.training.loop import train
-
+def _run(job: Job) -> TrialOutcome:
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdigit():
+    torch = sys.modules.get("torch")  # imported before the environment was set, where a script imports it
+    if torch is not None and threads.isdigit():
         torch.set_num_threads(int(threads))
-    return or_machine_failure(train, job)
+    return or_machine_failure(job)
+
+
+@dataclass(frozen=True)
+class ProcessesConfig(ExecutorConfig):
+    """The section `executor` of `executor=processes`."""
+
+    trials_per_worker: int | None = MISSING
+    retries: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trials_per_worker is not None and self.trials_per_worker < 1:
+            raise ConfigError(
+                f"executor.trials_per_worker={self.trials_per_worker} must be at least 1 or null"
+            )
+        if self.retries < 0:
+            raise ConfigError(f"executor.retries={self.retries} must not be negative")
 
 
 @dataclass
@@ -51,14 +72,14 @@ class _Slot:
 
     environment: dict[str, str]
     pool: ProcessPoolExecutor | None = None
-    future: Future | None = None
+    future: Future[TrialOutcome] | None = None
     number: int = -1
-    job: object = None
+    job: Job | None = None
     attempts: int = 0
 
 
 class ProcessExecutor:
-    """Trains every job in a worker process of its own slot.
+    """Runs every job in a worker process of its own slot.
 
     Args:
         environments: environment variables of each slot's worker; one slot each.
@@ -66,6 +87,8 @@ class ProcessExecutor:
             machine failed or that ran out of memory (a fresh process has a fresh GPU context, without holes).
         retries: times that a trial is begun again when its worker died.
     """
+
+    config_type = ProcessesConfig
 
     def __init__(
         self, environments: list[dict[str, str]], trials_per_worker: int | None, retries: int
@@ -75,12 +98,22 @@ class ProcessExecutor:
         self._retries = retries
         self._foreign_children = set(multiprocessing.active_children())
 
+    @staticmethod
+    def from_config(config: ProcessesConfig) -> "ProcessExecutor":
+        """One slot a worker.
+
+        Raises:
+            ConfigError: CUDA is asked for and there is none.
+        """
+        environments = worker_environments(config.device, config.workers)
+        return ProcessExecutor(environments, config.trials_per_worker, config.retries)
+
     @property
     def free(self) -> int:
         """Idle slots."""
         return sum(slot.future is None for slot in self._slots)
 
-    def submit(self, number: int, job: object) -> None:
+    def submit(self, number: int, job: Job) -> None:
         """Starts a job in an idle slot."""
         slot = next(slot for slot in self._slots if slot.future is None)
         slot.number, slot.job, slot.attempts = number, job, 0
@@ -96,11 +129,11 @@ class ProcessExecutor:
                 max_tasks_per_child=self._trials_per_worker,
             )
         slot.attempts += 1
+        assert slot.job is not None
         try:
-            slot.future = slot.pool.submit(_train, slot.job)
-        except (
-            BrokenProcessPool
-        ):  # the idle worker was killed since its last trial: that says nothing of this one
+            slot.future = slot.pool.submit(_run, slot.job)
+        except BrokenProcessPool:
+            # The idle worker was killed since its last trial: that says nothing of this one.
             slot.pool = None
             slot.attempts -= 1
             self._begin(slot)
@@ -111,24 +144,24 @@ class ProcessExecutor:
         ended, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
         outcomes = []
         for slot in self._slots:
-            if slot.future in ended:
-                outcome = self._collect(slot)
+            if slot.future is not None and slot.future in ended:
+                outcome = self._collect(slot, slot.future)
                 if outcome is not None:
                     outcomes.append((slot.number, outcome))
         return outcomes
 
-    def _collect(self, slot: _Slot) -> TrialOutcome | None:
+    def _collect(self, slot: _Slot, future: Future[TrialOutcome]) -> TrialOutcome | None:
         """The slot's outcome; None where its worker died and the trial was begun again."""
         try:
-            outcome = slot.future.result()
+            outcome = future.result()
         except BrokenProcessPool:
-            outcome = machine_failure(
-                f"its worker process died {slot.attempts} times (killed, or out of host memory?)"
+            outcome = MachineFailure(
+                message=f"its worker process died {slot.attempts} times (killed, or out of host memory?)"
             )
-        if outcome.status in (Status.MACHINE, Status.OUT_OF_MEMORY):
+        if isinstance(outcome, MachineFailure | OutOfMemory) and slot.pool is not None:
             slot.pool.shutdown(wait=False)
             slot.pool = None
-        if outcome.status is Status.MACHINE and slot.attempts <= self._retries:
+        if isinstance(outcome, MachineFailure) and slot.attempts <= self._retries:
             self._begin(slot)
             return None
         slot.future = None
@@ -156,8 +189,6 @@ def worker_environments(device: str, workers: int | None) -> list[dict[str, str]
     """
     import torch
 
-    from carbs_scaling.errors import ConfigError
-
     gpus = torch.cuda.device_count() if device != "cpu" else 0
     if device == "cuda" and gpus == 0:
         raise ConfigError("executor.device=cuda, but PyTorch sees no CUDA GPU: use executor.device=cpu")
@@ -168,3 +199,6 @@ def worker_environments(device: str, workers: int | None) -> list[dict[str, str]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = named.split(",") if named else [str(index) for index in range(gpus)]
     return [{"CUDA_VISIBLE_DEVICES": visible[slot % gpus]} for slot in range(workers or gpus)]
+
+
+EXECUTOR = ProcessExecutor

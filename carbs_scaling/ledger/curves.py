@@ -1,8 +1,13 @@
-"""Loss curves of trials: JSON lines, appended to while a trial trains and read while it does."""
+"""Loss curves of trials: JSON lines, appended to while a trial runs and read while it does.
+
+A point has `progress`, the share of the run that is done, and `seconds`; `train_loss` is shown where it is
+there. What else it has is the task's.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +18,7 @@ from carbs_scaling.ledger.record import TrialRecord
 TAIL_BYTES = 4096
 
 
-def _point(line: bytes) -> dict | None:
+def _point(line: bytes) -> dict[str, Any] | None:
     """One line as a point; None for the fragment that a killed or a still busy writer leaves."""
     try:
         point = json.loads(line)
@@ -22,7 +27,7 @@ def _point(line: bytes) -> dict | None:
     return point if isinstance(point, dict) else None
 
 
-def read_curve(path: str | Path) -> list[dict]:
+def read_curve(path: str | Path) -> list[dict[str, Any]]:
     """All whole points of a curve file, in order; none if there is no such file yet."""
     try:
         content = Path(path).read_bytes()
@@ -32,7 +37,7 @@ def read_curve(path: str | Path) -> list[dict]:
     return [point for point in points if point is not None]
 
 
-def last_point(path: str | Path) -> dict | None:
+def last_point(path: str | Path) -> dict[str, Any] | None:
     """The last whole point of a curve file, read from its tail alone; None if there is none yet."""
     try:
         with Path(path).open("rb") as file:
@@ -60,23 +65,23 @@ def curve_path(folder: str | Path, number: int) -> Path:
     return Path(folder) / f"{number:05d}.jsonl"
 
 
-def _run_curve(record: TrialRecord, points: list[dict]) -> RunCurve | None:
+def _run_curve(record: TrialRecord, points: list[dict[str, Any]]) -> RunCurve | None:
     points = [point for point in points if "train_loss" in point]
-    if not points:
+    if not points or not {"params", "tokens", "batch_tokens"} <= set(record.roles):
         return None
     # A point is the mean loss of the steps since the one before, each scored before its update.
     steps = np.array([0, *(point["step"] for point in points)], dtype=float)
-    recipe = record.recipe
+    batch_tokens = float(record.roles["batch_tokens"])
 
     def column(name: str) -> np.ndarray:
         return np.array([point.get(name, np.nan) for point in points], dtype=float)
 
     return RunCurve(
-        params=float(recipe.params),
-        batch_tokens=float(recipe.batch_tokens),
-        learning_rate=recipe.learning_rate,
-        flops_per_token=record.flops / record.outcome.tokens,
-        tokens=(steps[:-1] + steps[1:] - 1) / 2 * recipe.batch_tokens,
+        params=float(record.roles["params"]),
+        batch_tokens=batch_tokens,
+        learning_rate=float(record.values["learning_rate"]),
+        flops_per_token=record.flops / record.roles["tokens"],
+        tokens=(steps[:-1] + steps[1:] - 1) / 2 * batch_tokens,
         loss=column("train_loss"),
         rate=column("learning_rate"),
         gradient_square=column("gradient_square"),
@@ -85,13 +90,14 @@ def _run_curve(record: TrialRecord, points: list[dict]) -> RunCurve | None:
 
 
 def held_out_gap(records: Sequence[TrialRecord], folder: str | Path) -> float | None:
-    """Median of held-out less last training loss over completed trials, nats a token; None without curves."""
+    """Median of held-out less last training loss over completed trials, as curves have them; None without."""
     gaps = []
     for record in records:
         points = read_curve(curve_path(folder, record.number)) if record.completed else []
         training = [point["train_loss"] for point in points if "train_loss" in point]
-        if training:
+        held_out = [point["validation_loss"] for point in points if "validation_loss" in point]
+        if training and held_out:
             # Of several points: a single one is as noisy as its few batches.
             last = training[-max(1, len(training) // 20) :]
-            gaps.append(record.outcome.loss - sum(last) / len(last))
+            gaps.append(held_out[-1] - sum(last) / len(last))
     return float(np.median(gaps)) if gaps else None

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.laws.runs.collapse import collapsed
-from carbs_scaling.space.projection import LegalSpace, Point
+from carbs_scaling.ledger.trials import StoredTrial, read_trials
+from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.space.encoding import Point
+from carbs_scaling.trial import Status
 
-MACHINE = "machine"  # the `outcome` of a failure that says nothing of the point
+MACHINE = str(Status.MACHINE)  # the user attribute `outcome` of a failure that says nothing of the point
+FAILURES = (Status.DIVERGED, Status.OUT_OF_MEMORY)  # what says that a point cannot be run
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class History:
         points: completed ones.
         loss: their losses, finite.
         flops: what they were charged.
-        failed: points that diverged, ran out of memory, were pruned or broke without a word; those of the
-            machine's failures are not in it.
+        failed: points that diverged, ran out of memory, were pruned or broke without a word; those that the
+            machine lost or that were stopped on purpose are not in it.
         pending: points that are running.
         spent_flops: of completed and failed trials.
         committed_flops: of running trials.
@@ -69,10 +71,7 @@ def read_history(
 ) -> History:
     """The history without trial number `but` (the one that is being sampled).
 
-    A completed trial without two finite values counts as diverged, and so does one that failed without saying
-    that the machine did it: Optuna makes a failure of a loss that is NaN, and of an exception that `optimize`
-    was told to catch. Trials of other spaces are charged, where they say what they cost, and otherwise left
-    out.
+    Trials of other spaces are charged, where they say what they cost, and otherwise left out.
 
     Args:
         study: of two objectives, loss and training FLOPs.
@@ -80,55 +79,39 @@ def read_history(
         but: number of a trial to leave out.
         proposed: points of running trials, by number, whose parameters may not all be stored yet.
     """
-    points, loss, flops, failed, pending = [], [], [], [], []
+    history = History([], [], [], [], [], 0.0, 0.0)
     spent = committed = 0.0
-    for trial in study.get_trials(deepcopy=False):
+    for trial in read_trials(study):
         if trial.number == but:
             continue
         point = _point_of(trial, space)
-        if point is None and trial.state is TrialState.RUNNING:
-            point = (proposed or {}).get(trial.number)
-        charged = _charged(trial, point, space)
-        if trial.state is TrialState.RUNNING:
-            committed += charged
+        if trial.status is None:
+            point = (proposed or {}).get(trial.number) if point is None else point
             if point is not None:
-                pending.append(point)
-        elif trial.state is TrialState.COMPLETE:
-            spent += charged
-            if point is None:
-                continue
-            if isfinite(trial.values[0]) and isfinite(trial.values[1]) and trial.values[1] > 0:
-                points.append(point)
-                loss.append(float(trial.values[0]))
-                flops.append(float(trial.values[1]))
-            else:
-                failed.append(point)
-        elif trial.state is TrialState.FAIL:
-            spent += charged
-            if point is not None and trial.user_attrs.get("outcome") != MACHINE:
-                failed.append(point)
-        elif trial.state is TrialState.PRUNED:
-            spent += charged
-            if point is not None:
-                failed.append(point)
-    return History(points, loss, flops, failed, pending, spent, committed)
+                history.pending.append(point)
+                committed += _expected(point, space)
+            continue
+        if trial.flops is not None:
+            spent += trial.flops
+        elif point is not None:
+            spent += _expected(point, space)
+        if point is None:
+            continue
+        if trial.status is Status.COMPLETED and trial.loss is not None and trial.flops is not None:
+            history.points.append(point)
+            history.loss.append(trial.loss)
+            history.flops.append(trial.flops)
+        elif trial.status in FAILURES:
+            history.failed.append(point)
+    return replace(history, spent_flops=spent, committed_flops=committed)
 
 
-def _point_of(trial: FrozenTrial, space: LegalSpace) -> Point | None:
+def _point_of(trial: StoredTrial, space: LegalSpace) -> Point | None:
     """What the space knows of the trial's parameters; the caller may suggest others beside them."""
     if not space.encoding.contains(trial.params):
         return None
     return {name: trial.params[name] for name in space.encoding.distributions}
 
 
-def _charged(trial: FrozenTrial, point: Point | None, space: LegalSpace) -> float:
-    if trial.state is TrialState.COMPLETE and len(trial.values) > 1 and isfinite(trial.values[1]):
-        return max(float(trial.values[1]), 0.0)
-    if trial.state is not TrialState.RUNNING and "flops" in trial.user_attrs:
-        stated = float(trial.user_attrs["flops"])
-        return max(stated, 0.0) if isfinite(stated) else 0.0
-    if trial.state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
-        return 0.0
-    if trial.state is TrialState.WAITING or point is None:
-        return 0.0
+def _expected(point: Point, space: LegalSpace) -> float:
     return space.cost({name: point[name] for name in space.encoding.distributions})

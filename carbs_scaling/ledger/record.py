@@ -1,9 +1,9 @@
-"""One trial as the ledger knows it, in the program's own words."""
+"""One trial as the ledger knows it."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from carbs_scaling.trial import Recipe, Status, TrialOutcome
+from carbs_scaling.trial import Completed, Status, TrialOutcome
 
 
 @dataclass(frozen=True)
@@ -12,20 +12,22 @@ class TrialRecord:
 
     Args:
         number: counted from 0 in the order of proposal.
-        recipe: what was, or is being, trained.
-        flops: training FLOPs in the study's convention: charged where it has ended, else expected.
-        loss: held-out loss in the study's metric; None unless it completed.
+        point: values of the searched dimensions.
+        roles: those of `params`, `tokens`, `learning_rate`, `batch_tokens` that the point has.
+        details: fixed and derived values of the point, plain JSON.
+        flops: charged where it has ended, else expected.
+        seed: of the trial.
         outcome: how it ended; None while it runs.
-        flops_by_convention: the same run's FLOPs in every convention.
-        provenance: what else its record names: sha256 of the text, device, versions, seed, proposal's origin.
+        provenance: what else its record names: versions, the sampler, a hash of the data.
     """
 
     number: int
-    recipe: Recipe
+    point: dict[str, Any]
+    roles: dict[str, float]
+    details: dict[str, Any]
     flops: float
-    loss: float | None
+    seed: int
     outcome: TrialOutcome | None
-    flops_by_convention: dict[str, float]
     provenance: dict[str, Any]
 
     @property
@@ -36,4 +38,36 @@ class TrialRecord:
     @property
     def completed(self) -> bool:
         """Whether it ended with a loss."""
-        return self.outcome is not None and self.outcome.status is Status.COMPLETED
+        return isinstance(self.outcome, Completed)
+
+    @property
+    def loss(self) -> float:
+        """The loss of a completed trial.
+
+        Raises:
+            ValueError: it did not complete.
+        """
+        if not isinstance(self.outcome, Completed):
+            raise ValueError(f"trial {self.number} has no loss: it is {self.status or 'running'}")
+        return self.outcome.loss
+
+    @property
+    def status(self) -> Status | None:
+        """How it ended; None while it runs."""
+        return None if self.outcome is None else self.outcome.status
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Details, roles and point in one."""
+        return {**self.details, **self.roles, **self.point}
+
+
+def ended(record: TrialRecord) -> TrialOutcome:
+    """The outcome of a trial that is known to have ended.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if record.outcome is None:
+        raise ValueError(f"trial {record.number} is running")
+    return record.outcome

@@ -4,10 +4,9 @@ State lives here and nowhere else. The budget is counted from the ledger, so it 
 that was running when the program died is found open and run again under its own number.
 """
 
-import json
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,21 @@ import filelock
 import optuna
 import sqlalchemy
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from carbs_scaling import __version__
-from carbs_scaling.compute.flops import flops_by_convention, training_flops
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import BudgetSpent, StudyError
+from carbs_scaling.ledger.identity import differences, study_identity
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.tasks.language_model_space import Space
-from carbs_scaling.trial import Recipe, Status, TrialOutcome
+from carbs_scaling.ledger.trials import StoredTrial, read_trials, stored
+from carbs_scaling.tasks.task import Task
+from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome, charged_flops
 
 # The format of what is written into user attributes; a ledger of another one is refused, not misread.
-LEDGER_FORMAT = 1
+LEDGER_FORMAT = 2
+# User attributes of a trial: what was known before it ran, and how it ended.
+RECORD, OUTCOME = "record", "outcome_record"
 _SQLITE_HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 30  # SQLite waits so long for another reader or writer, such as a dashboard
 
@@ -60,40 +62,16 @@ def storage_errors(where: str) -> Iterator[None]:
         raise StudyError(f"the ledger {where} cannot be used ({reason}): {hint}") from error
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two nested mappings, as `key: before -> now`."""
-    old, new = _flatten(before), _flatten(now)
-    absent = "(not there)"
-    return [
-        f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
-    ]
-
-
 class Study:
     """A study's ledger, opened for reading. `Study.begin` opens or creates one for searching.
 
     Args:
         optuna_study: the study underneath.
-        convention: FLOPs convention that its runs are charged in.
-        metric: `nats_per_token` or `bits_per_byte`, the loss that it minimises.
     """
 
-    def __init__(self, optuna_study: optuna.Study, convention: str, metric: str) -> None:
+    def __init__(self, optuna_study: optuna.Study) -> None:
         self.optuna_study = optuna_study
-        self.convention = convention
-        self.metric = metric
+        self._attributes: dict[str, Any] = optuna_study.user_attrs
 
     @property
     def name(self) -> str:
@@ -103,7 +81,27 @@ class Study:
     @property
     def budget_flops(self) -> float:
         """The budget that it was last run with."""
-        return self.optuna_study.user_attrs["budget_flops"]
+        return float(self._attributes["budget_flops"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What does not change while it lives: of its task, with seed, metric and FLOPs convention."""
+        return dict(self._attributes["identity"])
+
+    @property
+    def comparable_by(self) -> tuple[str, ...]:
+        """Keys of the identity that must agree between studies for their losses to mean the same."""
+        return tuple(self._attributes["comparable_by"])
+
+    @property
+    def metric(self) -> str:
+        """Unit of the loss, for headings."""
+        return str(self.identity["metric"])
+
+    @property
+    def convention(self) -> str:
+        """How its FLOPs are counted."""
+        return str(self.identity["flops_convention"])
 
     @staticmethod
     def load(config: StudyConfig) -> "Study":
@@ -125,30 +123,23 @@ class Study:
                 study = optuna.load_study(study_name=config.name, storage=_storage(config))
             except KeyError:
                 raise StudyError(f"the ledger {_shown(config)} holds no study {config.name!r}") from None
-            attributes = study.user_attrs
-        _check_format(config, attributes)
-        return Study(
-            study,
-            attributes["identity"]["budget"]["convention"],
-            attributes["identity"]["objective"]["metric"],
-        )
+            _check_format(config, study.user_attrs)
+            return Study(study)
 
     @staticmethod
-    def begin(
-        config: StudyConfig, identity: dict[str, Any], budget_flops: float, sampler: BaseSampler
-    ) -> "Study":
+    def begin(config: StudyConfig, task: Task, budget_flops: float, sampler: BaseSampler) -> "Study":
         """Opens the study to go on with it, or creates it.
 
         Args:
-            config: its name and place.
-            identity: what must not change while it lives: space, data, model, optimizer, objective, seed.
+            config: its name, place and seed.
+            task: what its trials are; its identity must not change while the study lives.
             budget_flops: the budget of this run of it; may be raised from one run to the next.
             sampler: proposes its points.
 
         Raises:
             StudyError: it was begun with another identity, or the ledger cannot be used.
         """
-        identity = json.loads(json.dumps(identity))
+        identity = study_identity(task, config.seed)
         where = _shown(config)
         with storage_errors(where):
             study = optuna.create_study(
@@ -167,118 +158,101 @@ class Study:
                     study.set_metric_names(["loss", "flops"])
                 study.set_user_attr("ledger_format", LEDGER_FORMAT)
                 study.set_user_attr("budget_flops", budget_flops)
+                study.set_user_attr("comparable_by", list(task.comparable_by))
                 study.set_user_attr("identity", identity)  # last: it says that the others are there
             else:
                 _check_format(config, attributes)
-                changed = differences(attributes["identity"], identity)
-                if changed:
-                    more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-                    raise StudyError(
-                        f"study {config.name!r} was begun with another {changed[0]}{more}: "
-                        "undo the change, or take another study.name"
-                    )
+                _check_identity(config, attributes["identity"], identity)
             study.set_user_attr("budget_flops", budget_flops)
-        return Study(study, identity["budget"]["convention"], identity["objective"]["metric"])
+            return Study(study)
 
-    def ask(self, space: Space, seed: int, provenance: dict[str, Any]) -> TrialRecord:
+    def ask(self, task: Task, provenance: Mapping[str, Any]) -> TrialRecord:
         """A new trial, proposed by the sampler, open in the ledger from now on.
 
         Raises:
             BudgetSpent: from the sampler; no trial is left open if `affordable` was asked first.
         """
         with storage_errors(self.name):
-            trial = self.optuna_study.ask(fixed_distributions=space.distributions)
-            return self._open(trial, space, seed, provenance)
+            return self._open(self.optuna_study.ask(fixed_distributions=task.space), task, provenance)
 
-    def unfinished(self, space: Space, seed: int, provenance: dict[str, Any]) -> list[TrialRecord]:
+    def unfinished(self, task: Task, provenance: Mapping[str, Any]) -> list[TrialRecord]:
         """The trials that were open when the last run of this study ended, to be run again as they are.
 
-        One that was killed between its creation and the writing of its recipe is proposed again under its own
-        number, from the same completed trials.
+        One that was killed between its creation and the writing of its record is proposed again under its
+        own number, from the same completed trials.
         """
         with storage_errors(self.name):
             records = []
             for frozen in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if "recipe" in frozen.user_attrs:
-                    records.append(self._record(frozen))
+                if RECORD in frozen.user_attrs:
+                    records.append(_record(stored(frozen)))
                     continue
                 try:
                     trial = optuna.trial.Trial(self.optuna_study, frozen._trial_id)  # Optuna samples it here
                 except BudgetSpent:
                     self.optuna_study.tell(frozen.number, state=TrialState.FAIL)
                     continue
-                for name, distribution in space.distributions.items():
+                for name, distribution in task.space.items():
                     trial._suggest(name, distribution)
-                records.append(self._open(trial, space, seed, provenance))
+                records.append(self._open(trial, task, provenance))
             return records
 
-    def _open(self, trial: optuna.Trial, space: Space, seed: int, provenance: dict[str, Any]) -> TrialRecord:
-        recipe = space.recipe(trial.params, trial_seed(seed, trial.number))
+    def _open(self, trial: optuna.Trial, task: Task, provenance: Mapping[str, Any]) -> TrialRecord:
+        """Writes all that is known before the run in one attribute: it is there, or it is not."""
+        point = trial.params
         versions = {"carbs_scaling": __version__, "python": platform.python_version()}
-        trial.set_user_attr("provenance", {**provenance, **versions, "seed": recipe.seed})
-        trial.set_user_attr("recipe", recipe.to_dict())
-        return self._record_of(trial.number, recipe, trial.user_attrs)
+        written: dict[str, Any] = {
+            "roles": dict(task.roles(point)),
+            "details": task.details(point),
+            "flops": float(task.flops(point)),
+            "seed": trial_seed(self.identity["seed"], trial.number),
+            "provenance": {**task.provenance(), **provenance, **versions},
+        }
+        trial.set_user_attr(RECORD, written)
+        return TrialRecord(number=trial.number, point=point, outcome=None, **written)
 
     def tell(self, number: int, outcome: TrialOutcome) -> TrialRecord:
-        """Closes a trial with how it ended, charged for the tokens that it saw."""
+        """Closes a trial with how it ended, charged for what was done of it."""
         with storage_errors(self.name):
             frozen = self.optuna_study.get_trials(deepcopy=False)[number]
-            recipe = Recipe.from_dict(frozen.user_attrs["recipe"])
-            flops = training_flops(recipe.shape, outcome.tokens, self.convention)
-            attributes = {"outcome": str(outcome.status), "outcome_record": outcome.to_dict(), "flops": flops}
-            for (
-                name,
-                value,
-            ) in attributes.items():  # through the storage: a reopened Trial would be sampled anew
+            flops = charged_flops(frozen.user_attrs[RECORD]["flops"], outcome)
+            attributes = {"outcome": str(outcome.status), OUTCOME: outcome.to_dict(), "flops": flops}
+            for name, value in attributes.items():
+                # Through the storage: a reopened Trial would be sampled anew.
                 self.optuna_study._storage.set_trial_user_attr(frozen._trial_id, name, value)
-            if outcome.status is Status.COMPLETED:
-                loss = outcome.loss if self.metric == "nats_per_token" else outcome.bits_per_byte
-                self.optuna_study.tell(number, [loss, flops])
+            if isinstance(outcome, Completed):
+                self.optuna_study.tell(number, [outcome.loss, flops])
             else:
                 self.optuna_study.tell(number, state=TrialState.FAIL)
-            return self._record(self.optuna_study.get_trials(deepcopy=False)[number])
+            return _record(stored(self.optuna_study.get_trials(deepcopy=False)[number]))
 
     def records(self) -> list[TrialRecord]:
-        """All trials, by number. One without a recipe (killed as it was created) is left out."""
+        """All trials, by number. One without a record (killed as it was created) is left out."""
+        return [_record(trial) for trial in self._trials()]
+
+    def records_as_ended(self) -> list[TrialRecord]:
+        """The trials that ended, in the order in which they did."""
+        trials = [trial for trial in self._trials() if trial.ended_at is not None]
+        return [_record(trial) for trial in sorted(trials, key=lambda trial: (trial.ended_at, trial.number))]
+
+    def _trials(self) -> list[StoredTrial]:
         with storage_errors(self.name):
-            trials = self.optuna_study.get_trials(deepcopy=False)
-        return [self._record(trial) for trial in trials if "recipe" in trial.user_attrs]
-
-    def _record(self, trial: FrozenTrial) -> TrialRecord:
-        attributes = trial.user_attrs
-        recipe = Recipe.from_dict(attributes["recipe"])
-        if not trial.state.is_finished():
-            return self._record_of(trial.number, recipe, attributes)
-        fields = attributes.get("outcome_record")
-        if fields is None:  # failed by somebody else's hand, such as a dashboard's
-            outcome = TrialOutcome(Status.MACHINE, 0, 0, 0.0, "unknown", message="closed from outside")
-        else:
-            outcome = TrialOutcome.from_dict(fields)
-        return self._record_of(
-            trial.number, recipe, attributes, outcome, trial.values[0] if trial.values else None
-        )
-
-    def _record_of(
-        self,
-        number: int,
-        recipe: Recipe,
-        attributes: Mapping[str, Any],
-        outcome: TrialOutcome | None = None,
-        loss: float | None = None,
-    ) -> TrialRecord:
-        tokens = recipe.tokens if outcome is None else outcome.tokens
-        return TrialRecord(
-            number=number,
-            recipe=recipe,
-            flops=training_flops(recipe.shape, tokens, self.convention),
-            loss=loss,
-            outcome=outcome,
-            flops_by_convention=flops_by_convention(recipe.shape, tokens),
-            provenance=dict(attributes.get("provenance", {})),
-        )
+            return [trial for trial in read_trials(self.optuna_study) if RECORD in trial.attributes]
 
 
-def spent_flops(records: list[TrialRecord]) -> float:
+def _record(trial: StoredTrial) -> TrialRecord:
+    written = dict(trial.attributes[RECORD])
+    outcome = None
+    if trial.status is not None:
+        fields = trial.attributes.get(OUTCOME)
+        # Failed by somebody else's hand, such as a dashboard's, where nothing is written.
+        failure = MachineFailure(message="closed from outside")
+        outcome = failure if fields is None else TrialOutcome.from_dict(fields)
+        written["flops"] = charged_flops(written["flops"], outcome)
+    return TrialRecord(number=trial.number, point=trial.params, outcome=outcome, **written)
+
+
+def spent_flops(records: Iterable[TrialRecord]) -> float:
     """What the ended trials were charged."""
     return sum(record.flops for record in records if not record.running)
 
@@ -335,6 +309,16 @@ def _shown(config: StudyConfig) -> str:
         return sqlalchemy.make_url(config.storage).render_as_string(hide_password=True)
     except sqlalchemy.exc.ArgumentError:
         return "at study.storage"
+
+
+def _check_identity(config: StudyConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = differences(before, now)
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise StudyError(
+            f"study {config.name!r} was begun with another {changed[0]}{more}: "
+            "undo the change, or take another study.name"
+        )
 
 
 def _check_format(config: StudyConfig, attributes: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -13,12 +14,14 @@ from rich.text import Text
 
 from carbs_scaling.frontier import hypervolume, pareto_front
 from carbs_scaling.numbers import scientific
-from carbs_scaling.report.figures import GREY, INK, SIZE_INCHES, _scale_flops, _scale_loss
+from carbs_scaling.report.figures import GREY, INK, SIZE_INCHES, loss_label, scale_flops, scale_loss
 from carbs_scaling.report.laws_figures import _write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
 
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of the first study's budget
 REFERENCE_DECADES = 0.1  # past the dearest run: else the last point of a front would count for nothing
@@ -44,9 +47,9 @@ class Spending:
     name: str
     sampler: str
     budget_flops: float
-    flops: np.ndarray
-    loss: np.ndarray
-    recipe: np.ndarray | None = None
+    flops: Array
+    loss: Array
+    recipe: NDArray[np.int64] | None = None
 
     @property
     def spent_flops(self) -> float:
@@ -54,11 +57,11 @@ class Spending:
         return float(self.flops.sum())
 
     @property
-    def front(self) -> np.ndarray:
+    def front(self) -> NDArray[np.int64]:
         """Indices of the trials on its front, cheapest first."""
         return pareto_front(self.flops, self.mean_loss())
 
-    def mean_loss(self, trials: int | None = None) -> np.ndarray:
+    def mean_loss(self, trials: int | None = None) -> Array:
         """Losses of the first `trials`, repeats of a recipe among them at their mean, shape (trials,)."""
         loss = np.array(self.loss[:trials], dtype=float)
         if self.recipe is None:
@@ -183,7 +186,7 @@ def comparison_report(comparisons: Sequence[Comparison], unit: str) -> Group:
 
     Args:
         comparisons: of `compare`.
-        unit: of the losses, such as `nats/token`.
+        unit: of the losses.
     """
     first = comparisons[0]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), header_style="bold")
@@ -229,14 +232,13 @@ def draw_comparison_png(studies: Sequence[Spending], path: str | Path, unit: str
             loc="left", fontweight="bold", color=INK, pad=10 + 17 * _legend_lines(studies), fontsize=12.5,
         )  # fmt: skip
         axes.set_xlabel("training FLOPs")
-        axes.set_ylabel(f"validation loss ({unit})")
+        axes.set_ylabel(loss_label(unit))
         axes.spines[["top", "right"]].set_visible(False)
         completed = [np.isfinite(study.loss) for study in studies]
-        _scale_flops(
-            axes, np.concatenate([s.flops[done] for s, done in zip(studies, completed, strict=True)])
-        )
+        flops = [study.flops[done] for study, done in zip(studies, completed, strict=True)]
+        scale_flops(axes, np.concatenate(flops).tolist())
         # Bad runs may be far off; what is compared are the fronts.
-        _scale_loss(axes, np.concatenate([study.mean_loss()[study.front] for study in studies]))
+        scale_loss(axes, np.concatenate([study.mean_loss()[study.front] for study in studies]).tolist())
         for index, study in enumerate(studies):
             _draw_study(axes, study, index)
         axes.legend(

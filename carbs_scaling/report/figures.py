@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def draw_front_png(
     path: str | Path,
     title: str,
     law: PowerLaw | None = None,
-    metric_label: str = "nats/token",
+    metric: str = "loss",
 ) -> Path:
     """Draw loss against training FLOPs of all runs, with the front and its power law, as a PNG.
 
@@ -47,7 +47,7 @@ def draw_front_png(
         path: the file; an existing one is replaced only once the new one is whole.
         title: stands above the figure.
         law: the power law of the front, from `carbs_scaling.report.front.front_law`.
-        metric_label: unit of the loss.
+        metric: unit of the loss.
 
     Raises:
         CarbsScalingError: the file cannot be written.
@@ -57,7 +57,7 @@ def draw_front_png(
     from matplotlib.figure import Figure
 
     fonts = _installed_fonts()
-    style = {
+    style: dict[Any, Any] = {
         "font.family": fonts,
         "font.size": 10.5,
         "mathtext.fontset": "custom",
@@ -74,7 +74,7 @@ def draw_front_png(
     with matplotlib.rc_context(style):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         FigureCanvasAgg(figure)  # explicit, so that no window system is ever asked for
-        _draw(figure, records, title, law, metric_label)
+        _draw(figure, records, title, law, metric)
         image = io.BytesIO()
         figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
     return write_atomically(path, image.getvalue())
@@ -88,21 +88,21 @@ def _installed_fonts() -> list[str]:
 
 
 def _draw(
-    figure: "Figure", records: Sequence[TrialRecord], title: str, law: PowerLaw | None, metric_label: str
+    figure: "Figure", records: Sequence[TrialRecord], title: str, law: PowerLaw | None, metric: str
 ) -> None:
     axes = figure.subplots()
     completed, front = completed_records(records), front_records(records)
     axes.set_title(title, loc="left", fontweight="bold", color=INK, pad=30, fontsize=12.5)
     axes.set_xlabel("training FLOPs")
-    axes.set_ylabel(f"validation loss ({metric_label})")
+    axes.set_ylabel(loss_label(metric))
     axes.spines[["top", "right"]].set_visible(False)
     ended = [record for record in records if not record.running and record.flops > 0]
     if ended:
-        _scale_flops(axes, [record.flops for record in ended])
+        scale_flops(axes, [record.flops for record in ended])
     else:
         axes.set_xticks([])
     if completed:
-        _scale_loss(axes, [record.loss for record in completed])
+        scale_loss(axes, [record.loss for record in completed])
         _draw_runs(figure, axes, completed)
         _draw_front(axes, front)
     else:
@@ -120,6 +120,11 @@ def _draw(
         )  # fmt: skip
 
 
+def loss_label(metric: str) -> str:
+    """The title of a loss axis."""
+    return "loss" if metric == "loss" else f"loss ({metric})"
+
+
 def axis_limits(values: Sequence[float], below: float, above: float) -> tuple[float, float]:
     """Limits of a logarithmic axis with margins that are shares of the span that `values` take."""
     low, high = float(np.log(min(values))), float(np.log(max(values)))
@@ -127,7 +132,8 @@ def axis_limits(values: Sequence[float], below: float, above: float) -> tuple[fl
     return float(np.exp(low - below * span)), float(np.exp(high + above * span))
 
 
-def _scale_flops(axes: "Axes", flops: Sequence[float]) -> None:
+def scale_flops(axes: "Axes", flops: Sequence[float]) -> None:
+    """A logarithmic axis of FLOPs, in powers of ten."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -140,10 +146,16 @@ def _scale_flops(axes: "Axes", flops: Sequence[float]) -> None:
     axes.set_axisbelow(True)
 
 
-def _scale_loss(axes: "Axes", loss: Sequence[float]) -> None:
-    """A logarithmic axis: the cheap end of a front is steep, and the dear end is what matters."""
+def scale_loss(axes: "Axes", loss: Sequence[float]) -> None:
+    """A logarithmic axis: the cheap end of a front is steep, and the dear end is what matters.
+
+    Linear where a loss is not positive.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
+    if min(loss) <= 0:
+        axes.margins(y=0.1)
+        return
     axes.set_yscale("log")
     axes.set_ylim(*axis_limits(loss, 0.09, 0.08 + TOP_BAND))
     axes.yaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_ylim(), most=9)))
@@ -166,24 +178,23 @@ def _draw_runs(figure: "Figure", axes: "Axes", completed: Sequence[TrialRecord])
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    common: dict[str, Any] = {"s": 34, "alpha": 0.85, "linewidths": 0.5, "edgecolors": "white", "zorder": 3}
+    place = [record.flops for record in completed], [record.loss for record in completed]
+    label = f"run ({len(completed)})"
+    params = [record.roles["params"] for record in completed if "params" in record.roles]
+    if len(params) < len(completed):
+        axes.scatter(*place, color=GREY, label=label, **common)
+        return
     # The last, lightest yellow of viridis is lost on white.
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, 256))
     colours = LinearSegmentedColormap.from_list("params", shades)
-    params = [record.recipe.params for record in completed]
-    norm = (
-        LogNorm(*axis_limits(params, 0.0, 0.0))
-        if len(set(params)) > 1
-        else LogNorm(*axis_limits(params, 1, 1))
-    )
-    axes.scatter(
-        [record.flops for record in completed], [record.loss for record in completed],
-        c=params, cmap=colours, norm=norm, s=34, alpha=0.85, linewidths=0.5, edgecolors="white", zorder=3,
-        label=f"run ({len(completed)})",
-    )  # fmt: skip
+    low, high = axis_limits(params, 0.0, 0.0) if len(set(params)) > 1 else axis_limits(params, 1, 1)
+    norm = LogNorm(low, high)
+    axes.scatter(*place, c=params, cmap=colours, norm=norm, label=label, **common)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, aspect=32)
-    bar.set_label("non-embedding parameters N")
+    bar.set_label("parameters N")
     bar.outline.set_visible(False)
-    bar.ax.yaxis.set_major_locator(FixedLocator(log_ticks(norm.vmin * 0.999, norm.vmax * 1.001, most=8)))
+    bar.ax.yaxis.set_major_locator(FixedLocator(log_ticks(low * 0.999, high * 1.001, most=8)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
 
@@ -206,10 +217,12 @@ def _draw_front(axes: "Axes", front: Sequence[TrialRecord]) -> None:
     )  # fmt: skip
     axes.plot(flops, loss, "o", mfc="none", mec=INK, mew=1.3, ms=8, zorder=6, label=f"front ({len(front)})")
     halo = [withStroke(linewidth=3, foreground="white")]
-    for index, record in enumerate(spread_out(front, MOST_LABELS)):
+    labelled = [record for record in front if "params" in record.roles]
+    for index, record in enumerate(spread_out(labelled, MOST_LABELS)):
         # The first stands above its step, where nothing is; the others below it, where no run can be.
-        text = compact(record.recipe.params) if index else f"N = {compact(record.recipe.params)}"
-        side = {"xytext": (-4, -8), "ha": "right", "va": "top"}
+        params = compact(record.roles["params"])
+        text = params if index else f"N = {params}"
+        side: dict[str, Any] = {"xytext": (-4, -8), "ha": "right", "va": "top"}
         side = side if index else {"xytext": (7, 4), "ha": "left", "va": "bottom"}
         axes.annotate(
             text, (record.flops, record.loss), textcoords="offset points", **side,
@@ -236,12 +249,12 @@ def _draw_failures(axes: "Axes", ended: Sequence[TrialRecord]) -> None:
     from matplotlib.transforms import blended_transform_factory
 
     across = blended_transform_factory(axes.transData, axes.transAxes)
-    failed = [record for record in ended if record.outcome.status in FAILURE_MARKS]
+    failed = [record for record in ended if record.status in FAILURE_MARKS]
     if failed:
         band = Rectangle((0, 1 - TOP_BAND), 1, TOP_BAND, transform=axes.transAxes, color=BAND, zorder=0)
         axes.add_patch(band)
     for status, (name, marker) in FAILURE_MARKS.items():
-        flops = [record.flops for record in failed if record.outcome.status is status]
+        flops = [record.flops for record in failed if record.status is status]
         if flops:
             axes.plot(
                 flops, [1 - TOP_BAND / 2] * len(flops), marker,

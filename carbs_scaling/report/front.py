@@ -15,63 +15,57 @@ from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.front_law import PowerLaw, fit_power_law
-from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.ledger.record import TrialRecord, ended
+from carbs_scaling.trial import Completed
 
-# Present in every row, in this order; FLOPs in the other conventions and the provenance follow.
-COLUMNS = (
-    "trial", "flops", "loss_nats_per_token", "bits_per_byte", "params", "tokens", "width", "depth",
-    "learning_rate", "batch_tokens", "batch_size", "steps", "weight_decay", "beta2", "warmup_fraction",
-    "architecture", "head_size", "vocabulary_size", "sequence_length", "seed",
-    "seconds", "device", "peak_memory_bytes", "runs",
-)  # fmt: skip
+PointKey = tuple[tuple[tuple[str, str], ...], float]
+
+# In every row, in this order; metrics, roles, the point, its details and the provenance follow.
+COLUMNS = ("trial", "flops", "loss", "runs", "seed", "seconds", "device", "peak_memory_bytes")
 
 
 def completed_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The records that ended with a finite loss."""
-    return [record for record in records if record.completed and math.isfinite(record.loss)]
+    """The records that ended with a loss."""
+    return [record for record in records if record.completed]
 
 
 def merged_repeats(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, int]]:
     """Completed records, those that differ by their seed alone as one with their mean loss, and their number.
 
-    The luckiest of several runs says less of a recipe than their mean. The first of them stands for all.
+    The luckiest of several runs says less of a point than their mean. The first of them stands for all.
     """
-    same: dict[tuple, list[TrialRecord]] = {}
+    same: dict[PointKey, list[TrialRecord]] = {}
     for record in completed_records(records):
-        same.setdefault(recipe_key(record), []).append(record)
+        same.setdefault(record_key(record), []).append(record)
     return [(_averaged(runs), len(runs)) for runs in same.values()]
 
 
-def recipe_key(record: TrialRecord) -> tuple:
+def record_key(record: TrialRecord) -> PointKey:
     """Equal for trials that differ by their seed alone."""
-    return replace(record.recipe, seed=0), record.flops
+    return tuple(sorted((name, str(value)) for name, value in record.point.items())), record.flops
 
 
 def _averaged(runs: Sequence[TrialRecord]) -> TrialRecord:
-    if len(runs) == 1:
+    outcome = runs[0].outcome
+    if len(runs) == 1 or not isinstance(outcome, Completed):
         return runs[0]
-    outcomes = [run.outcome for run in runs]
-    return replace(
-        runs[0],
-        loss=fmean(run.loss for run in runs),
-        outcome=replace(
-            outcomes[0],
-            loss=fmean(outcome.loss for outcome in outcomes),
-            bits_per_byte=(
-                None
-                if any(outcome.bits_per_byte is None for outcome in outcomes)
-                else fmean(outcome.bits_per_byte for outcome in outcomes)
-            ),
-        ),
-    )
+    measured = [ended(run).metrics for run in runs]
+    metrics = {
+        name: fmean(values[name] for values in measured)
+        for name in measured[0]
+        if all(name in values for values in measured)
+    }
+    return replace(runs[0], outcome=replace(outcome, loss=fmean(run.loss for run in runs), metrics=metrics))
 
 
 def front_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The records that no other beats in both loss and training FLOPs, the cheapest first; repeats merged."""
-    return [record for record, _ in _front(records)]
+    return [record for record, _ in merged_front(records)]
 
 
-def _front(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, int]]:
+def merged_front(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, int]]:
+    """The front with the number of runs that each of its records stands for."""
     merged = merged_repeats(records)
     if not merged:
         return []
@@ -87,49 +81,35 @@ def front_law(records: Sequence[TrialRecord]) -> PowerLaw | None:
 
 def front_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """The front, the cheapest run first: a flat dict of plain values a run, all with the same keys."""
-    rows = [{**_row(record), "runs": runs} for record, runs in _front(records)]
+    rows = [{**_row(record), "runs": runs} for record, runs in merged_front(records)]
     keys = list(dict.fromkeys((*COLUMNS, *(key for row in rows for key in row))))
     return [{key: row.get(key) for key in keys} for row in rows]
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
-    recipe, shape, outcome = record.recipe, record.recipe.shape, record.outcome
+    outcome = ended(record)
     row = {
         "trial": record.number,
         "flops": record.flops,
-        "loss_nats_per_token": outcome.loss,
-        "bits_per_byte": outcome.bits_per_byte,
-        "params": recipe.params,
-        "tokens": outcome.tokens,
-        "batch_tokens": recipe.batch_tokens,
-        "steps": outcome.steps,
+        "loss": record.loss,
+        "seed": record.seed,
         "seconds": outcome.seconds,
         "device": outcome.device,
         "peak_memory_bytes": outcome.peak_memory_bytes,
+        **outcome.metrics,
+        **record.roles,
+        **record.point,
     }
-    for name in ("learning_rate", "batch_size", "weight_decay", "beta2", "warmup_fraction", "seed"):
-        row[name] = getattr(recipe, name)
-    for name in ("architecture", "width", "depth", "head_size", "vocabulary_size", "sequence_length"):
-        row[name] = getattr(shape, name)
-    for convention, flops in record.flops_by_convention.items():
-        row[f"flops_{convention}"] = flops
-    # What the record itself says comes first: a key of the provenance never replaces it.
-    return {**_flatten(record.provenance), **row}
+    # What the record itself measured comes first: a detail or a word of the provenance never replaces it.
+    values = {**row, **{k: v for k, v in (record.details | record.provenance).items() if k not in row}}
+    return {name: _plain(value) for name, value in flatten(values, "_").items()}
 
 
-def _flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level, `{"versions": {"torch": ...}}` as `versions_torch`; lists as JSON."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}_"))
-        elif isinstance(value, (list, tuple)):
-            flat[f"{prefix}{key}"] = json.dumps(value)
-        elif isinstance(value, float) and not math.isfinite(value):
-            flat[f"{prefix}{key}"] = None  # JSON has no NaN
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _plain(value: Any) -> Any:
+    """Lists as JSON; JSON has no NaN."""
+    if isinstance(value, list | tuple):
+        return json.dumps(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_front(rows: Sequence[dict[str, Any]], format: str, output: str | Path | None) -> None:
@@ -162,7 +142,7 @@ def _encode(rows: Sequence[dict[str, Any]], format: str) -> bytes:
     # As objects: pandas would turn a column of integers with a gap into floats.
     frame = pd.DataFrame(list(rows), columns=list(rows[0]) if rows else list(COLUMNS), dtype=object)
     if format == "csv":
-        return frame.to_csv(index=False, lineterminator="\n").encode()
+        return str(frame.to_csv(index=False, lineterminator="\n")).encode()
     if format == "parquet":
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)

@@ -1,4 +1,4 @@
-"""The picture of a study as a page to explore: every run's recipe under the pointer, the front as a table.
+"""The picture of a study as a page to explore: every run's point under the pointer, the front as a table.
 
 One file that needs nothing from outside: the plotting library travels inside it, some 5 MB.
 """
@@ -6,23 +6,26 @@ One file that needs nothing from outside: the plotting library travels inside it
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from carbs_scaling.files import write_atomically
 from carbs_scaling.laws.front_law import PowerLaw
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.numbers import clock_text, compact, log_ticks, scientific
-from carbs_scaling.report.figures import FAILURE_MARKS, LAW_REACH, TOP_BAND, axis_limits, short
-from carbs_scaling.report.front import completed_records, front_records, front_rows
-from carbs_scaling.report.table import shown_columns
+from carbs_scaling.ledger.record import ended as ended_outcome
+from carbs_scaling.numbers import clock_text, log_ticks, scientific
+from carbs_scaling.report.columns import point_columns, value_text
+from carbs_scaling.report.figures import FAILURE_MARKS, LAW_REACH, TOP_BAND, axis_limits, loss_label, short
+from carbs_scaling.report.front import completed_records, front_records
+from carbs_scaling.report.table import front_columns
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 LAW_COLOUR, ALARM = "#e8590c", "#e03131"  # both readable on white and on near-black
 FRONT_COLOUR = "#868e96"
+_DETAILS_A_LINE = 5
 FAILURE_SYMBOLS = {"x": "x-thin-open", "^": "triangle-up-open"}
 
 # Named one by one: the default row offers to send the figure to a web service.
@@ -85,7 +88,7 @@ def write_front_html(
     path: str | Path,
     title: str,
     law: PowerLaw | None = None,
-    metric_label: str = "nats/token",
+    metric: str = "loss",
     law_lines: Sequence[str] = (),
 ) -> Path:
     """Write the interactive figure of a study and its front as a table.
@@ -95,7 +98,7 @@ def write_front_html(
         path: the file; an existing one is replaced only once the new one is whole.
         title: heads the page.
         law: the power law of the front, drawn and given under the title.
-        metric_label: unit of the loss.
+        metric: unit of the loss.
         law_lines: other fitted laws, a line each, under the title.
 
     Raises:
@@ -106,12 +109,12 @@ def write_front_html(
     if law is not None:
         lines.insert(1, f"Power law of the front: {law.formula('html')}, with C the training FLOPs.")
     if completed_records(ended):
-        figure = _figure(ended, law, metric_label)
+        figure = _figure(ended, law, metric)
         plot = figure.to_html(
             full_html=False, include_plotlyjs=True, post_script=FOLLOW_PAGE_COLOURS,
             default_height="560px", config=CONFIG,
         )  # fmt: skip
-        table = _front_table(ended, metric_label)
+        table = _front_table(ended, metric)
     else:
         plot, table = "<p>no completed run yet</p>", ""
     paragraphs = "\n".join(f"<p>{line}</p>" for line in lines)
@@ -119,14 +122,13 @@ def write_front_html(
     return write_atomically(path, page.encode())
 
 
-def _figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric_label: str) -> "Figure":
+def _figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric: str) -> "Figure":
     import plotly.graph_objects as go
 
     figure = go.Figure()
     completed = completed_records(ended)
     flops_limits = axis_limits([record.flops for record in ended], 0.05, 0.08)
-    loss_limits = axis_limits([record.loss for record in completed], 0.09, 0.08 + TOP_BAND)
-    _add_runs(figure, completed)
+    _add_runs(figure, completed, metric)
     _add_front(figure, front_records(ended), flops_limits[1])
     if law is not None:
         flops = np.geomspace(law.lowest_flops, law.highest_flops * LAW_REACH, 200)
@@ -135,8 +137,7 @@ def _figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric_label: st
             line={"dash": "dash", "color": LAW_COLOUR, "width": 2},
             hovertemplate="%{x:.2e} FLOPs<br>%{y:.3f} by the power law<extra></extra>",
         )  # fmt: skip
-    _add_failures(figure, ended)
-    loss_ticks = log_ticks(*loss_limits, most=10)
+    _add_failures(figure, ended, metric)
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -151,38 +152,51 @@ def _figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric_label: st
             "exponentformat": "power", "dtick": 1 if flops_limits[1] > 100 * flops_limits[0] else None,
             "zeroline": False, "nticks": 6, "tickangle": 0,
         },
-        yaxis={
-            "type": "log", "title": {"text": f"validation loss ({metric_label})"}, "zeroline": False,
-            "range": np.log10(loss_limits).tolist(), "tickvals": loss_ticks,
-            "ticktext": [f"{tick:g}" for tick in loss_ticks],
-        },
+        yaxis=_loss_axis([record.loss for record in completed], metric),
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
     )  # fmt: skip
     return figure
 
 
-def _add_runs(figure: "Figure", completed: Sequence[TrialRecord]) -> None:
-    params = np.log10([record.recipe.params for record in completed])
+def _loss_axis(loss: Sequence[float], metric: str) -> dict[str, Any]:
+    """A logarithmic axis; a linear one where a loss is not positive."""
+    axis: dict[str, Any] = {"title": {"text": loss_label(metric)}, "zeroline": False}
+    if min(loss) <= 0:
+        return axis
+    limits = axis_limits(loss, 0.09, 0.08 + TOP_BAND)
+    ticks = log_ticks(*limits, most=10)
+    text = [f"{tick:g}" for tick in ticks]
+    return axis | {"type": "log", "range": np.log10(limits).tolist(), "tickvals": ticks, "ticktext": text}
+
+
+def _params_colours(completed: Sequence[TrialRecord]) -> dict[str, Any]:
+    """Colours by parameters; one colour where a run has none."""
+    if not all("params" in record.roles for record in completed):
+        return {"color": FRONT_COLOUR}
+    params = np.log10([record.roles["params"] for record in completed])
     ticks = log_ticks(10 ** (params.min() - 0.01), 10 ** (params.max() + 0.01), most=8)
+    bar = {
+        "title": {"text": "parameters N", "side": "right"},
+        "tickvals": np.log10(ticks).tolist(),
+        "ticktext": [short(tick) for tick in ticks],
+        "thickness": 14,
+        "outlinewidth": 0,
+    }
+    return {"color": params, "colorscale": "Viridis", "colorbar": bar}
+
+
+def _add_runs(figure: "Figure", completed: Sequence[TrialRecord], metric: str) -> None:
     figure.add_scatter(
         x=[record.flops for record in completed],
         y=[record.loss for record in completed],
         mode="markers",
         name=f"run ({len(completed)})",
         marker={
-            "color": params,
-            "colorscale": "Viridis",
             "size": 9,
             "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},
-            "colorbar": {
-                "title": {"text": "non-embedding parameters N", "side": "right"},
-                "tickvals": np.log10(ticks).tolist(),
-                "ticktext": [short(tick) for tick in ticks],
-                "thickness": 14,
-                "outlinewidth": 0,
-            },
+            **_params_colours(completed),
         },
-        text=[recipe_text(record) for record in completed],
+        text=[trial_text(record, metric) for record in completed],
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -199,52 +213,55 @@ def _add_front(figure: "Figure", front: Sequence[TrialRecord], right_edge: float
     )  # fmt: skip
 
 
-def _add_failures(figure: "Figure", ended: Sequence[TrialRecord]) -> None:
+def _add_failures(figure: "Figure", ended: Sequence[TrialRecord], metric: str) -> None:
     for status, (name, marker) in FAILURE_MARKS.items():
-        failed = [record for record in ended if record.outcome.status is status]
+        failed = [record for record in ended if record.status is status]
         if failed:
             figure.add_scatter(
                 x=[record.flops for record in failed], y=[1 - TOP_BAND / 2] * len(failed), yaxis="y2",
                 mode="markers", name=f"{name} ({len(failed)})",
                 marker={"symbol": FAILURE_SYMBOLS[marker], "size": 9, "color": ALARM, "line": {"width": 1.6}},
-                text=[recipe_text(record) for record in failed], hovertemplate="%{text}<extra></extra>",
+                text=[trial_text(record, metric) for record in failed],
+                hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
 
 
-def recipe_text(record: TrialRecord) -> str:
-    """All that was trained and how it ended, as HTML lines for the pointer."""
-    recipe, shape, outcome = record.recipe, record.recipe.shape, record.outcome
-    if record.completed:
-        bits = "" if outcome.bits_per_byte is None else f", {outcome.bits_per_byte:.4f} bits/byte"
-        ending = f"{outcome.loss:.4f} nats/token{bits}"
-    else:
-        ending = f"{outcome.status.replace('_', ' ')}: {outcome.message}"
-    lines = (
-        f"{scientific(record.flops, 3)} FLOPs, {clock_text(outcome.seconds)} on {outcome.device}",
-        f"{shape.architecture}, N = {compact(recipe.params)}: width {shape.width}, depth {shape.depth}, "
-        f"head size {shape.head_size}",
-        f"D = {compact(recipe.tokens)} tokens ({recipe.tokens / recipe.params:.1f} a parameter), "
-        f"sequences of {shape.sequence_length}",
-        f"learning rate {scientific(recipe.learning_rate, 3)}, "
-        f"batch {recipe.batch_tokens} tokens ({recipe.batch_size} sequences), {recipe.steps} steps",
-        f"weight decay {recipe.weight_decay:g}, beta2 {recipe.beta2:g}, "
-        f"warmup {recipe.warmup_fraction:g}, seed {recipe.seed}",
+def trial_text(record: TrialRecord, metric: str) -> str:
+    """All that is known of a trial that ended, as HTML lines for the pointer."""
+    outcome = ended_outcome(record)
+    measured = ", ".join(f"{name} {value:.4g}" for name, value in outcome.metrics.items())
+    ending = (
+        f"{record.loss:.4f} {metric}"
+        if record.completed
+        else f"{outcome.status.replace('_', ' ')}: {outcome.message}"
     )
-    return "<br>".join((f"<b>trial {record.number}: {escape(ending)}</b>", *(escape(line) for line in lines)))
+    columns = point_columns([record])
+    shown = {column.name for column in columns}
+    details = [f"{k} {value_text(v)}" for k, v in record.details.items() if k not in shown]
+    lines = [
+        f"{scientific(record.flops, 3)} FLOPs, {clock_text(outcome.seconds)} on {outcome.device}",
+        ", ".join(f"{column.heading} {column.cell(record)}" for column in columns),
+        *(
+            ", ".join(details[start : start + _DETAILS_A_LINE])
+            for start in range(0, len(details), _DETAILS_A_LINE)
+        ),
+        measured,
+        f"seed {record.seed}",
+    ]
+    head = f"<b>trial {record.number}: {escape(ending)}</b>"
+    return "<br>".join((head, *(escape(line) for line in lines if line)))
 
 
-def _front_table(ended: Sequence[TrialRecord], metric_label: str) -> str:
-    rows = front_rows(ended)
-    columns = shown_columns(rows)
+def _front_table(ended: Sequence[TrialRecord], metric: str) -> str:
+    columns = front_columns(ended, metric)
     heads = "".join(f"<th>{escape(column.heading)}</th>" for column in columns)
     body = []
-    for row in rows:
-        cells = (
-            f'<td class="best">{escape(column.cell(row))}</td>'
-            if column.heading == metric_label
-            else f"<td>{escape(column.cell(row))}</td>"
-            for column in columns
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        marked = (
+            f"<td{' class=best' if column.heading == metric else ''}>{escape(cell)}</td>"
+            for column, cell in zip(columns, cells, strict=True)
         )
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    head = f"<h2>The front</h2>\n<div class='scroll'><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n"
+        body.append(f"<tr>{''.join(marked)}</tr>")
+    head = "<h2>The front</h2>\n<div class='scroll'><table>\n<thead><tr>"
+    head += f"{heads}</tr></thead>\n<tbody>\n"
     return head + "\n".join(body) + "\n</tbody></table></div>"

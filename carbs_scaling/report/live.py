@@ -9,10 +9,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.numbers import clock_text, compact, exact_or_compact, rough_duration, scientific
+from carbs_scaling.ledger.record import TrialRecord, ended
+from carbs_scaling.numbers import clock_text, rough_duration, scientific
+from carbs_scaling.report.columns import ROLES, Column, point_columns
 from carbs_scaling.report.progress import SearchProgress
-from carbs_scaling.trial import Recipe, Status
+from carbs_scaling.trial import Completed, Status
 
 REFRESH_SECONDS = 0.25  # at least, between two frames
 SLOWEST_REFRESH_SECONDS = 1.0
@@ -22,11 +23,14 @@ OUTCOME_NAMES = {
     Status.COMPLETED: "completed",
     Status.DIVERGED: "diverged",
     Status.OUT_OF_MEMORY: "out of memory",
+    Status.STOPPED: "stopped",
     Status.MACHINE: "failed",
 }
 OUTCOME_STYLES = {Status.DIVERGED: "red", Status.OUT_OF_MEMORY: "magenta", Status.MACHINE: "yellow"}
 FRAME_ROWS = 8  # two of head, two headings, counts, three blank lines
 BAR_CELLS = 14  # with the columns beside it, just under 80
+POINT_CELLS = 40  # for the columns of a point, with a blank each
+COLUMN_CELLS = 6  # of a role
 LONGEST_FRONT = 16  # rows; more are better read in the table at the end
 
 
@@ -36,7 +40,7 @@ class SearchDisplay:
     Args:
         study_name: stands on top.
         budget_flops: what the study may spend.
-        metric_label: unit of the loss.
+        metric: unit of the loss.
         console: where to; standard output if None.
         plain: True for lines, False for the live screen, None to let the console decide.
         clock: seconds that only grow.
@@ -46,13 +50,13 @@ class SearchDisplay:
         self,
         study_name: str,
         budget_flops: float,
-        metric_label: str = "nats/token",
+        metric: str = "loss",
         console: Console | None = None,
         plain: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study_name = study_name
-        self.metric_label = metric_label
+        self.metric = metric
         self.console = console or Console()
         # A dumb terminal cannot move its cursor, so a live screen would scroll by.
         can_redraw = self.console.is_terminal and not self.console.is_dumb_terminal
@@ -184,11 +188,12 @@ class SearchDisplay:
     def _running_table(self, rows: int) -> RenderableType:
         trials = list(self.progress.running.values())
         shown = trials if len(trials) <= rows else trials[: max(1, rows - 1)]
-        table = _table("running", "progress", "train loss")
+        columns = _columns([trial.record for trial in trials])
+        table = _table("running", columns, "progress", "train loss")
         for trial in shown:
             done = Text.assemble(bar([(trial.fraction, "cyan")], BAR_CELLS), f" {100 * trial.fraction:3.0f}%")
             loss = "" if trial.train_loss is None else f"{trial.train_loss:.3f}"
-            table.add_row(str(trial.record.number), *_recipe_cells(trial.record.recipe), done, loss)
+            table.add_row(str(trial.record.number), *(c.cell(trial.record) for c in columns), done, loss)
         if len(shown) == len(trials):
             return table
         return Group(table, Text(f"and {len(trials) - len(shown)} more", style="dim"))
@@ -201,14 +206,15 @@ class SearchDisplay:
     def _best_table(self, best: Sequence[tuple[float, float, TrialRecord]]) -> RenderableType:
         if not best:
             return Text("no completed run yet", style="dim")
-        table = _table("FLOPs", "best loss", self.metric_label)
-        worst = max(record.loss for _, _, record in best)
+        columns = _columns([record for _, _, record in best])
+        table = _table("FLOPs", columns, "best loss", self.metric)
+        worst = max(abs(record.loss) for _, _, record in best) or 1.0
         for _, upper, record in best:
             on_front = self.progress.is_on_front(record)
             style = "green" if on_front else "dim"
             table.add_row(
-                f"< {scientific(upper, 1)}", *_recipe_cells(record.recipe),
-                bar([(record.loss / worst, style)], BAR_CELLS + 5, " "),
+                f"< {scientific(upper, 1)}", *(column.cell(record) for column in columns),
+                bar([(max(record.loss, 0.0) / worst, style)], BAR_CELLS + 5, " "),
                 Text(f"{record.loss:.3f}", style="bold green" if on_front else ""),
             )  # fmt: skip
         return table
@@ -217,6 +223,8 @@ class SearchDisplay:
         text = Text()
         for status, name in OUTCOME_NAMES.items():
             count = self.progress.counts[status]
+            if status is Status.STOPPED and not count:
+                continue
             text.append(f"{count} {name}   ", style=OUTCOME_STYLES.get(status, "") if count else "dim")
         return text
 
@@ -235,34 +243,37 @@ def bar(parts: Sequence[tuple[float, str]], width: int, empty: str = "─") -> T
     return text
 
 
-def _table(first: str, bar_heading: str, last: str) -> Table:
-    """Both tables have the same columns, so that recipes line up on the screen."""
+def _columns(records: Sequence[TrialRecord]) -> list[Column]:
+    """As many columns of the points as find room beside the bar."""
+    shown: list[Column] = []
+    room = POINT_CELLS
+    for column in point_columns(records):
+        room -= 1 + max(COLUMN_CELLS if column.name in ROLES else 5, len(column.heading))
+        if room < 0:
+            break
+        shown.append(column)
+    return shown
+
+
+def _table(first: str, columns: Sequence[Column], bar_heading: str, last: str) -> Table:
+    """Both tables have the same columns, so that points line up on the screen."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    for heading, width in ((first, 7), ("N", 6), ("D", 6), ("d x L", 7), ("lr", 6), ("batch", 6)):
-        table.add_column(heading, justify="right", min_width=width, no_wrap=True)
+    table.add_column(first, justify="right", min_width=7, no_wrap=True)
+    for column in columns:
+        width = COLUMN_CELLS if column.name in ROLES else 5
+        table.add_column(column.heading, justify="right", min_width=width, no_wrap=True)
     table.add_column(bar_heading, min_width=BAR_CELLS + 5, no_wrap=True)
     table.add_column(last, justify="right", min_width=10, no_wrap=True)
     return table
 
 
-def _recipe_cells(recipe: Recipe) -> tuple[str, ...]:
-    return (
-        compact(recipe.params),
-        compact(recipe.tokens),
-        f"{recipe.shape.width}x{recipe.shape.depth}",
-        scientific(recipe.learning_rate),
-        exact_or_compact(recipe.batch_tokens),
-    )
-
-
 def trial_line(record: TrialRecord, on_front: bool) -> str:
-    """An ended trial in one line: what was trained, and its loss or why it has none."""
-    recipe, outcome = record.recipe, record.outcome
-    text = (
-        f"trial {record.number}  N {compact(recipe.params)}  D {compact(recipe.tokens)}"
-        f"  lr {scientific(recipe.learning_rate)}  batch {exact_or_compact(recipe.batch_tokens)}  "
-    )
-    if outcome.status is Status.COMPLETED:
-        return f"{text}loss {record.loss:.3f}{'  (front)' if on_front else ''}"
+    """An ended trial in one line: its point, and its loss or why it has none."""
+    columns = point_columns([record])
+    columns = [column for column in columns if column.name in ROLES] or columns
+    point = "".join(f"  {column.heading} {column.cell(record)}" for column in columns)
+    text, outcome = f"trial {record.number}{point}  ", ended(record)
+    if isinstance(outcome, Completed):
+        return f"{text}loss {outcome.loss:.3f}{'  (front)' if on_front else ''}"
     reason = f": {outcome.message}" if outcome.message else ""
     return f"{text}{OUTCOME_NAMES[outcome.status]}{reason}"

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.trial import Status
 
 SAMPLE_SECONDS = 1.0  # between two measurements of what has been done
@@ -68,8 +68,8 @@ class SearchProgress:
 
     def _count(self, record: TrialRecord) -> None:
         self.spent_flops += record.flops
-        self.counts[record.outcome.status] += 1
-        if record.completed and math.isfinite(record.loss):
+        self.counts[ended(record).status] += 1
+        if record.completed:
             self.completed.append(record)
 
     def is_on_front(self, record: TrialRecord) -> bool:

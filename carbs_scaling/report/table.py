@@ -1,120 +1,137 @@
 """The front as a table in the terminal, with the columns that its width has room for."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from carbs_scaling.numbers import compact, exact_or_compact, scientific
+from carbs_scaling.ledger.record import TrialRecord, ended
+from carbs_scaling.numbers import scientific
+from carbs_scaling.report.columns import LEGEND, detail_columns, point_columns
+from carbs_scaling.report.front import merged_front
 
-Row = dict[str, Any]
 
-
-class Column(NamedTuple):
-    """A heading, the text of a row's cell, and the least terminal width at which the column is shown."""
+class ShownColumn(NamedTuple):
+    """A column of the table: heading, style, a text for each run, and whether it is never left out."""
 
     heading: str
-    cell: Callable[[Row], str]
-    from_width: int = 0
-    style: str = ""
-    only_if_it_varies: bool = False
+    style: str
+    cells: list[str]
+    essential: bool = False
+
+    @property
+    def width(self) -> int:
+        """Characters, with the two blanks before it."""
+        return 2 + max(len(text) for text in (*self.heading.split("\n"), *self.cells))
 
 
-def _loss_text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def front_columns(records: Sequence[TrialRecord], metric: str, width: float = math.inf) -> list[ShownColumn]:
+    """The columns that say something about a front and find room in `width` characters.
+
+    Args:
+        records: all of a study.
+        metric: unit of the loss, the heading of its column.
+        width: characters; the columns to the right of the dimensions are left out first.
+    """
+    front = merged_front(records)
+    runs = [record for record, _ in front]
+    columns = [
+        ShownColumn("FLOPs", "cyan", [scientific(run.flops) for run in runs], True),
+        ShownColumn(metric, "bold green", [f"{run.loss:.3f}" for run in runs], True),
+        *_metric_columns(runs),
+    ]
+    for quantity in (*point_columns(runs), *detail_columns(runs)):
+        cells = [quantity.cell(run) for run in runs]
+        if len(set(cells)) > 1 or len(runs) == 1:
+            columns.append(ShownColumn(quantity.heading.replace("_", "\n"), "", cells))
+    columns.append(ShownColumn("seconds", "dim", [f"{ended(run).seconds:.1f}" for run in runs]))
+    if any(count > 1 for _, count in front):
+        columns.append(ShownColumn("runs", "", [str(count) for _, count in front], True))
+    columns.append(ShownColumn("trial", "dim", [str(run.number) for run in runs], True))
+    room = width - sum(column.width for column in columns if column.essential)
+    shown = []
+    for column in columns:
+        if not column.essential:
+            if column.width > room:
+                continue
+            room -= column.width
+        shown.append(column)
+    return shown
 
 
-NATS, BITS = "nats/token", "bits/byte"
-COLUMNS = (
-    Column("FLOPs", lambda row: scientific(row["flops"]), style="cyan"),
-    Column(NATS, lambda row: _loss_text(row["loss_nats_per_token"])),
-    Column(BITS, lambda row: _loss_text(row["bits_per_byte"])),
-    Column("N", lambda row: compact(row["params"])),
-    Column("D", lambda row: compact(row["tokens"])),
-    Column("D/N", lambda row: f"{row['tokens'] / row['params']:.1f}", 100),
-    Column("d x L", lambda row: f"{row['width']}x{row['depth']}"),
-    Column("lr", lambda row: scientific(row["learning_rate"])),
-    Column("batch", lambda row: exact_or_compact(row["batch_tokens"])),
-    Column("steps", lambda row: exact_or_compact(row["steps"]), 100),
-    Column("decay", lambda row: f"{row['weight_decay']:.2g}", 110, only_if_it_varies=True),
-    Column("beta2", lambda row: f"{row['beta2']:.3g}", 120, only_if_it_varies=True),
-    Column("warmup", lambda row: f"{row['warmup_fraction']:.2g}", 130, only_if_it_varies=True),
-    Column("seconds", lambda row: f"{row['seconds']:.1f}", 90, "dim"),
-    Column("runs", lambda row: str(row["runs"]), only_if_it_varies=True),
-    Column("trial", lambda row: str(row["trial"]), style="dim"),
-)
-LEGEND = "N: non-embedding parameters. D, batch: tokens. d x L: width x depth. lr: peak."
-
-
-def shown_columns(rows: Sequence[Row], width: float = math.inf) -> list[Column]:
-    """The columns that say something about `rows` and find room in `width` characters."""
-
-    def is_shown(column: Column) -> bool:
-        return not column.only_if_it_varies or len({column.cell(row) for row in rows}) > 1
-
-    return [column for column in COLUMNS if column.from_width <= width and is_shown(column)]
+def _metric_columns(runs: Sequence[TrialRecord]) -> list[ShownColumn]:
+    """What was measured beside the loss, where all runs have it."""
+    measured = [ended(run).metrics for run in runs]
+    losses = [run.loss for run in runs]
+    names = [name for name in measured[0] if all(name in values for values in measured)]
+    return [
+        ShownColumn(name.replace("_", "\n"), "", [f"{values[name]:.4g}" for values in measured])
+        for name in names
+        if [values[name] for values in measured] != losses
+    ]
 
 
 class FrontTable:
     """The front as something that rich prints; made by `front_table`."""
 
-    def __init__(self, rows: Sequence[Row], title: Text, metric_label: str, law_lines: Sequence[str]) -> None:
-        self.rows = rows
+    def __init__(
+        self, records: Sequence[TrialRecord], title: Text, metric: str, law_lines: Sequence[str]
+    ) -> None:
+        self.records = [record for record in records if record.completed]
         self.title = title
-        self.metric_label = metric_label
+        self.metric = metric
         self.law_lines = law_lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Title, table and fitted laws, as wide as the console allows."""
         yield self.title
-        if not self.rows:
+        if not self.records:
             yield Text("no completed run yet", style="yellow")
             return
         yield self._table(options.max_width)
-        yield Text(LEGEND, style="dim")
+        roles = {name for record in self.records for name in record.roles}
+        legend = [text for name, text in LEGEND.items() if name in roles]
+        if legend:
+            yield Text(f"{'. '.join(legend)}.", style="dim")
         for line in self.law_lines:
             yield Text(line)
 
     def _table(self, width: int) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), header_style="bold")
-        columns = shown_columns(self.rows, width)
+        columns = front_columns(self.records, self.metric, width - 2)
         for column in columns:
-            style = "bold green" if column.heading == self.metric_label else column.style
-            table.add_column(column.heading, justify="right", style=style, no_wrap=True)
-        for row in self.rows:
-            table.add_row(*(column.cell(row) for column in columns))
+            table.add_column(column.heading, justify="right", style=column.style, no_wrap=True)
+        for cells in zip(*(column.cells for column in columns), strict=True):
+            table.add_row(*cells)
         return table
 
 
 def front_table(
-    rows: Sequence[Row],
+    records: Sequence[TrialRecord],
     *,
     study_name: str,
-    trials: int,
+    metric: str,
     spent_flops: float,
-    budget_flops: float | None = None,
-    metric_label: str = NATS,
+    budget_flops: float,
     law_lines: Sequence[str] = (),
 ) -> FrontTable:
     """The front as a table for `rich.print`.
 
     Args:
-        rows: from `carbs_scaling.report.front.front_rows`.
+        records: all of a study.
         study_name: whose front it is.
-        trials: how many trials of the study have ended.
-        spent_flops: what they were charged.
-        budget_flops: what may be spent; None if it is not known.
-        metric_label: `nats/token` or `bits/byte`: the column that the front is a front of stands out.
+        metric: unit of the loss.
+        spent_flops: what the trials that ended were charged.
+        budget_flops: what may be spent.
         law_lines: fitted laws, a line each, to stand beneath the table.
     """
-    spent = f"{scientific(spent_flops)} FLOPs spent"
-    if budget_flops:
-        spent = f"{scientific(spent_flops)} of {scientific(budget_flops)} FLOPs spent"
-        spent += f" ({100 * spent_flops / budget_flops:.0f}%)"
+    trials = sum(not record.running for record in records)
+    share = f"({100 * spent_flops / budget_flops:.0f}%)"
+    spent = f"{scientific(spent_flops)} of {scientific(budget_flops)} FLOPs spent {share}"
     title = Text(f"Pareto front of {study_name}", style="bold")
-    title.append(f"\n{len(rows)} of {trials} trials, {spent}", style="not bold")
-    return FrontTable(rows, title, metric_label, law_lines)
+    title.append(f"\n{len(merged_front(records))} of {trials} trials, {spent}", style="not bold")
+    return FrontTable(records, title, metric, law_lines)

@@ -1,1 +1,18 @@
-"""Tasks: what a trial is."""
+"""Tasks: what a trial is. One module a task."""
+
+from carbs_scaling.registry import Registry
+
+TASKS = Registry(
+    "carbs_scaling.tasks",
+    "TASK",
+    "task.name",
+    shared=frozenset(
+        {
+            "task",
+            "pretraining_config",
+            "pretraining_memory",
+            "pretraining_overrides",
+            "pretraining_space",
+        }
+    ),
+)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.noise_scale import NoiseMeter
+from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.schedules import build_scheduler
 from carbs_scaling.training.step import (
     GraphedStep,
@@ -40,7 +41,7 @@ from carbs_scaling.training.step import (
     is_out_of_memory,
     window_loss,
 )
-from carbs_scaling.trial import Recipe, Status, TrialOutcome
+from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
 # Steps between two readings of the loss: each waits for the GPU.
 CHECK_STEPS = 16
@@ -113,37 +114,33 @@ def train(job: TrainingJob) -> TrialOutcome:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)
     tally = _Tally()
+    loss: float | None = None
+    kind: type[TrialOutcome] = Diverged
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             loss, trouble = _train_and_score(job, device, tally)
-        status = Status.DIVERGED if trouble else Status.COMPLETED
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        loss, trouble, status = (
-            None,
-            str(error).splitlines()[0][:300] or "out of memory",
-            Status.OUT_OF_MEMORY,
-        )
+        kind, trouble = OutOfMemory, (str(error).splitlines() or ["out of memory"])[0][:300]
         if tally.started is not None:
             tally.steps = max(tally.steps, 1)  # the first step, which did not fit, was paid for too
         tally.seconds = tally.seconds_so_far()
-    peak = None
+    common: dict[str, Any] = {
+        "seconds": tally.seconds,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
+        common["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
         torch.cuda.empty_cache()
-    return TrialOutcome(
-        status=status,
-        steps=tally.steps,
-        tokens=tally.steps * job.recipe.batch_tokens,
-        seconds=tally.seconds,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        loss=loss,
-        bits_per_byte=None if loss is None else bits_per_byte(loss, job.text.bytes_per_token),
-        peak_memory_bytes=peak,
-        message=trouble,
-        noise_scale_tokens=tally.noise_scale_tokens,
-    )
+    metrics = {}
+    if tally.noise_scale_tokens is not None:
+        metrics["noise_scale_tokens"] = tally.noise_scale_tokens
+    if loss is None:
+        progress = tally.steps / job.recipe.steps
+        return kind(progress=progress, message=trouble, metrics=metrics, **common)
+    losses = {"nats_per_token": loss, "bits_per_byte": bits_per_byte(loss, job.text.bytes_per_token)}
+    return Completed(loss=losses[job.objective.metric], metrics={**losses, **metrics}, **common)
 
 
 def choose_device(name: str) -> torch.device:
@@ -183,7 +180,8 @@ def _train_and_score(job: TrainingJob, device: torch.device, tally: _Tally) -> t
         loss = evaluate(model, held_out, indices, device)
         if not math.isfinite(loss):
             return None, f"held-out loss became {loss}"
-        curve.add(step=tally.steps, tokens=tally.steps * job.recipe.batch_tokens, validation_loss=loss)
+        tokens = tally.steps * job.recipe.batch_tokens
+        curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
         uniform = math.log(shape.vocabulary_size)
         if loss > uniform:
             return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
@@ -225,6 +223,7 @@ def _train_model(
                 return trouble
         if at_point:
             curve.add(
+                progress=tally.steps / recipe.steps,
                 step=tally.steps,
                 tokens=tally.steps * recipe.batch_tokens,
                 seconds=round(tally.seconds, 4),

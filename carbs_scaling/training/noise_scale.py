@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from carbs_scaling.trial import Recipe
+from carbs_scaling.training.recipe import Recipe
 
 # Parts that a measured batch is computed in. With n parts the variance of |G|^2 under strong noise is
 # n / (n - 1) times the least possible; each part is one more pass with its fixed overhead.

@@ -1,22 +1,20 @@
 """`compare` as a person uses it, and its figures against areas worked out by hand."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from optuna.samplers import RandomSampler
 
-from carbs_scaling.cli import configuration_folder
 from carbs_scaling.commands import compare as verb
-from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.report.compare import Spending, compare, reference_corner
-from carbs_scaling.search import build_space
-from carbs_scaling.trial import Status, TrialOutcome
+from carbs_scaling.trial import Completed
+from tests.toy_task import ToyTask
 
 
 def test_repeats_count_by_their_mean_so_far():
@@ -62,27 +60,29 @@ def test_before_a_run_completed_there_is_no_regret():
     assert compare([late, early])[0].regrets[:3] == (None, None, None)
 
 
+@dataclass
+class Sized(ToyTask):
+    """The toy with what tells two studies of it apart."""
+
+    text: str = "a"
+    comparable_by: tuple[str, ...] = ("data.sha256",)
+
+    def identity(self):
+        return {"data": {"sha256": self.text}}
+
+
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
     """A folder with studies of one text (`one`, `two`), of another (`text`), in bits (`bits`), and empty."""
     folder = tmp_path_factory.mktemp("compare")
     for seed, name in enumerate(("one", "two", "text", "bits", "empty")):
-        with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-            overrides = [f"study.directory={folder}", f"study.name={name}", "model.head_size=1"]
-            config = load_config(SearchConfig, hydra_compose("search", [*overrides, "budget.flops=1e15"]))
-        identity = {
-            "budget": {"convention": "6N"},
-            "objective": {"metric": "bits_per_byte" if name == "bits" else "nats_per_token"},
-            "data": {"sha256": "b" if name == "text" else "a"},
-        }
-        config.study.folder.mkdir()
-        ledger = Study.begin(config.study, identity, 1e15, RandomSampler(seed=seed))
-        space = build_space(config, vocabulary_size=256)
+        place = StudyConfig(name, str(folder), None, 0)
+        place.folder.mkdir()
+        task = Sized(metric="bits" if name == "bits" else "nats", text="b" if name == "text" else "a")
+        ledger = Study.begin(place, task, 1e15, RandomSampler(seed=seed))
         for _ in range(0 if name == "empty" else 6):
-            record = ledger.ask(space, 0, {"sampler": "random"} if name != "one" else {})
-            loss = 2 + 30 * record.recipe.tokens**-0.3
-            tokens, steps = record.recipe.tokens, record.recipe.steps
-            ledger.tell(record.number, TrialOutcome(Status.COMPLETED, steps, tokens, 1.0, "cpu", loss, loss))
+            record = ledger.ask(task, {"sampler": "random"} if name != "one" else {})
+            ledger.tell(record.number, Completed(loss=2 + 30 * record.point["samples"] ** -0.3))
     return folder
 
 
@@ -109,8 +109,8 @@ def test_it_writes_a_table_a_picture_and_values(composed, studies, capsys):
         (["studies=one"], "two studies or more"),
         (["studies=[one,one]"], "names one twice"),
         (["studies=[one,none]"], "no study 'none'"),
-        (["studies=[one,text]"], r"one and text differ in text \(data.sha256\)"),
-        (["studies=[one,bits]"], r"objective.metric \(nats_per_token, bits_per_byte\)"),
+        (["studies=[one,text]"], r"one and text differ in data.sha256 \(a, b\)"),
+        (["studies=[one,bits]"], r"metric \(nats, bits\)"),
         (["studies=[one,empty]"], "study empty has no completed run"),
         (["studies=[one,two]", "format=xml"], "table, csv, json"),
         (["studies=[one,two]", "output=x.csv"], "needs format"),

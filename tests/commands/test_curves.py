@@ -1,40 +1,63 @@
 """`curves` as a person uses it, on a ledger whose trials left curves of a known form."""
 
 import json
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 
-from carbs_scaling.cli import configuration_folder
 from carbs_scaling.commands import curves
-from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.ledger.curves import curve_path
 from carbs_scaling.ledger.study import Study
-from carbs_scaling.search import build_space
-from carbs_scaling.trial import Status, TrialOutcome
+from carbs_scaling.trial import Completed
+from tests.toy_task import ToyTask
 
 CRITICAL_BATCH = 2000
 
 
-def leave_curve(path, recipe, rng):
+@dataclass
+class Sized(ToyTask):
+    """Runs of known N, D, batch and rate."""
+
+    flops_convention: str = "6N"
+    space: dict = field(
+        default_factory=lambda: {
+            "params": IntDistribution(3_000, 1_000_000, log=True),
+            "tokens": IntDistribution(1_000_000, 30_000_000, log=True),
+            "batch_tokens": IntDistribution(256, 8192, log=True),
+            "learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+        }
+    )
+
+    def flops(self, point):
+        return 6.0 * point["params"] * point["tokens"]
+
+    def roles(self, point):
+        return dict(point)
+
+    def details(self, point):
+        return {}
+
+
+def leave_curve(path, point, rng):
     """A constant rate, and a loss that falls with the tokens that batch and rate leave effective."""
-    steps = np.unique(np.linspace(1, recipe.steps, 100).astype(int))
-    tokens = steps * recipe.batch_tokens
+    batch_tokens, rate = point["batch_tokens"], point["learning_rate"]
+    steps = np.unique(np.linspace(1, point["tokens"] // batch_tokens, 100).astype(int))
     # A point is the mean over the steps since the one before, each scored before its update.
-    middle = np.maximum((np.concatenate([[0], steps[:-1]]) + steps - 1) / 2, 0.1) * recipe.batch_tokens
-    valley = 0.3 * np.log(recipe.learning_rate / 0.01) ** 2
-    effective = middle / (1 + recipe.batch_tokens / CRITICAL_BATCH) * (recipe.params / 1e4) ** 0.3
+    middle = np.maximum((np.concatenate([[0], steps[:-1]]) + steps - 1) / 2, 0.1) * batch_tokens
+    valley = 0.3 * np.log(rate / 0.01) ** 2
+    effective = middle / (1 + batch_tokens / CRITICAL_BATCH) * (point["params"] / 1e4) ** 0.3
     effective *= np.exp(-valley)
     loss = 1 + 40 * effective**-0.3 + 0.01 * rng.standard_normal(len(steps))
     points = [
-        {"step": int(s), "tokens": int(t), "train_loss": x, "learning_rate": recipe.learning_rate}
-        for s, t, x in zip(steps, tokens, loss, strict=True)
+        {"step": int(s), "train_loss": x, "learning_rate": rate} for s, x in zip(steps, loss, strict=True)
     ]
     path.write_text("\n".join(map(json.dumps, points)))
-    return TrialOutcome(Status.COMPLETED, recipe.steps, recipe.tokens, 1.0, "cpu", loss[-1], loss[-1])
+    return Completed(loss=float(loss[-1]))
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +65,15 @@ def study(tmp_path_factory):
     """A folder with the studies `many` and `few`."""
     folder = tmp_path_factory.mktemp("curves")
     rng = np.random.default_rng(0)
+    task = Sized()
     for name, trials in (("many", 24), ("few", 1)):
-        overrides = [f"study.directory={folder}", f"study.name={name}", "budget.flops=1e15"]
-        overrides += ["model.head_size=1"]  # so that every width that is drawn is legal
-        with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-            config = load_config(SearchConfig, compose("search", overrides))
-        space = build_space(config, vocabulary_size=256)
-        identity = {"budget": {"convention": "6N"}, "objective": {"metric": "nats_per_token"}}
-        (config.study.folder / "curves").mkdir(parents=True)
-        ledger = Study.begin(config.study, identity, 1e15, RandomSampler(seed=0))
+        place = StudyConfig(name, str(folder), None, 0)
+        (place.folder / "curves").mkdir(parents=True)
+        ledger = Study.begin(place, task, 1e15, RandomSampler(seed=0))
         for _ in range(trials):
-            record = ledger.ask(space, 0, {})
-            path = curve_path(config.study.folder / "curves", record.number)
-            ledger.tell(record.number, leave_curve(path, record.recipe, rng))
+            record = ledger.ask(task, {})
+            path = curve_path(place.folder / "curves", record.number)
+            ledger.tell(record.number, leave_curve(path, record.point, rng))
     return folder
 
 

@@ -5,31 +5,27 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
-from carbs_scaling.executors import processes
 from carbs_scaling.executors.processes import ProcessExecutor, worker_environments
-from carbs_scaling.trial import Status, TrialOutcome
+from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory
 
 
 class Job:
-    """Stands for a training job: what the worker does is `act`."""
+    """What the worker does is `act`."""
 
     def __init__(self, act, *arguments):
         self.act = act
         self.arguments = arguments
 
-
-def run_job(job):
-    """Takes the place of the training in the worker."""
-    return job.act(*job.arguments)
+    def __call__(self):
+        return self.act(*self.arguments)
 
 
-def finish(steps):
-    return TrialOutcome(
-        Status.COMPLETED, steps, steps, 0.0, os.environ.get("SLOT", ""), loss=1.0, bits_per_byte=1.0
-    )
+def finish(loss):
+    return Completed(loss=loss, device=os.environ.get("SLOT", ""))
 
 
 def die_once(marker):
@@ -43,11 +39,9 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def end(status):
+def end(kind, **fields):
     """An outcome that names its process."""
-    if status is Status.COMPLETED:
-        return TrialOutcome(status, 1, 1, 0.0, str(os.getpid()), loss=1.0, bits_per_byte=1.0)
-    return TrialOutcome(status, 1, 1, 0.0, str(os.getpid()), message="why")
+    return kind(device=str(os.getpid()), **fields)
 
 
 def no_space():
@@ -55,8 +49,7 @@ def no_space():
 
 
 @pytest.fixture
-def executor(monkeypatch):
-    monkeypatch.setattr(processes, "_train", run_job)
+def executor():
     executor = ProcessExecutor([{"SLOT": "a"}, {"SLOT": "b"}], trials_per_worker=None, retries=1)
     yield executor
     executor.close()
@@ -76,7 +69,7 @@ def test_each_slot_trains_one_job_in_its_own_environment(executor):
     executor.submit(1, Job(finish, 4))
     assert executor.free == 0
     outcomes = collect(executor, 2)
-    assert {number: outcome.steps for number, outcome in outcomes.items()} == {0: 3, 1: 4}
+    assert {number: outcome.loss for number, outcome in outcomes.items()} == {0: 3, 1: 4}
     assert {outcome.device for outcome in outcomes.values()} == {"a", "b"}
     assert executor.free == 2
 
@@ -85,26 +78,31 @@ def test_a_dead_workers_trial_is_tried_again_and_the_other_goes_on(executor, tmp
     executor.submit(0, Job(die_once, tmp_path / "marker"))
     executor.submit(1, Job(finish, 4))
     outcomes = collect(executor, 2)
-    assert outcomes[0].steps == 7
-    assert outcomes[1].steps == 4
+    assert outcomes[0].loss == 7
+    assert outcomes[1].loss == 4
 
 
 def test_a_trial_that_always_kills_its_worker_is_the_machines_failure(executor):
     executor.submit(0, Job(die))
     outcome = collect(executor, 1)[0]
-    assert outcome.status is Status.MACHINE
+    assert isinstance(outcome, MachineFailure)
     executor.submit(1, Job(finish, 4))
-    assert collect(executor, 1)[1].steps == 4
+    assert collect(executor, 1)[1].loss == 4
 
 
 @pytest.mark.parametrize(
-    ("status", "kept"), [(Status.COMPLETED, True), (Status.DIVERGED, True), (Status.OUT_OF_MEMORY, False)]
+    ("kind", "fields", "kept"),
+    [
+        (Completed, {"loss": 1.0}, True),
+        (Diverged, {"progress": 1.0}, True),
+        (OutOfMemory, {"progress": 0.5}, False),
+    ],
 )
-def test_a_worker_is_kept_unless_its_trial_lacked_memory(executor, status, kept):
-    executor.submit(0, Job(end, status))
+def test_a_worker_is_kept_unless_its_trial_lacked_memory(executor, kind, fields, kept):
+    executor.submit(0, Job(partial(end, kind, **fields)))
     first = collect(executor, 1)[0]
-    assert first.status is status
-    executor.submit(1, Job(end, Status.COMPLETED))
+    assert isinstance(first, kind)
+    executor.submit(1, Job(partial(end, Completed, loss=1.0)))
     assert (collect(executor, 1)[1].device == first.device) == kept
 
 
@@ -117,13 +115,11 @@ def test_a_full_disk_reaches_the_coordinator(executor):
 def test_workers_end_with_a_killed_coordinator(tmp_path):
     script = tmp_path / "coordinator.py"
     script.write_text(
-        "import multiprocessing, os, time\n"
-        "from carbs_scaling.executors import processes\n"
+        "import functools, multiprocessing, time\n"
         "from carbs_scaling.executors.processes import ProcessExecutor\n"
         "if __name__ == '__main__':\n"
-        "    processes._train = time.sleep\n"
         "    executor = ProcessExecutor([{}], None, 0)\n"
-        "    executor.submit(0, 600)\n"
+        "    executor.submit(0, functools.partial(time.sleep, 600))\n"
         "    executor.wait(3)\n"
         "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
         "    time.sleep(600)\n"

@@ -1,114 +1,118 @@
 """The ledger: one trial is charged once, what was open is found again, and a changed search is refused."""
 
+from dataclasses import replace
+
 import pytest
 
-from carbs_scaling.config import ModelConfig, StudyConfig
+from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import StudyError
-from carbs_scaling.ledger.study import Study, differences, sole_coordinator, spent_flops, trial_seed
+from carbs_scaling.ledger.identity import differences
+from carbs_scaling.ledger.study import LEDGER_FORMAT, Study, sole_coordinator, spent_flops, trial_seed
 from carbs_scaling.samplers.carbs import CarbsSampler
-from carbs_scaling.tasks.language_model_space import Space
-from carbs_scaling.trial import Status, TrialOutcome
+from carbs_scaling.trial import Completed, Diverged, MachineFailure
+from tests.toy_task import ToyTask
 
-IDENTITY = {
-    "space": {"width": {"low": 16, "high": 64}},
-    "budget": {"convention": "6N"},
-    "objective": {"metric": "nats_per_token"},
-}
-SPACE = Space(
-    {
-        "width": {"low": 16, "high": 64, "log": True},
-        "depth": {"low": 1, "high": 4},
-        "learning_rate": {"low": 1e-3, "high": 0.1, "log": True},
-        "batch_size": {"low": 2, "high": 32, "log": True},
-        "tokens_per_parameter": {"low": 5, "high": 100, "log": True},
-        "weight_decay": 0.1,
-        "beta2": 0.95,
-        "warmup_fraction": 0.1,
-    },
-    ModelConfig(architecture="gpt2", head_size=16, sequence_length=64),
-    256,
-    "6N",
-)
-BUDGET = 1e12
+TASK = ToyTask()
+BUDGET = 1e7
 
 
 def config(tmp_path, name="s"):
     return StudyConfig(name=name, directory=str(tmp_path), storage=None, seed=0)
 
 
-def begin(tmp_path, identity=IDENTITY, budget=BUDGET):
+def begin(tmp_path, task=TASK, budget=BUDGET):
     (tmp_path / "s").mkdir(exist_ok=True)
-    sampler = CarbsSampler(
-        SPACE.distributions,
-        flops=SPACE.flops,
-        roles=SPACE.roles,
-        project=SPACE.project,
-        budget_flops=budget,
-        seed=0,
-    )
-    return Study.begin(config(tmp_path), identity, budget, sampler)
+    sampler = CarbsSampler(task.space, task.flops, task.roles, task.project, budget_flops=budget, seed=0)
+    return Study.begin(config(tmp_path), task, budget, sampler)
 
 
-def ended(record, status=Status.COMPLETED, share=1.0):
-    steps = int(record.recipe.steps * share)
-    done = status is Status.COMPLETED
-    return TrialOutcome(
-        status,
-        steps=steps,
-        tokens=steps * record.recipe.batch_tokens,
-        seconds=1.0,
-        device="cpu",
-        loss=2.0 if done else None,
-        bits_per_byte=2.9 if done else None,
-    )
-
-
-def test_a_trial_is_charged_for_the_tokens_that_it_saw(tmp_path):
+def test_a_trial_is_charged_for_what_was_done_of_it(tmp_path):
     study = begin(tmp_path)
-    whole, half = (study.ask(SPACE, 0, {}) for _ in range(2))
-    study.tell(whole.number, ended(whole))
-    study.tell(half.number, ended(half, Status.DIVERGED, share=0.5))
+    whole, half, lost = (study.ask(TASK, {"sampler": "x"}) for _ in range(3))
+    study.tell(whole.number, Completed(loss=2.0))
+    study.tell(half.number, Diverged(progress=0.5))
+    study.tell(lost.number, MachineFailure(message="why"))
     records = study.records()
-    assert records[0].flops == whole.flops == 6 * whole.recipe.params * whole.recipe.tokens
-    assert (
-        records[1].flops == 6 * half.recipe.params * int(half.recipe.steps * 0.5) * half.recipe.batch_tokens
-    )
+    assert records[0].flops == whole.flops == TASK.flops(whole.point)
+    assert records[1].flops == half.flops / 2
     assert spent_flops(records) == records[0].flops + records[1].flops
-    assert records[1].loss is None
+    assert [record.completed for record in records] == [True, False, False]
+    with pytest.raises(ValueError, match="trial 1 has no loss: it is diverged"):
+        _ = records[1].loss
     assert study.optuna_study.trials[1].user_attrs["outcome"] == "diverged"
+
+
+def test_a_record_says_what_the_task_says_of_the_point(tmp_path):
+    study = begin(tmp_path)
+    asked = study.ask(TASK, {"sampler": "x"})
+    assert (asked.roles, asked.details) == (TASK.roles(asked.point), TASK.details(asked.point))
+    assert asked.running
+    (record,) = Study.load(config(tmp_path)).records()
+    assert record == asked
+    assert record.provenance["sampler"] == "x"
+    assert record.values["reach"] == record.point["samples"] * record.point["step_length"]
+    study.tell(0, Completed(loss=2.0, metrics={"height": 3.0}))
+    assert Study.load(config(tmp_path)).records() == [
+        replace(asked, outcome=Completed(loss=2.0, metrics={"height": 3.0}))
+    ]
+
+
+def test_records_come_in_the_order_in_which_trials_ended(tmp_path):
+    study = begin(tmp_path)
+    for _ in range(3):
+        study.ask(TASK, {})
+    for number in (2, 0):
+        study.tell(number, Completed(loss=2.0))
+    assert [record.number for record in study.records_as_ended()] == [2, 0]
+
+
+def test_a_trial_that_a_dashboard_closed_costs_nothing(tmp_path):
+    import optuna
+
+    study = begin(tmp_path)
+    study.ask(TASK, {})
+    study.optuna_study.tell(0, state=optuna.trial.TrialState.FAIL)
+    (record,) = study.records()
+    assert record.outcome == MachineFailure(message="closed from outside")
+    assert record.flops == 0
+
+
+def test_a_ledger_of_another_format_is_refused_in_one_line(tmp_path):
+    study = begin(tmp_path)
+    study.optuna_study.set_user_attr("ledger_format", LEDGER_FORMAT - 1)
+    for use in (lambda: begin(tmp_path), lambda: Study.load(config(tmp_path))):
+        with pytest.raises(StudyError, match=f"ledger format {LEDGER_FORMAT - 1}") as error:
+            use()
+        assert "\n" not in str(error.value)
 
 
 def test_an_open_trial_is_run_again_as_it_was(tmp_path):
     study = begin(tmp_path)
-    first, second = (study.ask(SPACE, 0, {}) for _ in range(2))
-    study.tell(first.number, ended(first))
-    again = begin(tmp_path).unfinished(SPACE, 0, {})
-    assert [record.number for record in again] == [second.number]
-    assert again[0].recipe == second.recipe
+    first, second = (study.ask(TASK, {}) for _ in range(2))
+    study.tell(first.number, Completed(loss=2.0))
+    assert begin(tmp_path).unfinished(TASK, {}) == [second]
 
 
 def test_a_trial_killed_at_its_creation_is_proposed_again_under_its_number(tmp_path):
     unbroken = begin(tmp_path)
-    records = [unbroken.ask(SPACE, 0, {}) for _ in range(1)]
-    unbroken.tell(0, ended(records[0]))
-    wanted = unbroken.ask(SPACE, 0, {}).recipe
+    unbroken.tell(unbroken.ask(TASK, {}).number, Completed(loss=2.0))
+    wanted = unbroken.ask(TASK, {})
 
     other = tmp_path / "other"
     other.mkdir()
     broken = begin(other)
-    broken.tell(broken.ask(SPACE, 0, {}).number, ended(records[0]))
+    broken.tell(broken.ask(TASK, {}).number, Completed(loss=2.0))
     storage = broken.optuna_study._storage
     storage.create_new_trial(broken.optuna_study._study_id)  # and then nothing more was written
     assert [record.number for record in broken.records()] == [0]
-    again = begin(other).unfinished(SPACE, 0, {})
-    assert [(record.number, record.recipe) for record in again] == [(1, wanted)]
+    assert begin(other).unfinished(TASK, {}) == [wanted]
 
 
-def test_a_changed_search_is_refused_in_one_line_that_says_what_differs(tmp_path):
+def test_a_changed_search_is_refused_in_one_line_that_says_what_differs(tmp_path, monkeypatch):
     begin(tmp_path)
-    changed = {**IDENTITY, "space": {"width": {"low": 16, "high": 128}}}
-    with pytest.raises(StudyError, match=r"space\.width\.high: 64 -> 128") as error:
-        begin(tmp_path, identity=changed)
+    monkeypatch.setattr(ToyTask, "identity", lambda self: {"parabola": {"width": 3}})
+    with pytest.raises(StudyError, match=r"parabola\.width: 2 -> 3") as error:
+        begin(tmp_path)
     assert "\n" not in str(error.value)
 
 

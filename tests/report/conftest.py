@@ -5,39 +5,46 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from carbs_scaling.compute.flops import flops_by_convention
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.models.family import ModelShape
-from carbs_scaling.trial import Recipe, Status, TrialOutcome
+from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory, Status, TrialOutcome
 
-CONVENTION = "6N+head+attention"
+FAILURES = {
+    Status.DIVERGED: Diverged,
+    Status.OUT_OF_MEMORY: OutOfMemory,
+    Status.MACHINE: MachineFailure,
+}
 
 
 def _make_record(
     number: int,
-    loss: float | None = None,
-    flops: float | None = None,
+    loss: float = 2.5,
+    flops: float = 1.5e10,
     status: Status | None = Status.COMPLETED,
     width: int = 32,
     depth: int = 2,
     steps: int = 100,
     message: str = "",
 ) -> TrialRecord:
-    """One record; `status` None for a running one, `flops` None for those of its shape."""
-    shape = ModelShape("gpt2", width, depth, 16, 256, 128)
-    recipe = Recipe(shape, 1.3e-2, 8, steps, 0.1, 0.95, 0.1, seed=number)
-    by_convention = flops_by_convention(shape, recipe.tokens)
-    outcome = None
-    if status is not None:
-        loss = loss if status is Status.COMPLETED else None
-        bits = None if loss is None else loss / np.log(2)
-        peak_memory_bytes = 2**20 if number % 2 else None  # as where some trials ran on a CPU
-        outcome = TrialOutcome(
-            status, steps, recipe.tokens, 1.5, "cpu", loss, bits, peak_memory_bytes, message
-        )  # fmt: skip
+    """One record of a language model; `status` None for a running one."""
+    params, tokens = 12 * depth * width**2, steps * 1024
+    roles = {"params": params, "tokens": tokens, "learning_rate": 1.3e-2, "batch_tokens": 1024}
+    point = {"width": width, "depth": depth, "learning_rate": 1.3e-2, "batch_size": 8}
+    details = {"steps": steps, "beta2": 0.95, "warmup_fraction": 0.1, "flops_6N": 6.0 * params * tokens}
     provenance = {"text_sha256": "ab" * 32, "versions": {"torch": "2.9"}, "origin": "design"}
-    charged = by_convention[CONVENTION] if flops is None else flops
-    return TrialRecord(number, recipe, charged, loss, outcome, by_convention, provenance)
+    return TrialRecord(
+        number, point, roles, details, flops, number, _outcome(status, loss, number, message), provenance
+    )
+
+
+def _outcome(status: Status | None, loss: float, number: int, message: str) -> TrialOutcome | None:
+    peak_memory_bytes = 2**20 if number % 2 else None  # as where some trials ran on a CPU
+    common = {"seconds": 1.5, "device": "cpu", "peak_memory_bytes": peak_memory_bytes}
+    if status is None:
+        return None
+    if status is Status.COMPLETED:
+        metrics = {"nats_per_token": loss, "bits_per_byte": loss / float(np.log(2))}
+        return Completed(loss=loss, metrics=metrics, **common)
+    return FAILURES[status](progress=1.0, message=message, **common)
 
 
 def _random_records(count: int, seed: int = 0) -> list[TrialRecord]:

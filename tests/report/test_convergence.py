@@ -62,7 +62,7 @@ def test_picture_is_png(fit, curves, tmp_path):
 def test_curves_of_completed_trials(make_record, tmp_path):
     records = [make_record(0, loss=2.0), make_record(1, status=Status.DIVERGED), make_record(2, status=None)]
     records.append(make_record(3, loss=2.0))  # its curve is gone
-    batch = records[0].recipe.batch_tokens
+    batch = records[0].roles["batch_tokens"]
     points = [
         {"step": 1, "train_loss": 5.0, "learning_rate": 0.001},
         {
@@ -82,6 +82,6 @@ def test_curves_of_completed_trials(make_record, tmp_path):
     assert curve.loss.tolist() == [5.0, 4.0]
     assert curve.gradient_variance[1] == 9.0
     assert np.isnan(curve.gradient_square[0])
-    assert curve.flops_per_token == records[0].flops / records[0].outcome.tokens
-    assert held_out_gap(records, tmp_path) == pytest.approx(2.0 - 4.0)
+    assert curve.flops_per_token == records[0].flops / records[0].roles["tokens"]
+    assert held_out_gap(records, tmp_path) == pytest.approx(4.5 - 4.0)
     assert held_out_gap([], tmp_path) is None

@@ -1,10 +1,11 @@
 import re
+from dataclasses import replace
 
 import pytest
 
 from carbs_scaling.report.figures import draw_front_png, spread_out
 from carbs_scaling.report.front import front_law, front_records
-from carbs_scaling.report.html import recipe_text, write_front_html
+from carbs_scaling.report.html import trial_text, write_front_html
 from carbs_scaling.trial import Status
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -41,19 +42,23 @@ def test_the_page_loads_nothing_from_elsewhere_and_escapes_what_it_shows(random_
     assert len(re.findall(r"<tr>", page)) == 1 + len(front_records(random_records(30)))
 
 
-def test_the_pointer_shows_the_recipe_or_why_there_is_no_loss(make_record):
-    text = recipe_text(make_record(7, loss=2.0))
-    for part in (
-        "trial 7",
-        "2.0000 nats/token",
-        "learning rate 1.30e-2",
-        "N = 24.6k",
-        "warmup 0.1",
-        "on cpu",
-    ):
+def test_the_pointer_shows_the_point_or_why_there_is_no_loss(make_record):
+    text = trial_text(make_record(7, loss=2.0), "nats/token")
+    for part in ("trial 7", "2.0000 nats/token", "lr 1.3e-2", "N 24.6k", "width 32", "warmup_fraction 0.1"):
         assert part in text
+    assert "on cpu" in text
     failed = make_record(8, status=Status.OUT_OF_MEMORY, message="tried to take <9 GiB>")
-    assert "out of memory: tried to take &lt;9 GiB&gt;" in recipe_text(failed)
+    assert "out of memory: tried to take &lt;9 GiB&gt;" in trial_text(failed, "nats/token")
+
+
+@pytest.mark.filterwarnings("error")
+def test_runs_without_parameters_and_losses_below_zero_can_be_drawn(make_record, tmp_path):
+    records = [
+        replace(make_record(n, loss=0.5 - n, flops=10.0 ** (9 + n)), roles={}, point={"x": n / 3})
+        for n in range(4)
+    ]
+    assert draw_front_png(records, tmp_path / "front.png", "study").read_bytes().startswith(PNG_SIGNATURE)
+    assert "x 0.333" in write_front_html(records, tmp_path / "front.html", "study").read_text()
 
 
 def test_labels_keep_their_distance_and_both_ends(random_records):

@@ -29,7 +29,7 @@ def make_display(clock, plain, budget_flops=1e12, width=80, height=24):
 
 
 def as_running(record):
-    return replace(record, loss=None, outcome=None)
+    return replace(record, outcome=None)
 
 
 def test_plain_lines_say_spent_recipe_and_ending(make_record, clock):

@@ -1,30 +1,50 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from carbs_scaling.report.front import front_rows
+from carbs_scaling.report.front import front_records
 from carbs_scaling.report.table import front_table
 
 
-def printed(rows, width, **options):
+def printed(records, width, **options):
     console = Console(width=width, file=io.StringIO())
-    options = {"study_name": "tiny", "trials": 60, "spent_flops": 6e12, "budget_flops": 1.5e13, **options}
-    console.print(front_table(rows, **options))
+    options = {
+        "study_name": "tiny",
+        "metric": "nats/token",
+        "spent_flops": 6e12,
+        "budget_flops": 1.5e13,
+        **options,
+    }
+    console.print(front_table(records, **options))
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_every_row_fits_on_one_line(random_records, width):
-    rows = front_rows(random_records(60))
-    text = printed(rows, width, law_lines=["L = 1.2 + 300 C^-0.25"])
+    records = random_records(60)
+    front = front_records(records)
+    text = printed(records, width, law_lines=["L = 1.2 + 300 C^-0.25"])
     assert "…" not in text
-    assert f"{len(rows)} of 60 trials, 6.0e12 of 1.5e13 FLOPs spent (40%)" in text
+    title = f"{len(front)} of 60 trials, 6.0e12 of 1.5e13 FLOPs spent (40%)"
+    assert title in " ".join(text.split())
     assert "L = 1.2 + 300 C^-0.25" in text
-    for row in rows:
-        assert sum(f"{row['loss_nats_per_token']:.3f}" in line for line in text.splitlines()) >= 1
-    assert ("steps" in text) == (width == 120)
+    for record in front:
+        rows = [line for line in text.splitlines() if f"{record.loss:.3f}" in line]
+        assert any(line.split()[-1] == str(record.number) for line in rows)
+    assert ("width" in text) == (width >= 80)
+
+
+def test_what_does_not_differ_is_left_out_and_what_differs_is_shown(make_record):
+    records = [make_record(n, loss=3.0 - n / 10, flops=1e9 * (n + 1), steps=100 + n) for n in range(3)]
+    text = printed(records, 120)
+    assert "depth" not in text
+    assert "steps" in text
+    assert "runs" not in text
+    again = replace(records[0], number=9, seed=9)
+    assert "runs" in printed([*records, again], 120)
 
 
 def test_a_study_without_a_completed_run_says_so():
-    assert "no completed run yet" in printed([], 80, trials=0, spent_flops=0)
+    assert "no completed run yet" in printed([], 80)

@@ -22,7 +22,7 @@ from carbs_scaling.training.loop import (
     train,
 )
 from carbs_scaling.training.step import accumulate_gradients, window_loss
-from carbs_scaling.trial import Status, TrialOutcome
+from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
 
 def unigram_entropy(job) -> float:
@@ -45,9 +45,8 @@ def without_time(outcome: TrialOutcome) -> TrialOutcome:
 def test_it_learns_more_than_the_frequencies_of_bytes(job, changed, architecture):
     shape = replace(job.recipe.shape, architecture=architecture)
     outcome = train(changed(shape=shape, steps=150))
-    assert outcome.status is Status.COMPLETED
-    assert outcome.steps == 150
-    assert outcome.tokens == 150 * 8 * 32
+    assert isinstance(outcome, Completed)
+    assert outcome.progress == 1
     assert outcome.seconds > 0
     assert outcome.device == "cpu"
     assert outcome.loss < unigram_entropy(job) - 0.5
@@ -67,18 +66,17 @@ def test_same_recipe_same_result_and_global_random_state_untouched(job, changed)
 def test_sgd_learns_too(job, changed):
     slow = changed(learning_rate=0.3, steps=100)
     outcome = train(replace(slow, optimizer=replace(job.optimizer, name="sgd")))
-    assert outcome.status is Status.COMPLETED
+    assert isinstance(outcome, Completed)
     assert outcome.loss < 4.0
 
 
 def test_absurd_learning_rate_diverges_and_is_charged_what_it_spent(job, changed, tmp_path):
     outcome = train(replace(changed(learning_rate=1e4, steps=400), curve_path=str(tmp_path / "curve")))
-    assert outcome.status is Status.DIVERGED
-    assert outcome.loss is None
-    assert outcome.bits_per_byte is None
+    assert isinstance(outcome, Diverged)
+    assert outcome.metrics == {}
     assert outcome.message
-    assert outcome.tokens == outcome.steps * job.recipe.batch_tokens
-    assert 0 < outcome.steps < 400
+    assert 0 < outcome.progress < 1
+    assert outcome.progress * 400 == round(outcome.progress * 400)
     for line in (tmp_path / "curve").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
@@ -87,8 +85,8 @@ def test_infinite_weights_are_seen_at_the_end(changed, job):
     outcome = train(
         replace(changed(learning_rate=1e30, steps=1), optimizer=replace(job.optimizer, name="sgd"))
     )
-    assert outcome.status is Status.DIVERGED
-    assert outcome.steps == 1
+    assert isinstance(outcome, Diverged)
+    assert outcome.progress == 1
     assert "held-out loss" in outcome.message
 
 
@@ -129,9 +127,8 @@ def test_out_of_memory_is_an_outcome(job, monkeypatch, error):
 
     monkeypatch.setattr(step, "accumulate_gradients", fails_at_the_sixth)
     outcome = train(job)
-    assert outcome.status is Status.OUT_OF_MEMORY
-    assert outcome.steps == 5
-    assert outcome.tokens == 5 * job.recipe.batch_tokens
+    assert isinstance(outcome, OutOfMemory)
+    assert outcome.progress == 5 / job.recipe.steps
     assert outcome.message
 
 
@@ -139,8 +136,8 @@ def test_a_model_larger_than_memory_is_out_of_memory(changed):
     # Its first matrix is larger than the address space, so that no setting of the machine lets it through.
     huge = ModelShape("gpt2", width=1 << 24, depth=1, head_size=16, vocabulary_size=2, sequence_length=2)
     outcome = train(changed(shape=huge))
-    assert outcome.status is Status.OUT_OF_MEMORY
-    assert outcome.tokens == 0
+    assert isinstance(outcome, OutOfMemory)
+    assert outcome.progress == 0
 
 
 def test_other_errors_are_not_swallowed(job, monkeypatch):
@@ -189,7 +186,10 @@ def test_bits_per_byte(job):
     assert bits_per_byte(math.log(2), 1.0) == 1.0
     assert bits_per_byte(8 * math.log(2), 4.0) == 2.0
     outcome = train(job)
-    assert outcome.bits_per_byte == outcome.loss / math.log(2) / job.text.bytes_per_token
+    bits = outcome.loss / math.log(2) / job.text.bytes_per_token
+    assert outcome.metrics == {"nats_per_token": outcome.loss, "bits_per_byte": bits}
+    in_bits = replace(job, objective=replace(job.objective, metric="bits_per_byte"))
+    assert train(in_bits).loss == bits
 
 
 @pytest.mark.parametrize("steps", [3, 150, 450])
@@ -204,7 +204,8 @@ def test_loss_curve(changed, tmp_path, steps):
     assert all(set(p) == {"step", "tokens", "seconds", "train_loss", "learning_rate"} for p in points)
     assert [p["step"] for p in points] == sorted({p["step"] for p in points})
     assert points[-1]["step"] == steps
-    assert last == {"step": steps, "tokens": outcome.tokens, "validation_loss": outcome.loss}
+    tokens = steps * job.recipe.batch_tokens
+    assert last == {"progress": 1.0, "step": steps, "tokens": tokens, "validation_loss": outcome.loss}
 
 
 def test_a_curve_that_cannot_be_written_is_an_error(job, tmp_path):
@@ -219,7 +220,7 @@ def test_every_trial_of_a_process_is_compiled(job, changed, monkeypatch):
     with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
         for width in (16, 32, 48):
             compiled = changed(shape=replace(job.recipe.shape, width=width), steps=2)
-            assert train(replace(compiled, compile=True)).status is Status.COMPLETED
+            assert isinstance(train(replace(compiled, compile=True)), Completed)
 
 
 @pytest.mark.parametrize("sizes", [[3, 3, 3, 2], [40, 40, 1], [5]])

@@ -194,14 +194,14 @@ def _as_frame(runs: Any) -> tuple["pd.DataFrame", str]:
         return _read_file(Path(runs)), str(runs)
     if hasattr(runs, "records"):
         frame = records_frame(runs.records())
-        optimizer = runs.optuna_study.user_attrs["identity"]["optimizer"]["name"]
+        optimizer = runs.identity.get("optimizer", {}).get("name", "")
         return frame.assign(optimizer=optimizer), f"study {runs.name}"
     if isinstance(runs, dict):
         try:
             return pd.DataFrame(runs), "the table"
         except ValueError as error:
             raise LawError(f"the columns make no table: {error}") from error
-    if isinstance(runs, Sequence) and all(hasattr(run, "recipe") for run in runs):
+    if isinstance(runs, Sequence) and all(hasattr(run, "roles") for run in runs):
         return records_frame(runs), "the study"
     raise LawError(
         f"{type(runs).__name__} is not a table of runs: give a DataFrame or a CSV, JSONL or Parquet file"
@@ -230,25 +230,14 @@ def records_frame(records: Sequence[Any]) -> "pd.DataFrame":
     """Completed and diverged `TrialRecord`s as a DataFrame of the columns above."""
     import pandas as pd
 
+    columns = (*REQUIRED[:4], "depth", "width", *SEARCHED)
     rows = []
     for record in records:
-        if record.outcome is None or str(record.outcome.status) not in ("completed", "diverged"):
+        if not record.completed and record.status != "diverged":
             continue
-        recipe = record.recipe
-        row = {
-            "params": recipe.params,
-            "tokens": record.outcome.tokens if record.completed else recipe.tokens,
-            "learning_rate": recipe.learning_rate,
-            "batch_tokens": recipe.batch_tokens,
-            "loss": record.loss,
-            "diverged": not record.completed,
-            "depth": recipe.shape.depth,
-            "width": recipe.shape.width,
-            "beta2": recipe.beta2,
-            "weight_decay": recipe.weight_decay,
-            "seed": recipe.seed,
-        }
-        rows.append(row)
+        values = {name: record.values[name] for name in columns if name in record.values}
+        loss = record.loss if record.completed else None
+        rows.append({**values, "loss": loss, "diverged": not record.completed, "seed": record.seed})
     if not rows:
         raise LawError("the study has no run that ended yet: search first")
     return pd.DataFrame(rows)

@@ -1,0 +1,72 @@
+"""The trials of an Optuna study as they are stored: the one place that says how each of them ended."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from math import isfinite
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from carbs_scaling.trial import Status
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial of anybody's study with the objectives loss and FLOPs.
+
+    Args:
+        number: of the trial.
+        params: its parameters; those of a running trial may not all be stored yet.
+        status: how it ended; None while it runs. A trial that failed without a word, was pruned, or has a
+            loss that is not finite, diverged.
+        loss: where it completed.
+        flops: that it was charged, where it says so.
+        attributes: user attributes.
+        ended_at: when it ended.
+    """
+
+    number: int
+    params: dict[str, Any]
+    status: Status | None
+    loss: float | None
+    flops: float | None
+    attributes: dict[str, Any]
+    ended_at: datetime | None
+
+
+def read_trials(study: Study) -> list[StoredTrial]:
+    """All trials that were begun, by number.
+
+    Optuna makes a failure of a loss that is NaN, and of an exception that `optimize` was told to catch.
+    """
+    trials = study.get_trials(deepcopy=False)
+    return [stored(trial) for trial in trials if trial.state is not TrialState.WAITING]
+
+
+def stored(trial: FrozenTrial) -> StoredTrial:
+    """One trial."""
+    status, loss, flops = _ending(trial)
+    return StoredTrial(
+        trial.number, trial.params, status, loss, flops, trial.user_attrs, trial.datetime_complete
+    )
+
+
+def _ending(trial: FrozenTrial) -> tuple[Status | None, float | None, float | None]:
+    """Status, loss and charged FLOPs."""
+    if trial.state is TrialState.RUNNING:
+        return None, None, None
+    values = trial.values if trial.state is TrialState.COMPLETE and trial.values else []
+    charged = _not_negative(values[1]) if len(values) > 1 and isfinite(values[1]) else None
+    if charged is None and "flops" in trial.user_attrs:
+        charged = _not_negative(float(trial.user_attrs["flops"]))
+    if len(values) > 1 and isfinite(values[0]) and isfinite(values[1]) and values[1] > 0:
+        return Status.COMPLETED, float(values[0]), charged
+    word = trial.user_attrs.get("outcome")
+    if trial.state is TrialState.FAIL and word in (Status.MACHINE, Status.STOPPED, Status.OUT_OF_MEMORY):
+        return Status(word), None, 0.0 if charged is None and word == Status.MACHINE else charged
+    return Status.DIVERGED, None, charged
+
+
+def _not_negative(flops: float) -> float:
+    return max(flops, 0.0) if isfinite(flops) else 0.0

@@ -1,0 +1,140 @@
+"""Pretraining of language models from scratch: the loss on held-out text against training FLOPs."""
+
+from dataclasses import asdict
+from typing import Any
+
+from carbs_scaling.data.token_files import PreparedText, prepare_text
+from carbs_scaling.data.windows import training_windows, validation_windows
+from carbs_scaling.tasks.pretraining_config import PretrainingConfig
+from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
+from carbs_scaling.tasks.pretraining_space import PretrainingSpace
+from carbs_scaling.tasks.task import Limits, Point, Task, TrialContext
+from carbs_scaling.training.loop import TrainingJob, train
+from carbs_scaling.trial import TrialOutcome
+
+METRIC_UNITS = {"nats_per_token": "nats/token", "bits_per_byte": "bits/byte"}
+
+
+class Pretraining(Task):
+    """Trains a model of each point's shape on a text and scores it on what was held out.
+
+    Args:
+        config: all sections.
+        text: token files.
+        limits: what one trial may cost and need.
+
+    Raises:
+        DataError: the text is too short for one window.
+        ConfigError: a space that cannot be, or in which no run keeps to the limits.
+    """
+
+    config_type = PretrainingConfig
+    name = "pretraining"
+    comparable_by = ("data.sha256", "objective.metric", "objective.validation_tokens")
+
+    def __init__(self, config: PretrainingConfig, text: PreparedText, limits: Limits) -> None:
+        for windows in (training_windows, validation_windows):
+            windows(text, config.model.sequence_length)  # too little text is reported now, not by a worker
+        self.config = config
+        self.text = text
+        self.description = f"text: {text.description}"
+        self.metric = METRIC_UNITS[config.objective.metric]
+        self.flops_convention = config.model.flops_convention
+        self.legal = PretrainingSpace(
+            config.space, config.model, text.vocabulary_size, limits.max_trial_flops, config.optimizer.name
+        )
+        self.space = self.legal.distributions
+        self.memory: MemoryLimit | None = None
+        if limits.memory_bytes is not None:
+            self.memory = MemoryLimit(
+                self.legal,
+                limits.memory_bytes,
+                config.optimizer.name,
+                activation_size(limits.device),
+                config.training.micro_batch_tokens,
+            )
+
+    @classmethod
+    def from_config(cls, config: PretrainingConfig, limits: Limits) -> "Pretraining":
+        """With the text of the configuration, from the cache or made now.
+
+        Raises:
+            CarbsScalingError: there is no such text, or see `Pretraining`.
+        """
+        return cls(config, prepare_text(config.data), limits)
+
+    def project(self, point: Point) -> Point:
+        """The nearest recipe of whole steps within the limit on cost."""
+        return self.legal.project(point)
+
+    def flops(self, point: Point) -> float:
+        """Training FLOPs in the convention of the configuration."""
+        return self.legal.flops(point)
+
+    def roles(self, point: Point) -> dict[str, float]:
+        """N, D, batch in tokens, and the learning rate where it is not a law's."""
+        return self.legal.roles(point)
+
+    def details(self, point: Point) -> dict[str, Any]:
+        """The whole recipe and shape, and FLOPs in every convention."""
+        return self.legal.details(point)
+
+    def allowed(self, point: Point) -> bool:
+        """Whether the run fits into memory by estimate."""
+        return self.memory is None or self.memory(point)
+
+    def run(self, point: Point, context: TrialContext) -> TrialOutcome:
+        """Trains and scores one model."""
+        job = self.job(point, context)
+        try:
+            return train(job)
+        except RuntimeError as error:
+            if not job.compile:
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise RuntimeError(f"{reason}; try training.compile=false") from error
+
+    def job(self, point: Point, context: TrialContext) -> TrainingJob:
+        """The training run that a legal point stands for."""
+        return TrainingJob(
+            recipe=self.legal.recipe(point, context.seed),
+            text=self.text,
+            optimizer=self.config.optimizer,
+            schedule=self.config.schedule,
+            objective=self.config.objective,
+            device=context.device,
+            compile=self.config.training.compile,
+            micro_batch_tokens=self.config.training.micro_batch_tokens,
+            curve_path=context.curve_path,
+            cuda_graph=self.config.training.cuda_graph,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """The sections that say what is trained; how a device is used, and what nothing reads, may change."""
+        config = self.config
+        schedule = {name: getattr(config.schedule, name) for name in config.schedule.read}
+        objective = asdict(config.objective)
+        if not config.objective.gradient_noise_scale:
+            del objective["gradient_noise_scale"]
+        return {
+            "space": config.space,
+            "model": asdict(config.model),
+            "optimizer": asdict(config.optimizer),
+            "schedule": schedule,
+            "objective": objective,
+            "data": {"sha256": self.text.sha256},
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """The text and the version of PyTorch."""
+        import torch
+
+        return {
+            "text_sha256": self.text.sha256,
+            "text": self.text.description,
+            "flops_convention": self.flops_convention,
+            "torch": torch.__version__,
+        }
+
+
+TASK = Pretraining

@@ -1,0 +1,91 @@
+"""What every executor must do, whatever its jobs are."""
+
+import time
+
+import pytest
+
+from carbs_scaling.errors import DataError
+from carbs_scaling.executors import EXECUTORS
+from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory
+
+OWN = {"processes": {"trials_per_worker": None, "retries": 0}}
+
+
+class Job:
+    """A picklable job."""
+
+    def __init__(self, act, *arguments):
+        self.act = act
+        self.arguments = arguments
+
+    def __call__(self):
+        return self.act(*self.arguments)
+
+
+def end(outcome):
+    return outcome
+
+
+def fail(error):
+    raise error
+
+
+@pytest.fixture(params=EXECUTORS.names)
+def executor(request):
+    entry = EXECUTORS.load(request.param)
+    common = {"name": request.param, "workers": 1, "device": "cpu", "memory_bytes": None}
+    executor = entry.from_config(entry.config_type(**common, **OWN.get(request.param, {})))
+    yield executor
+    executor.close()
+
+
+def collect(executor, count):
+    outcomes = {}
+    deadline = time.monotonic() + 120
+    while len(outcomes) < count and time.monotonic() < deadline:
+        outcomes.update(executor.wait(0.5))
+    return outcomes
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Completed(loss=1.5, seconds=2.0, metrics={"a": 1.0}),
+        Diverged(progress=0.5, message="why"),
+        OutOfMemory(progress=0.1, message="why"),
+    ],
+)
+def test_an_outcome_comes_back_under_its_number_and_the_slot_is_free_again(executor, outcome):
+    assert executor.free == 1
+    for number in (5, 6):
+        executor.submit(number, Job(end, outcome))
+        assert executor.free == 0
+        assert collect(executor, 1) == {number: outcome}
+        assert executor.free == 1
+
+
+def test_without_a_job_there_is_nothing_to_wait_for(executor):
+    assert executor.wait(0.01) == []
+
+
+def test_a_runtime_error_is_the_machines(executor):
+    executor.submit(0, Job(fail, RuntimeError("CUDA error: unspecified launch failure\nsecond line")))
+    outcome = collect(executor, 1)[0]
+    assert isinstance(outcome, MachineFailure)
+    assert outcome.message == "CUDA error: unspecified launch failure"
+    executor.submit(1, Job(end, Completed(loss=1.0)))
+    assert collect(executor, 1) == {1: Completed(loss=1.0)}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), DataError("no text")])
+def test_what_stops_the_search_reaches_it(executor, error):
+    executor.submit(0, Job(fail, error))
+    with pytest.raises(type(error)):
+        collect(executor, 1)
+
+
+def test_a_closed_executor_stops_at_once(executor):
+    begun = time.monotonic()
+    executor.submit(0, Job(time.sleep, 600))
+    executor.close()
+    assert time.monotonic() - begun < 60

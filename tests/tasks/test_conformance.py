@@ -1,0 +1,73 @@
+"""What every task must do, for those of the package and a toy of the tests."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from optuna.trial import create_trial
+
+from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.tasks import TASKS
+from carbs_scaling.tasks.task import Job, TrialContext
+from carbs_scaling.trial import Completed, TrialOutcome, charged_flops
+from tests.toy_task import ToyTask
+
+ROLES = {"params", "tokens", "learning_rate", "batch_tokens"}
+# Overrides that make the cheapest run of a task of the package take about a second.
+SMALL = {
+    "pretraining": (
+        *("space.width={low: 16, high: 48}", "space.depth={low: 1, high: 2}"),
+        *("space.tokens_per_parameter={low: 0.5, high: 4}", "model.sequence_length=32"),
+        *("objective.validation_tokens=512", "budget.flops=1e10"),
+    )
+}
+
+
+@pytest.fixture(params=("toy", *TASKS.names))
+def task(request, pretraining):
+    """Each task once, small."""
+    if request.param == "toy":
+        return ToyTask()
+    assert request.param == "pretraining", "give the new task a small configuration here"
+    return pretraining(*SMALL[request.param])
+
+
+@pytest.fixture
+def points(task):
+    """Legal points all over the space."""
+    encoding = Encoding(task.space)
+    rng = np.random.default_rng(0)
+    return [task.project(encoding.point(knobs)) for knobs in rng.random((40, encoding.knobs))]
+
+
+def test_projection_is_idempotent_and_inside_the_space(task, points):
+    for point in points:
+        assert task.project(point) == pytest.approx(point, rel=1e-12)
+        # Raises where a value is outside of its distribution.
+        create_trial(params=point, distributions=task.space, values=[1.0, 1.0])
+
+
+def test_flops_are_positive_and_roles_are_known_ones(task, points):
+    for point in points:
+        assert task.flops(point) > 0
+        assert set(task.roles(point)) <= ROLES
+        assert isinstance(task.allowed(point), bool)
+
+
+def test_what_the_ledger_keeps_is_plain_json(task, points):
+    for values in (task.identity(), dict(task.provenance()), task.details(points[0])):
+        assert json.loads(json.dumps(values)) == values
+    assert all(isinstance(text, str) and text for text in (task.name, task.metric))
+
+
+def test_the_same_seed_gives_the_same_loss_in_a_pickled_copy(task, points, tmp_path):
+    point = min(points, key=task.flops)
+    context = TrialContext(number=3, seed=7, device="cpu", curve_path=str(tmp_path / "curve.jsonl"))
+    job = Job(task, point, context)
+    first, second = job(), pickle.loads(pickle.dumps(job))()
+    assert isinstance(first, Completed)
+    assert isinstance(second, Completed)
+    assert first.loss == second.loss
+    assert charged_flops(task.flops(point), first) == task.flops(point)
+    assert TrialOutcome.from_dict(json.loads(json.dumps(first.to_dict()))) == first
