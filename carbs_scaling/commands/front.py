@@ -65,30 +65,26 @@ def print_front(study: Study, console: "Console") -> None:
         metric=study.metric,
         spent_flops=spent_flops(records),
         budget_flops=study.budget_flops,
-        law_lines=law_lines(records),
+        law_lines=law_lines(study),
     )
     console.print(table)
 
 
-def law_lines(records: list[TrialRecord]) -> list[str]:
-    """The law through the front, and the law in N, D, learning rate and batch behind all runs, a line each.
+def law_lines(study: Study) -> list[str]:
+    """The law through the front, and the scaling law of all runs, which `fit` shows in full, a line each.
 
-    The second where all completed runs have these roles.
+    Where the runs give no scaling law, the reason stands in its place.
     """
-    from carbs_scaling.laws.loss_fit import fit_loss_law
-
     lines = []
-    along_front = front_law(records)
+    along_front = front_law(study.records())
     if along_front is not None:
         lines.append(f"along the front, C in FLOPs:  {along_front.formula()}")
-    completed = completed_records(records)
-    roles = ("params", "tokens", "learning_rate", "batch_tokens")
-    if completed and all(name in record.values for record in completed for name in roles):
-        params, tokens, rate, batch = ([record.values[name] for record in completed] for name in roles)
-        law = fit_loss_law(params, tokens, rate, batch, [record.loss for record in completed])
-        if law is not None:
-            lines.append(f"over all runs:  {law.formula()}")
-    return lines
+    try:
+        law = fit_law(study)
+    except LawError as error:
+        return [*lines, f"over all runs, no scaling law:  {error}"]
+    assert isinstance(law, ScalingLaw)  # the runs of one study have one optimizer
+    return [*lines, "over all runs:", *law.formulas()]
 
 
 def write_plots(study: Study, folder: Path) -> list[Path]:
@@ -99,7 +95,7 @@ def write_plots(study: Study, folder: Path) -> list[Path]:
     return [
         draw_front_png(records, folder / "front.png", title, law=law, metric=metric),
         write_front_html(
-            records, folder / "front.html", title, law=law, metric=metric, law_lines=law_lines(records)
+            records, folder / "front.html", title, law=law, metric=metric, law_lines=law_lines(study)
         ),
     ]
 

@@ -218,8 +218,31 @@ class ScalingLaw:
             for x, lo, h in ((params, low[0], high[0]), (tokens, low[1], high[1]))
         )
         draws = self.draws(params, tokens)
-        rate, batch = float(self.learning_rate(params, tokens)), float(self.batch_tokens(params, tokens))
-        notes = list(self.warnings)
+        rate, batch = (
+            float(curve(params, tokens)) if there else float("nan")
+            for curve, there in zip((self.learning_rate, self.batch_tokens), self.has_role[2:], strict=True)
+        )
+        return Recommendation(
+            params=float(params),
+            tokens=float(tokens),
+            learning_rate=rate,
+            batch_tokens=batch,
+            loss=float(self.loss(params, tokens)),
+            draws=draws,
+            batch_exponent=self.parameter("a_B"),
+            extrapolation=beyond,
+            optimizer=self.optimizer,
+            notes=(*self.warnings, *self._notes(params, tokens, batch, beyond)),
+            other={law.name: float(law.value(params, tokens)) for law in self.others},
+            other_draws={law.name: law.draws(params, tokens, len(draws)) for law in self.others},
+        )
+
+    def _notes(self, params: float, tokens: float, batch: float, beyond: tuple[float, ...]) -> list[str]:
+        """What to keep in mind about a recommendation, one line each; `batch` is nan where runs have none."""
+        low, high, notes = self.support.low, self.support.high, []
+        absent = [name for name, there in zip(form.ROLES, self.has_role, strict=True) if not there]
+        if absent:
+            notes.append(f"the points of this study have no {' and no '.join(absent)}: none is recommended")
         if beyond[0] > 30 or beyond[1] > 30:
             notes.append(
                 f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"
@@ -237,20 +260,7 @@ class ScalingLaw:
             )
         if batch > tokens:
             notes.append("the law's batch is larger than all tokens: this target is out of its reach")
-        return Recommendation(
-            params=float(params),
-            tokens=float(tokens),
-            learning_rate=rate,
-            batch_tokens=batch,
-            loss=float(self.loss(params, tokens)),
-            draws=draws,
-            batch_exponent=self.parameter("a_B"),
-            extrapolation=beyond,
-            optimizer=self.optimizer,
-            notes=tuple(notes),
-            other={law.name: float(law.value(params, tokens)) for law in self.others},
-            other_draws={law.name: law.draws(params, tokens, len(draws)) for law in self.others},
-        )
+        return notes
 
     def formula(self) -> str:
         """Loss, learning rate, batch and further hyperparameters, with units and conventions, on one line."""

@@ -8,8 +8,8 @@ from optuna.study import Study
 
 from carbs_scaling.laws.runs.collapse import collapsed
 from carbs_scaling.ledger.trials import StoredTrial, read_trials
-from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.space.encoding import Point
+from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.trial import Status
 
 MACHINE = str(Status.MACHINE)  # the user attribute `outcome` of a failure that says nothing of the point

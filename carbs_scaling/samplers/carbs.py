@@ -19,10 +19,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.laws.fit.fit_law import fit_law
-from carbs_scaling.laws.form.law import ROLES
 from carbs_scaling.laws.recipe import Recommendation
+from carbs_scaling.laws.runs.table import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
+from carbs_scaling.ledger.trials import read_trials
 from carbs_scaling.samplers.candidates import design_point
 from carbs_scaling.samplers.front_search import FrontSearch
 from carbs_scaling.samplers.options import SamplerOptions
@@ -32,6 +33,7 @@ from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.surrogate.fit import SurrogateFitter
 from carbs_scaling.surrogate.model import LawEnsembleModel
+from carbs_scaling.trial import Status
 
 logger = logging.getLogger(__name__)
 
@@ -157,13 +159,16 @@ class CarbsSampler(Sampler):
         Raises:
             LawError: the runs give no law.
         """
-        history = self._history(study)
-        frame = {name: [] for name in ROLES}
-        for point in history.points:
-            roles = self.space.roles(point)
-            for name in ROLES:
-                frame[name].append(roles[name])
-        return fit_law({**frame, "loss": history.loss}, check=False)
+        rows = []
+        for trial in read_trials(study):
+            if trial.status in (Status.COMPLETED, Status.DIVERGED) and self.space.encoding.contains(
+                trial.params
+            ):
+                roles = {name: value for name, value in self.space.roles(trial.params).items() if value}
+                rows.append(study_row(trial.number, {**roles, **trial.params}, trial.loss))
+        law = fit_law(StudyRuns(rows, study.study_name))
+        assert isinstance(law, ScalingLaw)
+        return law
 
     def best_recipe(self, study: Study, params: float, tokens: float) -> Recommendation:
         """What `law` recommends for N non-embedding parameters and D tokens, also beyond the search.

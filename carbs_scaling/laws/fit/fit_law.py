@@ -89,6 +89,7 @@ def _fit_table(
 ) -> ScalingLaw:
     centre = table.logs.mean(axis=0)
     prior = prior_of(published, float(table.loss.min()), centre).widened(prior_width)
+    prior = prior.without_roles(table.has_role)
     starts = []
     for moves in STARTS:
         start = prior.mean.copy()
@@ -179,18 +180,17 @@ def _at_rules(prior: LawPrior, rules: Rules) -> LawPrior:
 def _settled(fit: LawFit, table: RunTable, prior: LawPrior, rules: Rules) -> LawFit:
     """The fit with what its runs cannot tell put in: what other batches and rates would bring is the prior's.
 
-    Where all runs had one batch, without doubt about it; where a rate or batch follows a rule, with all the
-    doubt of the prior.
+    Where all runs had one batch, as certain; where a rate or batch follows a rule, with the prior's deviation.
     """
     theta, bend, covariance = fit.theta.copy(), fit.bend.copy(), fit.covariance.copy()
     rows = len(theta) + np.arange(bend.size).reshape(bend.shape)
 
-    def forget(names: tuple[str, ...], kind: str, doubted: tuple[str, ...]) -> None:
+    def forget(names: tuple[str, ...], kind: str, uncertain: tuple[str, ...]) -> None:
         at = [INDEX[name] for name in names]
         known = [*at, *rows[BENDS.index(kind)]]
         covariance[known, :] = covariance[:, known] = 0.0
         bend[BENDS.index(kind)] = 0.0
-        for name in doubted:
+        for name in uncertain:
             covariance[INDEX[name], INDEX[name]] = prior.sd[INDEX[name]] ** 2
         for name in set(names) & {"a_B", "ln_k_e", "r_e", "ln_k_B", "r_B"}:
             theta[INDEX[name]] = prior.mean[INDEX[name]]
@@ -238,6 +238,7 @@ def _law_of(fit: LawFit, table: RunTable, centre: np.ndarray, features: np.ndarr
         height_sd=float(np.sqrt(fit.noise.height2)),
         support=support,
         optimizer=table.optimizer,
+        has_role=table.has_role,
     )
 
 

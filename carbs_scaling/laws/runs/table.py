@@ -3,7 +3,7 @@
 A table that cannot give a law is refused in one line, which names the fault and what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -21,6 +21,7 @@ Table = TypeVar("Table")
 REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
 SEARCHED = ("beta2", "momentum", "weight_decay")  # each has a law of its own where the runs vary it
 ALSO_CALLED = {"momentum": "beta1"}  # its name in tables of Adam's runs
+MAY_LACK = ("learning_rate", "batch_tokens")  # what the points of a study may not have
 OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
 # Marks of a run that diverged, and of one that did not; anything else is refused.
 MARKED = ("true", "1", "1.0", "yes", "y", "t", "x", "diverged")
@@ -73,6 +74,7 @@ class RunTable:
         source: name of the table, for reports.
         diverged_logs: ln N, ln D, ln learning rate, ln batch of runs that diverged, shape (m, 4).
         collapsed: number of `diverged` with a finite loss (`carbs_scaling.laws.runs.collapse`).
+        has_role: whether runs have N, D, a learning rate, and a batch.
         again: number of rows left out because another is the same in every column.
     """
 
@@ -92,6 +94,7 @@ class RunTable:
     diverged_logs: np.ndarray | None = None
     collapsed: int = 0
     again: int = 0
+    has_role: tuple[bool, bool, bool, bool] = (True, True, True, True)
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -147,10 +150,49 @@ def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
     if isinstance(runs, RunTable):
         return _only({runs.optimizer: runs}, optimizer)
     frame, source = _as_frame(runs)
+    has_role = (True, True, *(name in frame.columns for name in MAY_LACK))
+    if isinstance(runs, StudyRuns) or hasattr(runs, "records"):
+        frame = _filled(frame)
     _check_columns(frame, source)
     names = _optimizers(frame)
     by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
-    return {name: _checked(part, name, source) for name, part in by_name.items()}
+    return {name: _checked(part, name, source, has_role) for name, part in by_name.items()}
+
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """Completed and diverged runs of a study, whose points may have no learning rate or no batch.
+
+    Args:
+        rows: of `study_row`.
+        source: name of the study, for reports.
+        optimizer: its name; empty where the study has none.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    source: str
+    optimizer: str = ""
+
+
+def study_row(number: int, values: Mapping[str, Any], loss: float | None) -> dict[str, Any]:
+    """One run of a study as a row of a table.
+
+    Args:
+        number: of the trial: two trials are two runs, also where all else is equal.
+        values: the point's values and roles.
+        loss: None for a run that diverged.
+    """
+    columns = (*REQUIRED[:4], "depth", "width", *SEARCHED)
+    kept = {name: values[name] for name in columns if values.get(name) is not None}
+    return {**kept, "loss": loss, "diverged": loss is None, "trial": number}
+
+
+def _filled(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The same with columns for what the points lack: one rate, and one batch far smaller than all tokens."""
+    absent = {name: 1.0 for name in MAY_LACK if name not in frame.columns}
+    if "batch_tokens" in absent and "tokens" in frame.columns:
+        absent["batch_tokens"] = max(float(frame["tokens"].min()) / 1000, 1.0)
+    return frame.assign(**absent)
 
 
 def _check_columns(frame: "pd.DataFrame", source: str) -> None:
@@ -193,9 +235,10 @@ def _as_frame(runs: Any) -> tuple["pd.DataFrame", str]:
     if isinstance(runs, str | Path):
         return _read_file(Path(runs)), str(runs)
     if hasattr(runs, "records"):
-        frame = records_frame(runs.records())
         optimizer = runs.identity.get("optimizer", {}).get("name", "")
-        return frame.assign(optimizer=optimizer), f"study {runs.name}"
+        return records_frame(runs.records()).assign(optimizer=optimizer), f"study {runs.name}"
+    if isinstance(runs, StudyRuns):
+        return _study_frame(runs.rows).assign(optimizer=runs.optimizer), f"study {runs.source}"
     if isinstance(runs, dict):
         try:
             return pd.DataFrame(runs), "the table"
@@ -228,22 +271,26 @@ def _read_file(path: Path) -> "pd.DataFrame":
 
 def records_frame(records: Sequence[Any]) -> "pd.DataFrame":
     """Completed and diverged `TrialRecord`s as a DataFrame of the columns above."""
+    ended = [record for record in records if record.completed or record.status == "diverged"]
+    return _study_frame(
+        [
+            study_row(record.number, record.values, record.loss if record.completed else None)
+            for record in ended
+        ]
+    )
+
+
+def _study_frame(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     import pandas as pd
 
-    columns = (*REQUIRED[:4], "depth", "width", *SEARCHED)
-    rows = []
-    for record in records:
-        if not record.completed and record.status != "diverged":
-            continue
-        values = {name: record.values[name] for name in columns if name in record.values}
-        loss = record.loss if record.completed else None
-        rows.append({**values, "loss": loss, "diverged": not record.completed, "seed": record.seed})
     if not rows:
         raise LawError("the study has no run that ended yet: search first")
     return pd.DataFrame(rows)
 
 
-def _checked(frame: "pd.DataFrame", optimizer: str, source: str) -> RunTable:
+def _checked(
+    frame: "pd.DataFrame", optimizer: str, source: str, has_role: tuple[bool, bool, bool, bool]
+) -> RunTable:
     """Check the rows of one optimizer, and leave out runs that diverged, collapsed or are there twice."""
     what = f"{source} ({optimizer})" if optimizer else source
     columns = {name: _numbers(frame, name, what) for name in REQUIRED}
@@ -261,7 +308,7 @@ def _checked(frame: "pd.DataFrame", optimizer: str, source: str) -> RunTable:
     again = _again(frame)[ended] & ~broke
     ended[completed[broke | again]] = False
     values = {name: column[ended] for name, column in columns.items()}
-    _check_runs(values, int(broke.sum()), what)
+    _check_runs(values, int(broke.sum()), what, varied=("params", "learning_rate")[: 1 + has_role[2]])
     return RunTable(
         **values,
         **_others(frame, ended),
@@ -271,6 +318,7 @@ def _checked(frame: "pd.DataFrame", optimizer: str, source: str) -> RunTable:
         diverged_logs=_logs_where(columns, marked),
         collapsed=int(broke.sum()),
         again=int(again.sum()),
+        has_role=has_role,
     )
 
 
@@ -357,7 +405,9 @@ def _check_units(values: dict[str, np.ndarray], what: str) -> None:
         )
 
 
-def _check_runs(values: dict[str, np.ndarray], collapsed_runs: int, what: str) -> None:
+def _check_runs(
+    values: dict[str, np.ndarray], collapsed_runs: int, what: str, varied: tuple[str, ...]
+) -> None:
     """Refuse runs that are too few, vary too little, or report perplexity."""
     if len(values["loss"]) and values["loss"].max() > MAX_LOSS:
         raise LawError(
@@ -369,7 +419,7 @@ def _check_runs(values: dict[str, np.ndarray], collapsed_runs: int, what: str) -
         raise LawError(
             f"{what} has {len(values['loss'])} completed runs{also}: a law needs at least {MIN_RUNS}"
         )
-    for name in ("params", "learning_rate"):
+    for name in varied:
         if np.ptp(np.log(values[name])) < MIN_VARIATION:
             kind = "one model size" if name == "params" else f"one {name}"
             raise LawError(
