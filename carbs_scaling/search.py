@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import optuna
-from optuna.samplers import BaseSampler
 
 from carbs_scaling.config import SearchConfig
 from carbs_scaling.errors import CarbsScalingError, ConfigError
@@ -26,6 +25,9 @@ from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.tasks.task import Job, Limits, Point, Task, TrialContext
 from carbs_scaling.trial import MachineFailure, Status, TrialOutcome
+
+if TYPE_CHECKING:
+    from carbs_scaling.samplers.baselines.projected import ProjectedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def trial_limits(config: SearchConfig) -> Limits:
     )
 
 
-def build_sampler(config: SearchConfig, task: Task) -> BaseSampler:
+def build_sampler(config: SearchConfig, task: Task) -> "CarbsSampler | ProjectedSampler":
     """The sampler that `sampler` of the configuration names, on the task's own space.
 
     It never proposes what the task does not allow, nor what costs more than `budget.max_trial_fraction`.
@@ -164,7 +166,7 @@ class Search:
             logger.info("timings: %s", self.timings)
         return self._study
 
-    def _loop(self, sampler: Any, executor: Executor) -> None:
+    def _loop(self, sampler: Sampler, executor: Executor) -> None:
         records = self._study.records()
         running: dict[int, TrialRecord] = {}
         with self._showing:
