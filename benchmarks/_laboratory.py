@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from carbs_scaling.compute.flops import flops_per_token
-from carbs_scaling.config import SearchConfig
 from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.files import write_atomically
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.tasks.pretraining_config import PretrainingConfig
 from carbs_scaling.training.loop import TrainingJob, train
-from carbs_scaling.trial import Recipe, Status
+from carbs_scaling.training.recipe import Recipe
+from carbs_scaling.trial import Completed, Diverged
 
 SEQUENCE_LENGTH = 64  # short, so that a batch can be as small as the smallest models want it
 
@@ -84,7 +85,7 @@ class Laboratory:
 
     plan: Plan
     path: Path
-    config: SearchConfig
+    config: PretrainingConfig
     text: PreparedText
 
     def __post_init__(self) -> None:
@@ -122,13 +123,13 @@ class Laboratory:
             "tokens": recipe.tokens,
             "learning_rate": recipe.learning_rate,
             "batch_tokens": recipe.batch_tokens,
-            "loss": outcome.loss,
-            "diverged": outcome.status is Status.DIVERGED,
+            "loss": outcome.loss if isinstance(outcome, Completed) else None,
+            "diverged": isinstance(outcome, Diverged),
             "depth": recipe.shape.depth,
             "width": recipe.shape.width,
             "seed": recipe.seed,
             "optimizer": self.plan.optimizer,
-            "flops": outcome.tokens * self.flops_per_token(recipe.shape),
+            "flops": outcome.progress * recipe.tokens * self.flops_per_token(recipe.shape),
             "seconds": outcome.seconds,
             "point": point,
             "recipe": fields,
@@ -140,7 +141,7 @@ class Laboratory:
 
     def flops_per_token(self, shape: ModelShape) -> float:
         """In the convention that the runs are charged in."""
-        return flops_per_token(shape, self.config.budget.convention)
+        return flops_per_token(shape, self.config.model.flops_convention)
 
     def searched(self) -> list[dict]:
         """Runs of small models, in order."""

@@ -188,13 +188,14 @@ def studies_source(folders: list[Path]) -> Source:
     from hydra import compose, initialize_config_dir
 
     from carbs_scaling.cli import configuration_folder
-    from carbs_scaling.config import SearchConfig, StudyConfig, load_config
+    from carbs_scaling.commands.search import build_task, load_search
+    from carbs_scaling.config import StudyConfig
     from carbs_scaling.ledger.study import Study
-    from carbs_scaling.search import build_sampler, build_space
+    from carbs_scaling.search import build_sampler
 
     with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-        config = load_config(SearchConfig, compose("search"))
-    sampler = build_sampler(config, build_space(config, 256))
+        config, task_config = load_search(compose("search"))
+    sampler = build_sampler(config, build_task(config, task_config))
     histories = []
     for folder in folders:
         study = Study.load(StudyConfig(folder.name, str(folder.parent), None, 0))

@@ -34,14 +34,14 @@ from scipy.stats import qmc
 
 from carbs_scaling import fit_law
 from carbs_scaling.cli import configuration_folder
-from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.commands.search import load_search
 from carbs_scaling.data.token_files import prepare_text
 from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.samplers.carbs import CarbsSampler, new_study
-from carbs_scaling.tasks.language_model_space import Space
-from carbs_scaling.trial import Recipe
+from carbs_scaling.tasks.pretraining_space import PretrainingSpace
+from carbs_scaling.training.recipe import Recipe
 
 # Learning rates of the first sweep: all that anybody uses, at little more than a factor of 3.
 SWEEP = {"adamw": np.geomspace(3e-4, 1.0, 8), "sgd": np.geomspace(3e-3, 30.0, 9)}
@@ -59,10 +59,10 @@ GRID_RATES, GRID_BATCHES = range(-2, 3), range(-1, 2)  # powers of 2 around the 
 REPEATED_CELLS = 2  # best cells of the grid that are repeated, beside the recommendation
 
 
-def search_space(lab: Laboratory, rates: tuple[float, float]) -> Space:
+def search_space(lab: Laboratory, rates: tuple[float, float]) -> PretrainingSpace:
     """Small models, with learning rates in a range."""
     low, high = lab.plan.tokens_per_parameter
-    return Space(
+    return PretrainingSpace(
         {
             "width": list(lab.plan.widths),
             "depth": list(lab.plan.depths),
@@ -73,7 +73,6 @@ def search_space(lab: Laboratory, rates: tuple[float, float]) -> Space:
         },
         lab.config.model,
         lab.text.vocabulary_size,
-        lab.config.budget.convention,
         optimizer=lab.plan.optimizer,
     )
 
@@ -107,7 +106,7 @@ def sweep(lab: Laboratory) -> tuple[float, float]:
     return best / RATE_REACH, best * RATE_REACH
 
 
-def search(lab: Laboratory, space: Space, budget_flops: float) -> None:
+def search(lab: Laboratory, space: PretrainingSpace, budget_flops: float) -> None:
     """Spends what the sweep left of the budget on small models."""
     propose = {"target": target_points, "design": design_points}[lab.plan.search]
     for point in propose(lab, space, budget_flops):
@@ -117,7 +116,7 @@ def search(lab: Laboratory, space: Space, budget_flops: float) -> None:
         lab.train(space.recipe(point, 1000 * lab.plan.seed + number), "search", point)
 
 
-def target_points(lab: Laboratory, space: Space, budget_flops: float) -> Iterator[dict]:
+def target_points(lab: Laboratory, space: PretrainingSpace, budget_flops: float) -> Iterator[dict]:
     """What the sampler buys for its target, given all runs so far."""
     target = lab.plan.target(lab.text.vocabulary_size).params
     sampler = CarbsSampler(
@@ -140,7 +139,7 @@ def target_points(lab: Laboratory, space: Space, budget_flops: float) -> Iterato
             return
 
 
-def study_of(lab: Laboratory, sampler: CarbsSampler, space: Space) -> optuna.Study:
+def study_of(lab: Laboratory, sampler: CarbsSampler, space: PretrainingSpace) -> optuna.Study:
     """The small runs so far as an Optuna study in memory. The sweep is charged; its runs are not points."""
     study = new_study(sampler)
     for run in lab.searched():
@@ -156,7 +155,7 @@ def study_of(lab: Laboratory, sampler: CarbsSampler, space: Space) -> optuna.Stu
     return study
 
 
-def design_points(lab: Laboratory, space: Space, budget_flops: float) -> Iterator[dict]:
+def design_points(lab: Laboratory, space: PretrainingSpace, budget_flops: float) -> Iterator[dict]:
     """Sizes and tokens spread evenly in logs; rates and batches around the law of the runs so far."""
     plan = lab.plan
     rows = qmc.Sobol(3, rng=plan.seed).random(128)
@@ -356,7 +355,7 @@ def main() -> None:
         f"model.sequence_length={SEQUENCE_LENGTH}",
     ]
     with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-        config = load_config(SearchConfig, compose("search", overrides))
+        config = load_search(compose("search", overrides))[1]
     text = prepare_text(config.data)
     lab = Laboratory(plan, options.out or Path("benchmarks/results") / name, config, text)
     run_plan(lab, options)

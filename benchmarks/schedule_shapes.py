@@ -18,7 +18,8 @@ from carbs_scaling.config import DataConfig, ObjectiveConfig, OptimizerConfig, S
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.training.loop import TrainingJob, train
-from carbs_scaling.trial import Recipe
+from carbs_scaling.training.recipe import Recipe
+from carbs_scaling.trial import Completed
 
 SHAPES = {
     "constant": ScheduleConfig("constant", 1.0, 0.2, "linear", 1.0),
@@ -55,7 +56,7 @@ def final_loss(text: PreparedText, schedule: ScheduleConfig, peak: float, tokens
             curve_path=None,
         )
     )
-    return float("inf") if outcome.loss is None else outcome.loss
+    return outcome.loss if isinstance(outcome, Completed) else float("inf")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from hydra import compose, initialize_config_dir
 
 from carbs_scaling.cli import configuration_folder
-from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.commands.search import build_task, load_search
 
 
 def main() -> None:
@@ -30,9 +30,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
             composed = compose("search", [f"study.directory={folder}", *sys.argv[1:]])
-        config = load_config(SearchConfig, composed)
-        config.study.folder.mkdir(parents=True)
-        search = Search(config, SearchDisplay(config.study.name, config.budget.flops))
+        config, task_config = load_search(composed)
+        task = build_task(config, task_config)
+        search = Search(config, task, SearchDisplay(config.study.name, config.budget.flops))
         study = search.run()
         records = study.records()
     timings = dataclasses.asdict(search.timings)

@@ -25,9 +25,9 @@ from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfi
 from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.data.tokenization import token_dtype
 from carbs_scaling.data.windows import training_order, training_windows
-from carbs_scaling.executors.memory import activation_size
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.tasks.pretraining_memory import activation_size
 from carbs_scaling.training.loop import (
     TrainingJob,
     choose_device,
@@ -35,8 +35,8 @@ from carbs_scaling.training.loop import (
     micro_batch_size,
     train,
 )
+from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.step import accumulate_gradients
-from carbs_scaling.trial import Recipe, Status
 
 CONVENTION = "6N+head+attention"
 # (width, depth, sequences a step, each of --sequence-length tokens)
@@ -122,11 +122,11 @@ def measure(job: TrainingJob, seconds: float) -> Row:
     """Trains for about `seconds`, after a short run that says how many steps those are."""
     probe = train(job)
     # Enough for a graph to be captured, which a run of ten steps is too short for.
-    steps = max(30, round(seconds / probe.seconds * probe.steps))
+    steps = max(30, round(seconds / probe.seconds * probe.progress * job.recipe.steps))
     outcome = train(replace(job, recipe=replace(job.recipe, steps=steps)))
-    if outcome.status not in (Status.COMPLETED, Status.DIVERGED) or outcome.steps < steps:
+    if outcome.progress < 1:
         raise SystemExit(f"{job.recipe.shape}: {outcome.status}: {outcome.message}")
-    step = outcome.seconds / outcome.steps
+    step = outcome.seconds / steps
     shape = job.recipe.shape
     return Row(
         architecture=shape.architecture,

@@ -48,7 +48,7 @@ VERBS = {
 
 USAGE = """usage: carbs-scaling VERB [overrides...]
 
-Cost-aware search for scaling: the Pareto front of loss against training FLOPs.
+Cost-aware search for language-model scaling: the Pareto front of loss against training FLOPs.
 
 verbs:
 {verbs}

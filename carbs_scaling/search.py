@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from carbs_scaling.config import SearchConfig
 from carbs_scaling.errors import CarbsScalingError, ConfigError
@@ -22,6 +21,9 @@ from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.tasks.task import Job, Limits, Point, Task, TrialContext
 from carbs_scaling.trial import MachineFailure, Status, TrialOutcome
+
+if TYPE_CHECKING:
+    from carbs_scaling.samplers.baselines.projected import ProjectedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +136,7 @@ class Search:
             logger.info("timings: %s", self.timings)
         return self._study
 
-    def _loop(self, sampler: Any, executor: Executor) -> None:
+    def _loop(self, sampler: Sampler, executor: Executor) -> None:
         records = self._study.records()
         running: dict[int, TrialRecord] = {}
         with self._showing:

@@ -4,18 +4,18 @@ import io
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from rich.console import Console
 
 from carbs_scaling.config import BudgetConfig, SearchConfig, StudyConfig
 from carbs_scaling.executors import EXECUTORS
-from carbs_scaling.ledger.study import Study
-from carbs_scaling.report.live import SearchDisplay
-from carbs_scaling.search import Search
 from carbs_scaling.tasks.task import Point, Task, TrialContext
 from carbs_scaling.trial import Completed, Diverged, TrialOutcome
+
+if TYPE_CHECKING:
+    from carbs_scaling.ledger.study import Study
 
 BUDGET_FLOPS = 1e6
 
@@ -70,15 +70,21 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
     )
 
 
-def search(config: SearchConfig, task: Task | None = None) -> Study:
+def search(config: SearchConfig, task: Task | None = None) -> "Study":
     """Runs or goes on with a search, and shows nothing."""
+    # Here, so that a worker process does not import them to run the toy.
+    from rich.console import Console
+
+    from carbs_scaling.report.live import SearchDisplay
+    from carbs_scaling.search import Search
+
     task = ToyTask() if task is None else task
     console = Console(file=io.StringIO())
     display = SearchDisplay(config.study.name, config.budget.flops, task.metric, console=console)
     return Search(config, task, display).run()
 
 
-def ledger(study: Study) -> list[tuple[object, ...]]:
+def ledger(study: "Study") -> list[tuple[object, ...]]:
     """All that must be the same after a break."""
     return [(r.number, r.point, r.flops, r.seed, r.status, r.roles, r.details) for r in study.records()] + [
         r.loss for r in study.records() if r.completed

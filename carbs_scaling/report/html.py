@@ -97,17 +97,15 @@ def write_front_html(
         records: of one study; running ones are left out.
         path: the file; an existing one is replaced only once the new one is whole.
         title: heads the page.
-        law: the power law of the front, drawn and given under the title.
+        law: the power law of the front, drawn.
         metric: unit of the loss.
-        law_lines: other fitted laws, a line each, under the title.
+        law_lines: fitted laws, a line each, under the title.
 
     Raises:
         CarbsScalingError: the file cannot be written.
     """
     ended = [record for record in records if not record.running]
     lines = [escape(line) for line in (f"Trials ended: {len(ended)}.", *law_lines)]
-    if law is not None:
-        lines.insert(1, f"Power law of the front: {law.formula('html')}, with C the training FLOPs.")
     if completed_records(ended):
         figure = _figure(ended, law, metric)
         plot = figure.to_html(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.numbers import scientific
-from carbs_scaling.report.columns import LEGEND, detail_columns, point_columns
+from carbs_scaling.report.columns import LEGEND, ROLES, detail_columns, point_columns
 from carbs_scaling.report.front import merged_front
 
 
@@ -46,7 +46,7 @@ def front_columns(records: Sequence[TrialRecord], metric: str, width: float = ma
     ]
     for quantity in (*point_columns(runs), *detail_columns(runs)):
         cells = [quantity.cell(run) for run in runs]
-        if len(set(cells)) > 1 or len(runs) == 1:
+        if quantity.name in ROLES or len(set(cells)) > 1:
             columns.append(ShownColumn(quantity.heading.replace("_", "\n"), "", cells))
     columns.append(ShownColumn("seconds", "dim", [f"{ended(run).seconds:.1f}" for run in runs]))
     if any(count > 1 for _, count in front):

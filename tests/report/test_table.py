@@ -33,7 +33,14 @@ def test_every_row_fits_on_one_line(random_records, width):
     for record in front:
         rows = [line for line in text.splitlines() if f"{record.loss:.3f}" in line]
         assert any(line.split()[-1] == str(record.number) for line in rows)
-    assert ("width" in text) == (width >= 80)
+
+
+def test_a_wider_terminal_shows_more(random_records):
+    headings = [printed(random_records(60), width).splitlines()[4].split() for width in (40, 60, 120)]
+    assert len(headings[0]) < len(headings[1]) < len(headings[2])
+    for words in headings:
+        assert {"FLOPs", "nats/token", "trial"} <= set(words)
+    assert "width" in headings[2]
 
 
 def test_what_does_not_differ_is_left_out_and_what_differs_is_shown(make_record):
