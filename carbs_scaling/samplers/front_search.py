@@ -53,7 +53,7 @@ class FrontState:
 
 
 def front_gain_per_flop(state: FrontState, pool: Candidates) -> AcquisitionFunction:
-    """Log of the expected gain of the front, and of what a run teaches, per FLOP, for candidates of `pool`."""
+    """Log of the expected gain of the front, with what a run teaches, per FLOP, of candidates of `pool`."""
     costs = KnownCosts(pool.rows, torch.from_numpy(pool.flops))
     gains: list[AcquisitionFunction] = [ExpectedFrontGain(state.model, state.front, costs)]
     if state.lesson is not None:
@@ -131,9 +131,7 @@ class FrontSearch:
         highest = max(floor, float(front[0]))
         return highest + 0.1 * max(highest - float(front[-1]), model.scale)
 
-    def _lesson(
-        self, state: FrontState, pool: Candidates, limit: float
-    ) -> tuple[ValleySpread, float] | None:
+    def _lesson(self, state: FrontState, pool: Candidates, limit: float) -> tuple[ValleySpread, float] | None:
         if not (self.options.law_mean and self.options.learning > 0):
             return None
         spread = ValleySpread.of(state.model, pool, limit)

@@ -58,7 +58,7 @@ class SurrogateFitter:
     batch_range: tuple[float, float] | None = None
     members: int = 48
     floor_field: FloorField | None = None
-    fallbacks: Counter = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
 
     def fit(
         self, cube: np.ndarray, features: np.ndarray, loss: np.ndarray, rng: np.random.Generator
@@ -115,7 +115,16 @@ class SurrogateFitter:
             member_weights=torch.full((len(thetas),), 1.0 / len(thetas), dtype=torch.float64),
         )
 
-    def _residual(self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread) -> Residual:
+    def _residual(
+        self,
+        cube: np.ndarray,
+        features: np.ndarray,
+        target: np.ndarray,
+        vague: np.ndarray,
+        fit: LawFit,
+        prior: LawPrior,
+        spread: float,
+    ) -> Residual:
         """Hyperparameters with the law, linear around its most probable parameters, integrated out."""
         chosen = _subset(target, _MAX_FITTED)
         value, slopes = law_jacobian(fit.theta, features[chosen], self.has_role)
@@ -136,14 +145,24 @@ class SurrogateFitter:
             self._fall_back("hyperparameters kept at their prior", error)
             return hyperprior.unpack(hyperprior.mean)
 
-    def _law_under_residual(self, features, loss, whitener, prior, rough: LawFit) -> LawFit:
+    def _law_under_residual(
+        self, features: np.ndarray, loss: np.ndarray, whitener: np.ndarray, prior: LawPrior, rough: LawFit
+    ) -> LawFit:
         try:
             return refine_law(features, loss, whitener, prior, rough.theta)
         except LinAlgError as error:
             self._fall_back("law kept at its robust fit", error)
             return rough
 
-    def _ensemble(self, features, loss, whitener, prior: LawPrior, fit: LawFit, rng) -> np.ndarray:
+    def _ensemble(
+        self,
+        features: np.ndarray,
+        loss: np.ndarray,
+        whitener: np.ndarray,
+        prior: LawPrior,
+        fit: LawFit,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
         if self.members == 1:
             return fit.theta[None]
         chol = torch.from_numpy(whitener)

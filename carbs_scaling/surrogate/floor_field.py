@@ -6,6 +6,7 @@ is no better. The field is a share of what N and D lack (the floor less E), so i
 towards the irreducible loss (Kennedy and O'Hagan 2001, a model's discrepancy).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,6 @@ def field_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * np.maximum(squares - 2 * left @ np.swapaxes(right, -1, -2), 0.0))
 
 
-def law_lack(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
-    """What N and D lack by a law (19,): its floor less E, in losses, shape (n,)."""
+def law_lack(theta: np.ndarray, features: np.ndarray, has_role: Sequence[bool]) -> np.ndarray:
+    """The reducible loss at the floor of a law (19,), shape (n,)."""
     return law_floor(theta, features, has_role) - theta[INDEX["E"]]

@@ -2,11 +2,11 @@
 
 import optuna
 import pytest
+from carbs_scaling.samplers.baselines.build import BASELINES, build_baseline, start_point
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from carbs_scaling.errors import BudgetSpent, ConfigError
-from carbs_scaling.samplers.baselines.build import BASELINES, build_baseline, start_point
 from carbs_scaling.samplers.carbs import new_study
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace

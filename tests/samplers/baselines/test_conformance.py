@@ -3,10 +3,10 @@
 import numpy as np
 import optuna
 import pytest
+from carbs_scaling.samplers.baselines.build import BASELINES, build_baseline
 from optuna.distributions import FloatDistribution
 
 from carbs_scaling.errors import BudgetSpent
-from carbs_scaling.samplers.baselines.build import BASELINES, build_baseline
 from carbs_scaling.samplers.baselines.grid import grid_points
 from carbs_scaling.samplers.carbs import CarbsSampler, new_study
 from carbs_scaling.space.encoding import Encoding
