@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
-from carbs_scaling.samplers.baselines.build import build_baseline
-from carbs_scaling.samplers.baselines.projected import ProjectedSampler
+from _alternatives import AlternativeSampler
 from optuna.trial import TrialState
 
 from carbs_scaling.errors import BudgetSpent
-from carbs_scaling.samplers.carbs import CarbsSampler, new_study
+from carbs_scaling.samplers.carbs import CarbsSampler
+from carbs_scaling.samplers.projected import FEW_ATTEMPTS, ProjectedSampler
+from carbs_scaling.samplers.sampler import build_sampler, new_study
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 
@@ -19,16 +20,14 @@ ABLATIONS = {
     "ours": {},
     "ours: constant mean": {"law_mean": False},
     "ours: no law uncertainty": {"members": 1},
-    "ours: no division by cost": {"acquisition": "front_gain"},
-    "ours: no noise threshold": {"noise_sds": 0.0},
+    "ours: no division by cost": {"alternative": "front_gain"},
     "ours: no projection": {"project_first": False},
     "ours: nothing for learning": {"learning": 0.0},
     "ours: no repeats": {"repeats": False},
-    "ours: anytime price": {"anytime": True},
-    "ours: EI along the front": {"acquisition": "ei_front"},
-    "ours: Gittins index": {"acquisition": "gittins"},
-    "ours: CARBS's local score": {"acquisition": "carbs_local"},
-    "EI per cost": {"acquisition": "ei_per_cost", "law_mean": False},
+    "ours: EI along the front": {"alternative": "ei_front"},
+    "ours: Gittins index": {"alternative": "gittins"},
+    "ours: CARBS's local score": {"alternative": "carbs_local"},
+    "EI per cost": {"alternative": "ei_per_cost", "law_mean": False},
 }
 # As tables call them, and as the package does.
 BASELINE_NAMES = {
@@ -70,18 +69,26 @@ def build(name: str, task: Task, seed: int, **options):
         if not chosen.pop("project_first", True):
             own = CarbsSampler(*parts, None, budget_flops=task.budget, seed=seed, **chosen)
             # Asked again it would say the same, so its first answer stands.
-            return ProjectedSampler(lambda _: own, _space(problem), task.budget, attempts=1)
+            return ProjectedSampler(lambda _: own, _space(problem), task.budget, attempts=1, stands_in=False)
+        alternative = chosen.pop("alternative", None)
+        if alternative is not None:
+            keywords = {"budget_flops": task.budget, "seed": seed, **chosen}
+            return AlternativeSampler(alternative, *parts, problem.project, **keywords)
         return CarbsSampler(*parts, problem.project, budget_flops=task.budget, seed=seed, **chosen)
     space = _space(problem)
     if name == "Ax":
         from _ax_sampler import AxSampler
 
         ax = AxSampler(space, seed)
-        return ProjectedSampler(lambda _: ax, space, task.budget, attempts=8)
+        return ProjectedSampler(lambda _: ax, space, task.budget, attempts=FEW_ATTEMPTS, stands_in=False)
     if name not in BASELINE_NAMES:
         raise SystemExit(f"no sampler {name!r}: known are {', '.join([*ABLATIONS, *PEERS])}")
     start = {"start": task.start} if name == "CARBS" else {}
-    return build_baseline(BASELINE_NAMES[name], space, task.budget, seed, until_spent=False, **start)
+    baseline = build_sampler(BASELINE_NAMES[name], space, task.budget, seed, start)
+    # A baseline is compared up to where its own proposals can be paid.
+    assert isinstance(baseline, ProjectedSampler)
+    baseline.stands_in = False
+    return baseline
 
 
 def _space(problem) -> LegalSpace:

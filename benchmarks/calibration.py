@@ -84,7 +84,6 @@ def foreseen(source: Source) -> dict[str, list[tuple[float, float, float, float]
     """Score, bias, root mean square and error of each cut of each history, by size of the model."""
     rows = defaultdict(list)
     asked = source.sampler.space.describe(source.points)
-    inputs = torch.from_numpy(asked.inputs)
     keys = [point_key(point) for point in source.points]
     for history in source.histories:
         for cut in (c for c in CUTS if c <= len(history.points)):
@@ -97,16 +96,15 @@ def foreseen(source: Source) -> dict[str, list[tuple[float, float, float, float]
                 sum(history.flops[:cut]),
                 0,
             )
-            surrogate = source.sampler.surrogate_of(part, np.random.default_rng(0))
-            noise = np.hypot(surrogate.noise_sd, source.noise_sd)
-            members, sd = surrogate.predict(inputs)
-            sd = np.hypot(sd, noise)
-            off = (source.losses - members) / sd
-            density = logsumexp(
-                np.log(surrogate.shares)[:, None] - off**2 / 2 - np.log(sd * np.sqrt(2 * np.pi)), axis=0
-            )
-            mean, whole_sd = surrogate.marginal(inputs)
-            z = (source.losses - mean) / np.hypot(whole_sd, noise)
+            model = source.sampler.model_of(part, np.random.default_rng(0))
+            noise = np.hypot(model.noise_sd, source.noise_sd)
+            posterior = model.posterior(asked.rows)
+            sd = np.hypot(posterior.deviations.numpy(), noise)
+            off = (source.losses - posterior.means.numpy()) / sd
+            log_weights = posterior.weights.log().numpy()[:, None]
+            density = logsumexp(log_weights - off**2 / 2 - np.log(sd * np.sqrt(2 * np.pi)), axis=0)
+            mean, variance = (part[:, 0].numpy() for part in (posterior.mean, posterior.variance))
+            z = (source.losses - mean) / np.sqrt(variance + noise**2)
             largest = source.sampler.space.describe(part.points).features[:, 0].max()
             made = {point_key(point) for point in part.points}
             new = np.array([key not in made for key in keys])

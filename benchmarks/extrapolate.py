@@ -17,7 +17,8 @@ import torch
 from _replay_table import ReplayTable
 from _samplers import Task, spend
 
-from carbs_scaling.samplers.carbs import CarbsSampler, new_study
+from carbs_scaling.samplers.carbs import CarbsSampler
+from carbs_scaling.samplers.sampler import new_study
 
 TARGETS = ("1.07e9:2e10", "1.07e9:5.69e10")
 

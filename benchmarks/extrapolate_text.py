@@ -39,7 +39,8 @@ from carbs_scaling.data.token_files import prepare_text
 from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
 from carbs_scaling.laws.scaling_law import ScalingLaw
-from carbs_scaling.samplers.carbs import CarbsSampler, new_study
+from carbs_scaling.samplers.carbs import CarbsSampler
+from carbs_scaling.samplers.sampler import new_study
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
 from carbs_scaling.training.recipe import Recipe
 

@@ -204,7 +204,8 @@ def searched_runs(path: str, count: int, seed: int, target: tuple[float, float] 
     from _replay_table import ReplayTable
     from _samplers import Task, spend
 
-    from carbs_scaling.samplers.carbs import CarbsSampler, new_study
+    from carbs_scaling.samplers.carbs import CarbsSampler
+    from carbs_scaling.samplers.sampler import new_study
 
     seen = ReplayTable(path, max_params=FIT_MAX_PARAMS)
     sampler = CarbsSampler(

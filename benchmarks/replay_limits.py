@@ -27,7 +27,7 @@ from replay import AROUND, MARKS, regret_at
 from carbs_scaling import fit_law
 from carbs_scaling.acquisition.front_gain import FrontLevels, expected_front_gain
 from carbs_scaling.samplers import candidates, target_search
-from carbs_scaling.surrogate import model
+from carbs_scaling.surrogate import fit
 
 DESIGN_SHARE = 0.004
 
@@ -64,7 +64,10 @@ def one_order(table: ReplayTable, budget: float, excess: float, seed: int) -> Pu
         front = FrontLevels.of(flops, loss, log_cost.min(), table.reference)
         expected = excess * np.exp(-len(flops) / 60)
         sd = np.maximum(expected, 1e-3) * 0.8**visits
-        gain = expected_front_gain((table.cell_best + expected)[None], sd[None], log_cost, front, 0.001)[0]
+        # An improvement below .001 is noise.
+        mean = torch.from_numpy(table.cell_best + expected + 0.001)[None]
+        parts = mean, torch.from_numpy(sd)[None], torch.from_numpy(log_cost)
+        gain = expected_front_gain(torch.ones(1, dtype=torch.float64), *parts, front).numpy()
         affordable = table.cell_flops <= budget - spent
         if not affordable.any():
             break
@@ -109,10 +112,10 @@ def know_the_law(path: str) -> None:
             known[centre] = theta
         return replace(prior, mean=known[centre], sd=0.1 * prior.sd, shared=0.1 * prior.shared)
 
-    for module in (model, candidates, target_search):
+    for module in (fit, candidates, target_search):
         module.law_prior = informed
     # What the search believes of gamma before it has seen anything must not overrule what it is told.
-    model.nearly_additive = lambda prior: prior
+    fit.nearly_additive = lambda prior: prior
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from _problems import BANK
 from _samplers import Task, build
 
 from carbs_scaling.errors import BudgetSpent
-from carbs_scaling.samplers.carbs import new_study
+from carbs_scaling.samplers.sampler import new_study
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ class Registry:
 
     def _modules(self) -> dict[str, str]:
         """Full names of the modules that hold entries, by the entries' names."""
-        found = {}
+        found: dict[str, str] = {}
         for package in (self.package, *(f"{self.package}.{group}" for group in self.groups)):
             spec = find_spec(package)
             places = [] if spec is None else spec.submodule_search_locations or []

@@ -22,9 +22,6 @@ from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.tasks.task import Job, Limits, Point, Task, TrialContext
 from carbs_scaling.trial import MachineFailure, Status, TrialOutcome
 
-if TYPE_CHECKING:
-    from carbs_scaling.samplers.baselines.projected import ProjectedSampler
-
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
@@ -136,7 +133,7 @@ class Search:
             logger.info("timings: %s", self.timings)
         return self._study
 
-    def _loop(self, sampler: Sampler, executor: Executor) -> None:
+    def _loop(self, sampler: samplers.Sampler, executor: Executor) -> None:
         records = self._study.records()
         running: dict[int, TrialRecord] = {}
         with self._showing:

@@ -91,7 +91,7 @@ def expected_front_gain(
     return torch.zeros_like(log_cost).index_add(0, run, improvement * width[run, step])
 
 
-class ExpectedFrontGain(AcquisitionFunction):  # type: ignore[misc]
+class ExpectedFrontGain(AcquisitionFunction):
     """Expected growth of the front's area by one more run, in decades of FLOPs x loss.
 
     Exact for every component of a mixture posterior; else for a normal one.
@@ -106,7 +106,7 @@ class ExpectedFrontGain(AcquisitionFunction):  # type: ignore[misc]
         super().__init__(model=model)
         self.front, self.cost_model = front, cost_model
 
-    @t_batch_mode_transform(expected_q=1)  # type: ignore[misc]
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
         """Gains, shape `b`, of candidates X, `b x 1 x d'`."""
         weights, means, deviations = components(self.model.posterior(X))

@@ -61,11 +61,18 @@ class ValleySpread:
             return None
         features = pool.features[best]
         features[:, 3] = model.best_law.valley(features)[1] if has_role[3] else 0.0
-        parts = *model.members.valley(features), *model.best_law.curvatures(features)
-        return ValleySpread(*(torch.from_numpy(part) for part in parts), float(edges[1] - edges[0]))
+        rates, batches = model.members.valley(features)
+        by_rate, by_batch = model.best_law.curvatures(features)
+        return ValleySpread(
+            rates=torch.from_numpy(rates),
+            batches=torch.from_numpy(batches),
+            rate_curvature=torch.from_numpy(by_rate),
+            batch_curvature=torch.from_numpy(by_batch),
+            width=float(edges[1] - edges[0]),
+        )
 
 
-class LessonGain(AcquisitionFunction):  # type: ignore[misc]
+class LessonGain(AcquisitionFunction):
     """Front area that later runs are expected to gain by what a run teaches about the valley.
 
     A run at the mean of the laws' best rates loses curvature x variance to the best. A run's loss y cuts the
@@ -78,11 +85,13 @@ class LessonGain(AcquisitionFunction):  # type: ignore[misc]
         share: factor of the gain.
     """
 
+    model: LawEnsembleModel
+
     def __init__(self, model: LawEnsembleModel, spread: ValleySpread, share: float = 1.0) -> None:
         super().__init__(model=model)
         self.spread, self.share = spread, share
 
-    @t_batch_mode_transform(expected_q=1)  # type: ignore[misc]
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
         """Gains, shape `b`, of candidates X, `b x 1 x (d + 4)`."""
         posterior = self.model.posterior(X)

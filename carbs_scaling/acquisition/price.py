@@ -38,7 +38,7 @@ class KnownRows:
         return torch.tensor(numbers, dtype=torch.long).reshape(X.shape[:-1])
 
 
-class KnownCosts(DeterministicModel):  # type: ignore[misc]
+class KnownCosts(DeterministicModel):
     """Training FLOPs of legal candidates: known for each, and for nothing else.
 
     Args:
@@ -62,11 +62,15 @@ def per_flop(cost_model: DeterministicModel, overhead_flops: float = 0.0) -> Cos
         cost_model: training FLOPs of candidates, one outcome.
         overhead_flops: what a trial costs beside its FLOPs.
     """
-    cost = GenericMCObjective(lambda Y, X=None: Y[..., 0] + overhead_flops)
+
+    def price(Y: Tensor, X: Tensor | None) -> Tensor:
+        return Y[..., 0] + overhead_flops
+
+    cost = GenericMCObjective(price)
     return InverseCostWeightedUtility(cost_model, cost_objective=cost, log=True)
 
 
-class LogGainPerCost(AcquisitionFunction):  # type: ignore[misc]
+class LogGainPerCost(AcquisitionFunction):
     """Log of the sum of gains times the probability to end, over the price.
 
     Args:
@@ -85,7 +89,7 @@ class LogGainPerCost(AcquisitionFunction):  # type: ignore[misc]
         self.gains = torch.nn.ModuleList(gains)
         self.utility, self.feasibility = utility, feasibility
 
-    @t_batch_mode_transform(expected_q=1)  # type: ignore[misc]
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
         """Scores, shape `b`, of candidates X, `b x 1 x d'`."""
         gain = torch.stack([gain(X) for gain in self.gains]).sum(dim=0)

@@ -17,7 +17,7 @@ _PROBABILITIES = np.exp(-0.5 * _NORMAL_NUMBERS**2)
 _PROBABILITIES /= _PROBABILITIES.sum()
 
 
-class ExpectedRepeatGain(AcquisitionFunction):  # type: ignore[misc]
+class ExpectedRepeatGain(AcquisitionFunction):
     """Expected growth of the front's area by running one of n known points once more, in decades x loss.
 
     The front is that of the predicted losses, since what counts is which point will be used at a cost, not
@@ -48,7 +48,7 @@ class ExpectedRepeatGain(AcquisitionFunction):  # type: ignore[misc]
         self.noise_sd, self.reference = noise_sd, reference
         self._numbers = KnownRows(known)
 
-    @t_batch_mode_transform(expected_q=1)  # type: ignore[misc]
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
         """Gains, shape `b`, of X, `b x 1 x d'`, whose rows are known points.
 

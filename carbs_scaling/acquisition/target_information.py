@@ -10,13 +10,15 @@ Everything is linear around the most probable law, so a run's worth is known bef
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from botorch.acquisition import AcquisitionFunction
 from botorch.acquisition.objective import PosteriorTransform
 from botorch.exceptions import UnsupportedError
 from botorch.models.model import Model
-from botorch.posteriors import GPyTorchPosterior, Posterior
+from botorch.posteriors import GPyTorchPosterior
 from botorch.utils.transforms import t_batch_mode_transform
 from gpytorch.distributions import MultivariateNormal
 from scipy.linalg import solve_triangular
@@ -50,7 +52,7 @@ HEIGHT_NOISE = 0.2
 BEND = WANDERING  # change of an exponent of best rate or batch over a neper, among the runs as beyond them
 
 
-class TargetModel(Model):  # type: ignore[misc]
+class TargetModel(Model):
     """Losses of runs, and the target's best rate, best batch and loss, linear around a law, given n runs.
 
     Inputs are rows whose last 4 columns are centred log features.
@@ -124,7 +126,7 @@ class TargetModel(Model):  # type: ignore[misc]
         output_indices: list[int] | None = None,
         observation_noise: bool | Tensor = False,
         posterior_transform: PosteriorTransform | None = None,
-    ) -> Posterior:
+    ) -> GPyTorchPosterior:
         """Losses of runs at X, `batch_shape x q x d'`, without noise.
 
         Raises:
@@ -150,10 +152,12 @@ class TargetModel(Model):  # type: ignore[misc]
                 torch.from_numpy(covariance).reshape(*X.shape[:-1], q),
             )
         )
-        return posterior if posterior_transform is None else posterior_transform(posterior, X)
+        if posterior_transform is None:
+            return posterior
+        return cast(GPyTorchPosterior, posterior_transform(posterior, X))
 
     def with_target(self, X: Tensor) -> Array:
-        """Covariance of runs at X, m rows in all, with the target's (ln rate, ln batch, loss), shape (m, 3)."""
+        """Covariance of runs at X, m rows in all, with the target's (ln rate, ln batch, loss); (m, 3)."""
         rows = features_of(X)
         prior = self._target_covariances(rows)[0]
         return prior - self._known(rows).T @ self._known_target()
@@ -234,17 +238,19 @@ class TargetModel(Model):  # type: ignore[misc]
         )
 
 
-class TargetInformation(AcquisitionFunction):  # type: ignore[misc]
+class TargetInformation(AcquisitionFunction):
     """Nats that a run tells about the target's best rate, best batch and loss.
 
     Args:
         model: of runs and the target.
     """
 
+    model: TargetModel
+
     def __init__(self, model: TargetModel) -> None:
         super().__init__(model=model)
 
-    @t_batch_mode_transform(expected_q=1)  # type: ignore[misc]
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
         """Information, shape `b`, of runs X, `b x 1 x d'`."""
         own = self.model.posterior(X).variance.reshape(-1).numpy()

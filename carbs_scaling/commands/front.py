@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from carbs_scaling.config import FrontConfig, load_config
-from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.laws.fit.fit_law import fit_law
+from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.figures import draw_front_png
-from carbs_scaling.report.front import completed_records, front_law, front_rows, write_front
+from carbs_scaling.report.front import front_law, front_rows, write_front
 from carbs_scaling.report.html import write_front_html
 from carbs_scaling.report.table import front_table
 

@@ -80,8 +80,8 @@ def _best_rate(theta: Array, features: Array) -> Array:
 def _lower_rate(space: LegalSpace, history: History) -> float:
     """How far below published laws the design takes learning rates, in logs, since runs broke.
 
-    Nothing as long as most runs end. Then a factor of e below the lowest rate that broke, against the published one
-    for its N, D and batch, or half the way to the highest that ended.
+    Nothing as long as most runs end. Then a factor of e below the lowest rate that broke, against the
+    published one for its N, D and batch, or half the way to the highest that ended.
     """
     if not space.has_role[2] or len(history.failed) <= len(history.points):
         return 0.0

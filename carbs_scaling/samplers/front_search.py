@@ -53,7 +53,7 @@ class FrontState:
 
 
 def front_gain_per_flop(state: FrontState, pool: Candidates) -> AcquisitionFunction:
-    """Log of the expected gain of the front, and of what a run teaches, per FLOP, for candidates of `pool`."""
+    """Log of the expected gain of the front, with what a run teaches, per FLOP, of candidates of `pool`."""
     costs = KnownCosts(pool.rows, torch.from_numpy(pool.flops))
     gains: list[AcquisitionFunction] = [ExpectedFrontGain(state.model, state.front, costs)]
     if state.lesson is not None:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from math import inf
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class SamplerOptions:
             object.__setattr__(self, "target", checked_target(self.target))
         for name, least in (("startup_trials", 0), ("candidates", 8), ("members", 1)):
             value = getattr(self, name)
-            whole = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
             if not (whole or (value is None and name == "startup_trials")):
                 raise ValueError(f"{name}={value} must be a whole number, at least {least}")
         for name in ("startup_fraction", "learning", "max_trial_flops", "overhead_flops"):
@@ -53,8 +55,8 @@ class SamplerOptions:
                 continue
             number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or not (0 < value < inf or (value == 0 and not positive)):
-                least = "above" if positive else "at least"
-                raise ValueError(f"{name}={value} must be a finite number, {least} 0")
+                bound = "above" if positive else "at least"
+                raise ValueError(f"{name}={value} must be a finite number, {bound} 0")
         for name in ("law_mean", "repeats"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)} must be true or false")

@@ -91,7 +91,7 @@ class Encoding:
             if isinstance(distribution, CategoricalDistribution):
                 if not any(_same(choice, point[name]) for choice in distribution.choices):
                     return False
-            elif distribution.log and not point[name] > 0:
+            elif self._scales[name].log and not point[name] > 0:
                 return False
         return True
 

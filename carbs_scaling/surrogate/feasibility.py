@@ -2,8 +2,8 @@
 
 A Gaussian process on labels, squashed by a probit. Where nothing is known, runs are taken to end: a search
 that fears what it has not tried never finds where the edge is. One coordinate is special: how far the log of
-the learning rate lies above the law's best, since divergence is a cliff on that side. Counted from the law, it
-carries over to sizes where nothing has failed yet.
+the learning rate lies above the law's best, since divergence is a cliff on that side. Counted from the law,
+it carries over to sizes where nothing has failed yet.
 """
 
 import torch
@@ -29,7 +29,7 @@ _NOISE = 0.3
 _MAX_RUNS = 600
 
 
-class Feasibility(ExactGP, GPyTorchModel):  # type: ignore[misc]
+class Feasibility(ExactGP, GPyTorchModel):
     """Labels of runs: a process with fixed hyperparameters.
 
     Half the variance is by all coordinates, half by the learning rate alone, which holds for all sizes.
@@ -46,17 +46,18 @@ class Feasibility(ExactGP, GPyTorchModel):  # type: ignore[misc]
         # A run that ended as expected is no surprise; one that failed is, by the whole way down.
         labels = torch.where(ended, _PRIOR, _FAILED).double()
         super().__init__(None, None, FixedNoiseGaussianLikelihood(torch.full_like(labels, _NOISE)))
-        self.law = law
+        self.law: LawMean = law
         self.set_train_data(self.transform_inputs(runs), labels, strict=False)
         columns = runs.shape[-1] - N_FEATURES
         self.by_all = RBFKernel(ard_num_dims=columns + 1).double()
         self.by_rate = RBFKernel(active_dims=(columns,)).double()
         self.by_all.lengthscale = torch.tensor([_CUBE_LENGTHSCALE] * columns + [_RATE_LENGTHSCALE])
         self.by_rate.lengthscale = _RATE_LENGTHSCALE
-        self.requires_grad_(False).eval()
+        self.requires_grad_(False)
+        self.eval()
 
     def transform_inputs(self, X: Tensor, input_transform: object = None) -> Tensor:
-        """Unit-cube columns, and ln(learning rate / the law's best) from -1 up, `batch_shape x q x (d + 1)`."""
+        """Unit-cube columns, and ln(learning rate / the law's best) or -1; `batch_shape x q x (d + 1)`."""
         features = features_of(X)
         offset = torch.from_numpy(features[:, 2] - self.law.valley(features)[0]).clamp_min(-1.0)
         return torch.cat([X[..., :-N_FEATURES], offset.reshape(*X.shape[:-1], 1)], dim=-1)

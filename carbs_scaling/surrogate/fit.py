@@ -58,7 +58,7 @@ class SurrogateFitter:
     batch_range: tuple[float, float] | None = None
     members: int = 48
     floor_field: FloorField | None = None
-    fallbacks: Counter = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
 
     def fit(
         self, cube: np.ndarray, features: np.ndarray, loss: np.ndarray, rng: np.random.Generator
@@ -106,7 +106,16 @@ class SurrogateFitter:
             member_weights=torch.full((len(thetas),), 1.0 / len(thetas), dtype=torch.float64),
         )
 
-    def _residual(self, cube, features, target, vague, fit: PlainFit, prior: LawPrior, spread) -> Residual:
+    def _residual(
+        self,
+        cube: Array,
+        features: Array,
+        target: Array,
+        vague: Array,
+        fit: PlainFit,
+        prior: LawPrior,
+        spread: float,
+    ) -> Residual:
         """Hyperparameters with the law, linear around its most probable parameters, integrated out."""
         chosen = _subset(target, _MAX_FITTED)
         expected, height, slopes = value_and_slopes(fit.theta, features[chosen])
@@ -126,14 +135,24 @@ class SurrogateFitter:
             self._fall_back("hyperparameters kept at their prior", error)
             return hyperprior.unpack(hyperprior.mean)
 
-    def _law_under_residual(self, features, loss, whitener, prior, rough: PlainFit) -> PlainFit:
+    def _law_under_residual(
+        self, features: Array, loss: Array, whitener: Array, prior: LawPrior, rough: PlainFit
+    ) -> PlainFit:
         try:
             return refit_under(CorrelatedErrors(whitener), features, loss, prior, rough.theta)
         except LinAlgError as error:
             self._fall_back("law kept at its robust fit", error)
             return rough
 
-    def _ensemble(self, features, loss, whitener, prior: LawPrior, fit: PlainFit, rng) -> np.ndarray:
+    def _ensemble(
+        self,
+        features: Array,
+        loss: Array,
+        whitener: Array,
+        prior: LawPrior,
+        fit: PlainFit,
+        rng: np.random.Generator,
+    ) -> Array:
         if self.members == 1:
             return fit.theta[None]
         chol = torch.from_numpy(whitener)

@@ -1,8 +1,8 @@
 """The loss law as a Gaussian process' prior mean and kernel, for one law or a whole ensemble of them.
 
-Inputs are rows of d unit-cube coordinates followed by the 4 centred log features of `laws.form.law`. An ensemble
-of laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the uncertainty of
-the law's parameters is the spread between members, that of what the law misses is each member's own.
+Inputs are rows of d unit-cube coordinates followed by the 4 centred log features of `laws.form.law`. An
+ensemble of laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the uncertainty
+of the law's parameters is the spread between members, that of what the law misses is each member's own.
 """
 
 import gpytorch
@@ -23,7 +23,7 @@ def features_of(x: Tensor) -> np.ndarray:
     return x[..., -N_FEATURES:].detach().reshape(-1, N_FEATURES).numpy()
 
 
-class LawMean(gpytorch.means.Mean):  # type: ignore[misc]
+class LawMean(gpytorch.means.Mean):
     """Losses by the law, divided by `scale`.
 
     Args:
@@ -74,7 +74,7 @@ class LawMean(gpytorch.means.Mean):  # type: ignore[misc]
         return curvatures(self.thetas[..., None, :], features[:, 0], features[:, 1])
 
 
-class MisfitKernel(gpytorch.kernels.Kernel):  # type: ignore[misc]
+class MisfitKernel(gpytorch.kernels.Kernel):
     """What a law misses: (s^2 + w^2 e e') c(x, x') + f^2 l l' g(x, x') for a base s^2 c(x, x').
 
     e is the law's excess over the valley's floor. What a law misses grows with what it says: near the floor a

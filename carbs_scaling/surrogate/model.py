@@ -1,14 +1,14 @@
-"""The surrogate as a BoTorch model: Gaussian processes over runs whose prior means are laws of an ensemble."""
+"""The surrogate as a BoTorch model: Gaussian processes whose prior means are an ensemble of laws."""
 
 from __future__ import annotations
 
 from math import sqrt
+from typing import cast
 
 import torch
 from botorch.acquisition.objective import PosteriorTransform
 from botorch.exceptions import UnsupportedError
 from botorch.models.model import Model
-from botorch.posteriors import Posterior
 from linear_operator.utils.errors import NotPSDError
 from torch import Tensor
 
@@ -16,12 +16,12 @@ from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel, features_of
 from carbs_scaling.surrogate.posterior import MixturePosterior
 
 
-class LawEnsembleModel(Model):  # type: ignore[misc]
+class LawEnsembleModel(Model):
     """Losses of runs by s fitted processes that differ in their prior mean, a law each, and share one kernel.
 
-    The outcome is a loss: less is better. Inputs are rows of d unit-cube coordinates followed by the 4 centred
-    log features of `laws.form.law`. They get no gradients: candidates are legal points, which are chosen from a
-    list (`botorch.optim.optimize_acqf_discrete`).
+    The outcome is a loss: less is better. Inputs are rows of d unit-cube coordinates followed by the 4
+    centred log features of `laws.form.law`. They get no gradients: candidates are legal points, which are
+    chosen from a list (`botorch.optim.optimize_acqf_discrete`).
 
     Members share the kernel, hence one Cholesky factor, by which 256 points take 13 ms where a batch of 48
     stock `SingleTaskGP`s takes 445.
@@ -56,9 +56,8 @@ class LawEnsembleModel(Model):  # type: ignore[misc]
         self.repeat_noise, self.member_weights = repeat_noise, member_weights
         with torch.no_grad():
             residuals = target[:, None] - members(inputs).T
-            self._solved = torch.cholesky_solve(
-                residuals, cholesky
-            )  # inverse covariance times residuals, n x s
+            # The inverse covariance times the residuals, n x s.
+            self._solved = torch.cholesky_solve(residuals, cholesky)
         self._last: tuple[Tensor, int, MixturePosterior] | None = None
         self.eval()
 
@@ -88,7 +87,7 @@ class LawEnsembleModel(Model):  # type: ignore[misc]
         output_indices: list[int] | None = None,
         observation_noise: bool | Tensor = False,
         posterior_transform: PosteriorTransform | None = None,
-    ) -> Posterior:
+    ) -> MixturePosterior:
         """Losses at X; a `MixturePosterior` in losses, unless a transform makes another of it.
 
         Args:
@@ -106,7 +105,9 @@ class LawEnsembleModel(Model):  # type: ignore[misc]
         if self._last is None or self._last[0] is not X or self._last[1] != X._version:
             self._last = X, X._version, self._posterior(X.double())
         posterior = self._last[2]
-        return posterior if posterior_transform is None else posterior_transform(posterior, X)
+        if posterior_transform is None:
+            return posterior
+        return cast(MixturePosterior, posterior_transform(posterior, X))
 
     def _posterior(self, X: Tensor) -> MixturePosterior:
         """The kernel is wide where the most probable law has its walls.

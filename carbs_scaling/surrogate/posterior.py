@@ -127,7 +127,7 @@ class MixturePosterior(Posterior):
         return self._drawn(torch.special.ndtr(base_samples[..., 0, 0]), base_samples[..., 1:, 0])
 
     def _drawn(self, picks: Tensor, normal: Tensor) -> Tensor:
-        """Values from uniform `picks`, `shape x batch_shape`, and normal numbers, `shape x batch_shape x q`."""
+        """Values from uniform `picks`, `shape x batch_shape`, and normal numbers, with q after it."""
         ends = self.weights.cumsum(0)
         member = torch.searchsorted(ends, (picks * ends[-1]).contiguous()).clamp_max(len(ends) - 1)
         if normal.shape[-1] > 1:
@@ -142,7 +142,7 @@ class MixturePosterior(Posterior):
         return (means + deviations * normal)[..., None]
 
 
-@GetSampler.register(MixturePosterior)
+@GetSampler.register(MixturePosterior)  # type: ignore[untyped-decorator]
 def _sobol_sampler(
     posterior: MixturePosterior, sample_shape: torch.Size, *, seed: int | None = None
 ) -> SobolQMCNormalSampler:

@@ -180,7 +180,8 @@ def _at_rules(prior: LawPrior, rules: Rules) -> LawPrior:
 def _settled(fit: LawFit, table: RunTable, prior: LawPrior, rules: Rules) -> LawFit:
     """The fit with what its runs cannot tell put in: what other batches and rates would bring is the prior's.
 
-    Where all runs had one batch, as certain; where a rate or batch follows a rule, with the prior's deviation.
+    Where all runs had one batch, as certain; where a rate or batch follows a rule, with the
+    prior's standard deviation.
     """
     theta, bend, covariance = fit.theta.copy(), fit.bend.copy(), fit.covariance.copy()
     rows = len(theta) + np.arange(bend.size).reshape(bend.shape)

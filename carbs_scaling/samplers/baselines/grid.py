@@ -1,4 +1,4 @@
-"""Baseline: the grid that a careful person would sweep: a ladder of sizes, a few rates and batches at each."""
+"""Baseline: the grid of a careful person: a ladder of sizes, a few rates and batches at each."""
 
 from collections import Counter
 from typing import Any
@@ -46,8 +46,8 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
         for cost in costs:
             badness = np.log(known.flops / cost) ** 2 + 0.25 * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2
             knobs = space.encoding.position(known.points[int(np.argmin(badness))])
-            roles = space.roles(space.encoding.point(knobs))
-            rate, batch = published_level(roles["params"], roles["tokens"])
+            sizes = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
+            rate, batch = published_level(float(sizes[0]), float(sizes[1]))
             for batch_factor in _BATCH_FACTORS:
                 for rate_factor in _RATE_FACTORS:
                     row = knobs[None].copy()

@@ -1,4 +1,4 @@
-"""Baseline: CARBS as published (Fetterman et al. 2023, arXiv 2306.08055; github imbue-ai/carbs), written afresh.
+"""Baseline: CARBS as published (Fetterman et al. 2023, arXiv 2306.08055; github imbue-ai/carbs).
 
 Local search around the Pareto front with learnt costs: everything that follows is its own, also where this
 project does otherwise. It differs from the original in two ways: hyperparameters are taken at the optimum of
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -62,7 +62,9 @@ class ImbueCarbs(BaseSampler):
         self.centre = centre
         self.units = np.array(
             [
-                np.log10(d.high / d.low) if getattr(d, "log", False) else 1.0
+                np.log10(d.high / d.low)
+                if isinstance(d, FloatDistribution | IntDistribution) and d.log
+                else 1.0
                 for d in space.encoding.distributions.values()
             ]
         )
@@ -246,6 +248,7 @@ def start_point(space: LegalSpace, given: Mapping[str, Any]) -> Point:
         if isinstance(distribution, CategoricalDistribution):
             fine = value in distribution.choices
         else:
+            assert isinstance(distribution, FloatDistribution | IntDistribution)
             try:
                 value = as_number(f"sampler.start.{name}", value)
             except ValueError as error:
