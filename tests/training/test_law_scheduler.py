@@ -1,15 +1,13 @@
 """The scheduler that follows a law: its peak, its shape, and that trainers can use it."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from carbs_scaling import fit_law, law_scheduler
-from carbs_scaling.config import ScheduleConfig
+from carbs_scaling.config import ScheduleConfig, load_section
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.laws.prior.published import BY_NAME
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
@@ -195,10 +193,9 @@ def test_the_transformers_trainer_follows_it(law, tmp_path):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_its_defaults_are_those_of_the_configuration(law, shape):
+def test_its_defaults_are_those_of_the_configuration(composed, law, shape):
     """`schedule=NAME` in a search and `shape=NAME` here give the same rates."""
-    folder = Path(__file__).parents[2] / "conf" / "schedule"
-    configured = ScheduleConfig(**OmegaConf.to_container(OmegaConf.load(folder / f"{shape}.yaml")))
+    configured = load_section("schedule", ScheduleConfig, composed(f"schedule={shape}").schedule)
     plan = plan_learning_rate(adamw(), law, **TARGET, batch_tokens=4e6, shape=shape)
     for step in (0, 50, 500, 810, 950, 999):
         expected = learning_rate_factor(configured, plan.warmup_steps / plan.steps, step, plan.steps)

@@ -201,7 +201,8 @@ def test_loss_curve(changed, tmp_path, steps):
     outcome = train(job)
     *points, last = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(points) == steps or 100 <= len(points) <= 200
-    assert all(set(p) == {"step", "tokens", "seconds", "train_loss", "learning_rate"} for p in points)
+    names = {"progress", "step", "tokens", "seconds", "train_loss", "learning_rate"}
+    assert all(set(p) == names and p["progress"] == p["step"] / steps for p in points)
     assert [p["step"] for p in points] == sorted({p["step"] for p in points})
     assert points[-1]["step"] == steps
     tokens = steps * job.recipe.batch_tokens
