@@ -46,8 +46,8 @@ class Feasibility(ExactGP, GPyTorchModel):
         # A run that ended as expected is no surprise; one that failed is, by the whole way down.
         labels = torch.where(ended, _PRIOR, _FAILED).double()
         super().__init__(None, None, FixedNoiseGaussianLikelihood(torch.full_like(labels, _NOISE)))
-        self.law: LawMean = law
-        self.set_train_data(self.transform_inputs(runs), labels, strict=False)
+        self.law = law
+        self.set_train_data(self.transform_inputs(runs), labels, strict=False)  # type: ignore[operator]
         columns = runs.shape[-1] - N_FEATURES
         self.by_all = RBFKernel(ard_num_dims=columns + 1).double()
         self.by_rate = RBFKernel(active_dims=(columns,)).double()

@@ -1,8 +1,9 @@
 """The loss law as a Gaussian process' prior mean and kernel, for one law or a whole ensemble of them.
 
 Inputs are rows of d unit-cube coordinates followed by the 4 centred log features of `laws.form.law`. An
-ensemble of laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the uncertainty
-of the law's parameters is the spread between members, that of what the law misses is each member's own.
+ensemble of laws gives a batch of processes with one kernel, as BoTorch's fully Bayesian models have: the
+uncertainty of the law's parameters is the spread between members, that of what the law misses is each
+member's own.
 """
 
 import gpytorch

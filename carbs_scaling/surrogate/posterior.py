@@ -108,7 +108,7 @@ class MixturePosterior(Posterior):
         shape = torch.Size() if sample_shape is None else sample_shape
         base = torch.randn(shape + self.base_sample_shape, dtype=self.dtype, device=self.device)
         count = shape.numel()
-        strata = (torch.randperm(count, device=self.device) + torch.rand(count, device=self.device)) / count
+        strata = (torch.randperm(count, device=self.device) + torch.rand(1, device=self.device)) / count
         picks = strata.to(self.dtype).reshape(*shape, *[1] * len(self.batch_shape))
         return self._drawn(picks.expand(shape + self.batch_shape), base[..., 1:, 0])
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from carbs_scaling.laws.loss_prior import law_prior
 
-from carbs_scaling.space.floor_field import FLOOR_REACH, FloorField, field_correlation, law_lack
+from carbs_scaling.laws.loss_prior import law_prior
+from carbs_scaling.surrogate.fit import residual_kernel
+from carbs_scaling.surrogate.floor_field import FLOOR_REACH, FloorField, field_correlation, law_lack
 from carbs_scaling.surrogate.hyperparameters import Residual
-from carbs_scaling.surrogate.law_mean import MisfitKernel
-from carbs_scaling.surrogate.model import residual_kernel
+from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel
 
 ALL = (True, True, True, True)
 CENTRE = (np.log(1e6), np.log(1e8), np.log(1e-2), np.log(1e4))
@@ -56,7 +56,8 @@ def left_variance(field_share, runs, asked):
     """Variance at `asked` once `runs` are known; both are (cubes, features)."""
     prior = law_prior(2.0, CENTRE, ALL)
     base = residual_kernel(Residual(np.full(3, 1.0), 1e-4, field_share, 1e-6))
-    kernel = MisfitKernel(base, prior.mean, (True, True, False, False), 0.25, FIELD, field_share, 1.0)
+    law = LawMean(prior.mean, (True, True, False, False), 1.0)
+    kernel = MisfitKernel(base, law, 0.25, FIELD, field_share)
     known, new = (torch.from_numpy(np.column_stack(rows)) for rows in (runs, asked))
     factor = torch.linalg.cholesky(kernel(known).to_dense() + 1e-6 * torch.eye(len(known)))
     half = torch.linalg.solve_triangular(factor, kernel(known, new).to_dense(), upper=False)
