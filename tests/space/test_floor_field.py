@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from carbs_scaling.laws.loss_prior import law_prior
+from carbs_scaling.laws.prior.prior import law_prior
+from carbs_scaling.space.floor_field import FLOOR_REACH, FloorField, field_correlation
 from carbs_scaling.surrogate.fit import residual_kernel
-from carbs_scaling.surrogate.floor_field import FLOOR_REACH, FloorField, field_correlation, law_lack
 from carbs_scaling.surrogate.hyperparameters import Residual
 from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel
 
@@ -81,8 +81,3 @@ def test_runs_of_one_size_leave_another_size_and_another_shape_unknown():
     np.testing.assert_allclose(features_of(same_size)[0], features_of(same_size)[1], atol=1e-12)
     variance = left_variance(0.05, runs, (same_size, features_of(same_size)))
     assert variance[1] > 3 * variance[0]
-
-
-def test_without_n_and_d_nothing_lacks():
-    theta = np.zeros(19)
-    assert (law_lack(theta, np.ones((3, 4)), (False,) * 4) == 0).all()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from carbs_scaling.space.floor_field import FloorField
 from carbs_scaling.surrogate.fit import SurrogateFitter
-from carbs_scaling.surrogate.floor_field import FloorField
 
 ALL = (True, True, True, True)
 CENTRE = (np.log(1e8), np.log(5e9), np.log(2e-3), np.log(2e5))

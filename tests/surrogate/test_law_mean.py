@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from carbs_scaling.laws.loss import PARAMETERS
+from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.surrogate.law_mean import LawMean, features_of
 
 
@@ -24,7 +24,7 @@ def test_a_law_with_lower_walls_is_surer_of_what_they_hide(law_runs):
     surrogate = law_runs.fitted(20, members=4)
     theta = surrogate.kernel.law.thetas
     flat = theta.copy()
-    flat[PARAMETERS.index("ln_k_e")] -= np.log(8)
+    flat[INDEX["ln_k_e"]] -= np.log(8)
     far, near = np.array([[0.0, 0.0, 2.4, 0.0]]), np.array([[0.0, 0.0, 0.0, 0.0]])
     inputs = law_runs.inputs_of(np.full((2, 4), 0.5), np.concatenate([far, near]))
     laws = LawMean(np.stack([theta, flat]), law_runs.ALL, surrogate.scale)
