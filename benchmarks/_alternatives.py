@@ -108,7 +108,7 @@ class AlternativeSampler(CarbsSampler):
 
     def __init__(self, alternative: str, *arguments: Any, **options: Any) -> None:
         # What a repeat is worth can only be compared with gains of the front per FLOP.
-        super().__init__(*arguments, **{**options, "repeats": False})
+        super().__init__(*arguments, **options)
         self.alternative = alternative
 
     def front_search(self) -> FrontSearch:

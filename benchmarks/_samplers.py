@@ -23,7 +23,6 @@ ABLATIONS = {
     "ours: no division by cost": {"alternative": "front_gain"},
     "ours: no projection": {"project_first": False},
     "ours: nothing for learning": {"learning": 0.0},
-    "ours: no repeats": {"repeats": False},
     "ours: EI along the front": {"alternative": "ei_front"},
     "ours: Gittins index": {"alternative": "gittins"},
     "ours: CARBS's local score": {"alternative": "carbs_local"},

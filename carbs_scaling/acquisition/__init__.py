@@ -1,1 +1,1 @@
-"""What a run is worth before it is made: gains of the front, of a repeat, of a lesson, of information."""
+"""What a run is worth before it is made: gains of the front, of a lesson, of information."""

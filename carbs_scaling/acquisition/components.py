@@ -1,4 +1,4 @@
-"""What the gains read off a posterior: its normal components, or its joint moments."""
+"""What the gains read off a posterior: its normal components."""
 
 from typing import Any
 
@@ -17,10 +17,3 @@ def components(posterior: Any) -> tuple[Tensor, Tensor, Tensor]:
         return posterior.weights, posterior.means, posterior.deviations
     mean = posterior.mean[..., 0]
     return torch.ones(1).to(mean), mean[None], posterior.variance[..., 0].sqrt()[None]
-
-
-def joint_moments(posterior: Any) -> tuple[Tensor, Tensor]:
-    """Mean `batch_shape x q` and covariance `batch_shape x q x q` of one outcome."""
-    if isinstance(posterior, MixturePosterior):
-        return posterior.mean[..., 0], posterior.covariance_matrix
-    return posterior.mean[..., 0], posterior.distribution.covariance_matrix

@@ -9,7 +9,7 @@ from optuna.study import Study
 from carbs_scaling.laws.runs.collapse import collapsed
 from carbs_scaling.ledger.trials import StoredTrial, read_trials
 from carbs_scaling.space.encoding import Point
-from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.space.projection import Key, LegalSpace, point_key
 from carbs_scaling.trial import Status
 
 MACHINE = str(Status.MACHINE)  # the user attribute `outcome` of a failure that says nothing of the point
@@ -44,6 +44,20 @@ class History:
         if budget_flops is None:
             return float("inf")
         return budget_flops - self.spent_flops - self.committed_flops
+
+    def merged(self) -> "History":
+        """The same with runs of one point merged into their mean loss, so that the luckiest does not count."""
+        runs: dict[Key, list[int]] = {}
+        for i, point in enumerate(self.points):
+            runs.setdefault(point_key(point), []).append(i)
+        if len(runs) == len(self.points):
+            return self
+        return replace(
+            self,
+            points=[self.points[same[0]] for same in runs.values()],
+            loss=[float(np.mean([self.loss[i] for i in same])) for same in runs.values()],
+            flops=[float(np.mean([self.flops[i] for i in same])) for same in runs.values()],
+        )
 
 
 def without_collapsed(history: History, space: LegalSpace) -> History:

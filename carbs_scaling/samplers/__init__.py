@@ -6,8 +6,6 @@ SAMPLERS = Registry(
     "carbs_scaling.samplers",
     "SAMPLER",
     "sampler.name",
-    shared=frozenset(
-        {"candidates", "front_search", "options", "projected", "repeats", "sampler", "target_search"}
-    ),
+    shared=frozenset({"candidates", "front_search", "options", "projected", "sampler", "target_search"}),
     groups=("baselines",),
 )

@@ -64,7 +64,6 @@ class CarbsSampler(Sampler):
         members: laws in the surrogate's ensemble; 1 leaves the uncertainty of the law out.
         learning: share in which a run is also worth what it teaches about the valley for later runs.
         law_mean: whether the prior mean is the loss law; else it is a constant.
-        repeats: whether a point of the front may be run again, to tell it from its near ties.
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
             gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
@@ -90,7 +89,6 @@ class CarbsSampler(Sampler):
         members: int = 48,
         learning: float = 1.0,
         law_mean: bool = True,
-        repeats: bool = True,
         max_trial_flops: float | None = None,
         overhead_flops: float | None = None,
     ) -> None:
@@ -102,7 +100,6 @@ class CarbsSampler(Sampler):
             members=members,
             learning=learning,
             law_mean=law_mean,
-            repeats=repeats,
             max_trial_flops=max_trial_flops,
             overhead_flops=overhead_flops,
         )

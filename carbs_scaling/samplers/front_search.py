@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,9 +18,8 @@ from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.history import History
 from carbs_scaling.samplers.candidates import affordable_pool, around, candidates, joined, tried
 from carbs_scaling.samplers.options import SamplerOptions
-from carbs_scaling.samplers.repeats import best_repeat, without_repeats
 from carbs_scaling.space.encoding import Point
-from carbs_scaling.space.projection import Candidates, LegalSpace
+from carbs_scaling.space.projection import Candidates, LegalSpace, point_key
 from carbs_scaling.surrogate.feasibility import Feasibility, feasibility_of
 from carbs_scaling.surrogate.model import LawEnsembleModel
 
@@ -82,7 +82,9 @@ class FrontSearch:
     def best(
         self, history: History, model: LawEnsembleModel, rng: np.random.Generator, limit: float
     ) -> Point | None:
-        """The best point that costs at most `limit`, new or worth another run; None where there is none.
+        """The best new point that costs at most `limit`; the front's least often run one where all are known.
+
+        None where there is neither.
 
         Args:
             history: of the other trials; running ones are taken to end as predicted.
@@ -90,18 +92,20 @@ class FrontSearch:
             rng: of the candidates.
             limit: FLOPs.
         """
-        known = without_repeats(history)
+        known = history.merged()
         runs = self.space.describe(known.points)
         state = self._state(history, known, runs, model)
         pool = candidates(self.space, history, state.model, rng, limit, self.options.candidates)
-        again, its_score = None, -np.inf
-        if self.options.repeats:
-            again, its_score = best_repeat(self.space, state, known, len(pool) > 0, limit)
         if not len(pool):
-            return again
-        lesson = self._lesson(state, pool, limit)
-        best, score = self._refined(replace(state, lesson=lesson), pool, rng, limit)
-        return again if again is not None and its_score > score else best
+            return self._again(history, known, limit)
+        return self._refined(replace(state, lesson=self._lesson(state, pool, limit)), pool, rng, limit)
+
+    def _again(self, history: History, known: History, limit: float) -> Point | None:
+        """A point of the front that costs at most `limit`, of those the one with the fewest runs."""
+        front = [known.points[i] for i in pareto_front(known.flops, known.loss)]
+        payable = [p for p in front if self.space.cost(p) <= limit and self.space.permits(p)]
+        runs = Counter(point_key(point) for point in history.points + history.pending)
+        return min(payable, key=lambda point: runs[point_key(point)], default=None)
 
     def _state(
         self, history: History, known: History, runs: Candidates, model: LawEnsembleModel
@@ -140,10 +144,8 @@ class FrontSearch:
         share = self.options.learning * float(np.exp(-runs / (8 * self.space.encoding.knobs)))
         return None if spread is None else (spread, share)
 
-    def _refined(
-        self, state: FrontState, pool: Candidates, rng: np.random.Generator, limit: float
-    ) -> tuple[Point, float]:
-        """The best candidate, after moves around the best of `pool`, and its score."""
+    def _refined(self, state: FrontState, pool: Candidates, rng: np.random.Generator, limit: float) -> Point:
+        """The best candidate, after moves around the best of `pool`."""
         taken = tried(state.history)
         for spread in _SPREADS:
             with torch.no_grad():
@@ -153,5 +155,5 @@ class FrontSearch:
             knobs = around(near, spread, self.options.candidates // 4, rng)
             pool = joined(pool, affordable_pool(self.space, knobs, taken, limit))
         rows = pool.rows
-        best, score = optimize_acqf_discrete(self.acquisition(state, pool), q=1, choices=rows)
-        return pool.points[int(KnownRows(rows).find(best)[0])], float(score)
+        best, _ = optimize_acqf_discrete(self.acquisition(state, pool), q=1, choices=rows)
+        return pool.points[int(KnownRows(rows).find(best)[0])]

@@ -21,7 +21,6 @@ class SamplerOptions:
         members: laws in the surrogate's ensemble; 1 leaves the uncertainty of the law out.
         learning: share in which a run is also worth what it teaches about the valley for later runs.
         law_mean: whether the prior mean is the loss law; else it is a constant.
-        repeats: whether a point of the front may be run again, to tell it from its near ties.
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
             gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
@@ -37,7 +36,6 @@ class SamplerOptions:
     members: int = 48
     learning: float = 1.0
     law_mean: bool = True
-    repeats: bool = True
     max_trial_flops: float | None = None
     overhead_flops: float | None = None
 
@@ -57,9 +55,8 @@ class SamplerOptions:
             if not number or not (0 < value < inf or (value == 0 and not positive)):
                 bound = "above" if positive else "at least"
                 raise ValueError(f"{name}={value} must be a finite number, {bound} 0")
-        for name in ("law_mean", "repeats"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)} must be true or false")
+        if not isinstance(self.law_mean, bool):
+            raise ValueError(f"law_mean={self.law_mean} must be true or false")
 
 
 def checked_target(target: Any) -> tuple[float, float]:

@@ -344,9 +344,7 @@ def test_the_recipe_for_a_target_beyond_the_search_is_near_the_truth():
 
 def test_when_every_point_is_known_it_says_so_counts_it_and_proposes_the_cheapest(caplog):
     sizes = {"width": IntDistribution(1, 4), "kind": CategoricalDistribution(["a", "b"])}
-    own = CarbsSampler(
-        sizes, lambda p: 1e3 * p["width"], lambda p: {"params": p["width"]}, seed=0, repeats=False
-    )
+    own = CarbsSampler(sizes, lambda p: 1e3 * p["width"], lambda p: {"params": p["width"]}, seed=0)
     study = study_of(own)
     for _ in range(12):
         trial = study.ask(sizes)

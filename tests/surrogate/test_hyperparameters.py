@@ -1,10 +1,10 @@
 """Hyperparameters of what the law misses."""
 
 import numpy as np
-from carbs_scaling.space.floor_field import field_correlation
 from scipy.optimize import check_grad
 
 import carbs_scaling.surrogate.hyperparameters as residual
+from carbs_scaling.space.floor_field import field_correlation
 from carbs_scaling.surrogate.hyperparameters import ResidualPrior, fit_residual
 
 
