@@ -46,7 +46,7 @@ class History:
         return budget_flops - self.spent_flops - self.committed_flops
 
     def merged(self) -> "History":
-        """The same with runs of one point merged into their mean loss, so that the luckiest does not count."""
+        """The same with runs of one point merged into their mean loss: the luckiest does not count."""
         runs: dict[Key, list[int]] = {}
         for i, point in enumerate(self.points):
             runs.setdefault(point_key(point), []).append(i)
