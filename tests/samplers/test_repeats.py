@@ -7,7 +7,8 @@ import numpy as np
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from carbs_scaling.ledger.history import read_history
-from carbs_scaling.samplers.carbs import CarbsSampler, new_study
+from carbs_scaling.samplers.carbs import CarbsSampler
+from carbs_scaling.samplers.sampler import new_study
 
 SIZES = {"width": IntDistribution(1, 4), "kind": CategoricalDistribution(["a", "b"])}
 
