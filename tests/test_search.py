@@ -17,7 +17,7 @@ from carbs_scaling.ledger.identity import study_identity
 from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.front import front_rows
 from carbs_scaling.report.live import SearchDisplay
-from carbs_scaling.samplers.carbs import new_study
+from carbs_scaling.samplers.sampler import new_study
 from carbs_scaling.search import Search, build_sampler
 from carbs_scaling.tasks import pretraining as pretraining_module
 from carbs_scaling.trial import MachineFailure, OutOfMemory, Status
@@ -277,13 +277,12 @@ def test_open_trials_that_a_lowered_budget_cannot_pay_are_closed(tiny, monkeypat
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("sampler.name=magic", "carbs, ei_per_cost, random, sobol, grid"),
+        ("sampler.name=magic", "carbs, grid, imbue_carbs"),
         ("+sampler.magic=1", "which has target, startup_trials"),
         ("+sampler.members=many", "sampler.members"),
-        ("+sampler.acquisition=luck", "sampler.acquisition=luck is not one of front_gain_per_flop"),
         ("+sampler.candidates=0", "sampler.candidates=0 must be a whole number, at least 8"),
         ("+sampler.startup_fraction=0", "must be a finite number, above 0"),
-        ("+sampler.noise_sds=nan", "sampler.noise_sds=nan must be"),
+        ("+sampler.learning=nan", "sampler.learning=nan must be"),
         ("sampler.target=[1e8]", "such as"),
         ("sampler.target=large", "such as"),
         ("sampler.target=[1e8,-1]", "such as"),
@@ -302,9 +301,8 @@ def test_options_reach_the_sampler(search_config, pretraining):
 
     assert built().target is None
     assert built("sampler.target=[1e8,2e9]").target == (1e8, 2e9)
-    assert built("+sampler.noise_sds=0").options.noise_sds == 0
-    baseline = built("sampler=ei_per_cost").options
-    assert (baseline.acquisition, baseline.law_mean) == ("ei_per_cost", False)
+    assert built("+sampler.learning=0").options.learning == 0
+    assert built("budget.trial_overhead_flops=5").options.overhead_flops == 5
 
 
 def test_a_baseline_spends_the_budget_and_its_trials_say_whose_they_are(tiny):

@@ -6,7 +6,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from carbs_scaling.ledger.history import read_history, without_collapsed
-from carbs_scaling.samplers.carbs import CarbsSampler, new_study
+from carbs_scaling.samplers.carbs import CarbsSampler
+from carbs_scaling.samplers.sampler import new_study
 
 DISTRIBUTIONS = {
     "params": FloatDistribution(1e6, 1e8, log=True),

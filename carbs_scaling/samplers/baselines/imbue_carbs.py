@@ -8,7 +8,7 @@ themselves, which is the same to the eye and fifty times as quick; and costs com
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -223,13 +223,14 @@ class ImbueCarbsOptions:
     """Options of CARBS.
 
     Args:
-        start: values of the point that it starts around; what is not named is in the middle of its range.
+        start: values of the point that it starts around, by name, or None; what is not named is in the middle
+            of its range.
     """
 
-    start: Any = field(default_factory=dict)
+    start: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.start, Mapping):
+        if self.start is not None and not isinstance(self.start, Mapping):
             raise ValueError(f"start={self.start!r} must be values by name, such as {{learning_rate: 0.01}}")
 
 
@@ -261,7 +262,7 @@ def start_point(space: LegalSpace, given: Mapping[str, Any]) -> Point:
 
 
 def _build(space: LegalSpace, budget_flops: float, seed: int, options: ImbueCarbsOptions) -> ProjectedSampler:
-    start = start_point(space, options.start)
+    start = start_point(space, options.start or {})
     return ProjectedSampler(lambda _: ImbueCarbs(space, seed, start, budget_flops), space, budget_flops, seed)
 
 
