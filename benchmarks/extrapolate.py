@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def lost(sampler: CarbsSampler, bought, whole: ReplayTable, targets) -> list[float]:
-    """Loss above the best run of each target's cell, at the recipe read off the posterior."""
+    """Loss above the best run of each target's cell, at the recipe of the law of its runs."""
     study = new_study(sampler)
     for point, flops, loss in zip(bought.points, bought.flops, bought.loss, strict=True):
         study.enqueue_trial(point)
@@ -78,8 +78,8 @@ def lost(sampler: CarbsSampler, bought, whole: ReplayTable, targets) -> list[flo
             {
                 "params": params,
                 "tokens": tokens,
-                "learning_rate": recipe["learning_rate"],
-                "batch_sequences": recipe["batch_tokens"] / whole.sequence_length,
+                "learning_rate": recipe.learning_rate,
+                "batch_sequences": recipe.batch_tokens / whole.sequence_length,
             }
         )
         best = min(

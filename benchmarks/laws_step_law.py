@@ -14,7 +14,6 @@ smoothed optimum, over resamples of the fitted cells.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -225,9 +224,7 @@ def searched_runs(path: str, count: int, seed: int, target: tuple[float, float] 
         study.enqueue_trial(point)
         study.tell(study.ask(seen.distributions), [loss, flops])
     runs = pd.DataFrame([seen.roles(seen.project(point)) for point in bought.points])
-    return FewRuns(
-        runs.assign(loss=bought.loss), lambda n, d: SimpleNamespace(**sampler.best_recipe(study, n, d))
-    )
+    return FewRuns(runs.assign(loss=bought.loss), lambda n, d: sampler.best_recipe(study, n, d))
 
 
 def blind_runs(runs, count: int, seed: int) -> FewRuns:

@@ -12,20 +12,19 @@ Regrets as in `replay.py`, of
 """
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from _replay_table import ReplayTable
 from _runs_table import read_table
 from _samplers import Task, build, spend
-from carbs_scaling.laws.loss import law_floor, law_value
-from carbs_scaling.laws.loss_fit import fit_law_map
-from carbs_scaling.laws.loss_prior import law_prior, nearly_additive
 from replay import AROUND, MARKS, regret_at
 
 from carbs_scaling import fit_law
 from carbs_scaling.acquisition.front_gain import FrontLevels, expected_front_gain
+from carbs_scaling.laws.fit.law_fit import fit_plain_law
+from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.samplers import candidates, target_search
 from carbs_scaling.surrogate import fit
 
@@ -96,26 +95,17 @@ def know_the_law(path: str) -> None:
     """Centres the law's prior on all runs of the table, a tenth as wide; for this process."""
     runs, _ = read_table(path)
     logs = np.log(runs[["params", "tokens", "learning_rate", "batch_tokens"]].to_numpy())
-    loss, weak, known = runs.loss.to_numpy(), law_prior, {}
+    loss, known = runs.loss.to_numpy(), {}
 
-    def informed(level, centre, has_role, *ranges):
-        prior = weak(level, centre, has_role, *ranges)
+    def informed(level, centre, *roles_and_ranges):
+        prior = law_prior(level, centre, *roles_and_ranges)
         if centre not in known:
-            sd = np.full(len(loss), 0.05)
-            at = nearly_additive(weak(loss.min(), centre, has_role, *ranges))
             features = logs - np.asarray(centre)
-            for _ in range(3):
-                theta = fit_law_map(features, loss, sd, at).theta
-                off = np.abs(loss - law_value(theta, features, has_role))
-                height = np.maximum(loss - law_floor(theta, features, has_role), 0.0)
-                sd = max(1.4826 * float(np.median(off)), 0.003) + 0.1 * height
-            known[centre] = theta
-        return replace(prior, mean=known[centre], sd=0.1 * prior.sd, shared=0.1 * prior.shared)
+            known[centre] = fit_plain_law(features, loss, law_prior(loss.min(), centre)).theta
+        return LawPrior(known[centre], 0.1 * prior.sd, 0.1 * prior.shared)
 
     for module in (fit, candidates, target_search):
         module.law_prior = informed
-    # What the search believes of gamma before it has seen anything must not overrule what it is told.
-    fit.nearly_additive = lambda prior: prior
 
 
 def main() -> None:

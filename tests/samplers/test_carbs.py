@@ -193,6 +193,9 @@ def test_the_fitted_law_extrapolates_within_a_few_percent():
     best = {"params": 2e7, "tokens": 5e8}
     truth = 1.7 + 400 * best["params"] ** -0.34 + 900 * best["tokens"] ** -0.33
     assert float(law.loss(**best)) == pytest.approx(truth, rel=0.04)
+    recipe = own.best_recipe(study, **best)
+    assert recipe.loss == float(law.loss(**best))
+    assert recipe.learning_rate == float(law.learning_rate(**best))
 
 
 def test_a_budget_that_pays_only_for_cheap_runs_still_begins_with_different_points():
@@ -276,7 +279,7 @@ def test_it_uses_the_roles_that_there_are(roles_given):
 
 @pytest.mark.parametrize(
     "options",
-    [{"law_mean": False}, {"members": 1}, {"learning": 0.0}, {"repeats": False}, {"candidates": 32}],
+    [{"law_mean": False}, {"members": 1}, {"learning": 0.0}, {"candidates": 32}],
 )
 def test_every_ablation_proposes_legal_points(options):
     own = sampler(startup_trials=4, **options)
@@ -308,12 +311,12 @@ def test_the_recipe_for_a_target_beyond_the_search_is_near_the_truth():
     finish(study, 30)
     recipe = own.best_recipe(study, 1e8, 2e9)
     batch = 1e4 * (2e9 / 1e8) ** 0.5
-    rate = 3e-3 * 10**-0.4 * (recipe["batch_tokens"] / 1e4) ** 0.4
-    assert abs(np.log(recipe["learning_rate"] / rate)) < 0.5
-    assert abs(np.log(recipe["batch_tokens"] / batch)) < 0.8
+    rate = 3e-3 * 10**-0.4 * (recipe.batch_tokens / 1e4) ** 0.4
+    assert abs(np.log(recipe.learning_rate / rate)) < 0.5
+    assert abs(np.log(recipe.batch_tokens / batch)) < 0.8
 
 
-def test_when_every_point_is_known_it_says_so_counts_it_and_proposes_the_cheapest(caplog):
+def test_when_every_point_is_known_those_of_the_front_are_run_again_in_turn():
     sizes = {"width": IntDistribution(1, 4), "kind": CategoricalDistribution(["a", "b"])}
     own = CarbsSampler(sizes, lambda p: 1e3 * p["width"], lambda p: {"params": p["width"]}, seed=0)
     study = study_of(own)
@@ -321,9 +324,8 @@ def test_when_every_point_is_known_it_says_so_counts_it_and_proposes_the_cheapes
         trial = study.ask(sizes)
         study.tell(trial, [5 - trial.params["width"], 1e3 * trial.params["width"]])
     assert len({tuple(trial.params.items()) for trial in study.trials[:8]}) == 8
-    assert {trial.params["width"] for trial in study.trials[8:]} == {1}
-    assert sum(own.fallbacks.values()) == 4
-    assert "cheapest legal point" in caplog.text
+    assert {trial.params["width"] for trial in study.trials[8:]} == {1, 2, 3, 4}
+    assert not own.fallbacks
 
 
 def test_what_the_caller_refuses_is_never_proposed():

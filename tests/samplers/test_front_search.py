@@ -4,7 +4,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from carbs_scaling.acquisition.repeat_gain import ExpectedRepeatGain
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from carbs_scaling.acquisition.front_gain import ExpectedFrontGain
@@ -54,7 +53,6 @@ PARTS = [
     (LawEnsembleModel, "condition_on_observations", {}),
     (ExpectedFrontGain, "forward", {}),
     (LessonGain, "forward", {}),
-    (ExpectedRepeatGain, "forward", {}),
     (LogGainPerCost, "forward", {}),
     (KnownCosts, "forward", {}),
     (Feasibility, "posterior", {}),
@@ -79,7 +77,7 @@ def test_a_part_that_breaks_breaks_the_search(part, method, options, monkeypatch
 def test_the_run_is_the_one_that_the_acquisition_scores_highest(monkeypatch):
     """Another acquisition chooses another run: here the smallest model, and then the largest."""
     for sign, expected in ((-1.0, 10**6), (1.0, 10**8)):
-        study = begun(repeats=False)
+        study = begun()
 
         def by_size(self, X, sign=sign):
             return sign * X[..., 0, 0]
