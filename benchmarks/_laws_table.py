@@ -9,9 +9,11 @@ import pandas as pd
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from carbs_scaling.laws.fit.hold_out import swept_loss
-from carbs_scaling.laws.fit.mixed import fit_surface
-from carbs_scaling.laws.form import law as surface
-from carbs_scaling.laws.prior.prior import SurfacePrior, weak_prior
+from carbs_scaling.laws.fit.law_fit import most_probable
+from carbs_scaling.laws.fit.problem import LawProblem
+from carbs_scaling.laws.form.law import INDEX
+from carbs_scaling.laws.form.law import NAMES as PARAMETERS
+from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 
 NAMES = ("learning_rate", "batch_tokens", "loss")
 FIT_MAX_PARAMS = 4.3e8
@@ -46,15 +48,20 @@ def smoothed_optimum(points: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray
     points, losses = points[better], losses[better]
     centre = np.concatenate([[0.0, 0.0], points.mean(axis=0)])
     features = np.concatenate([np.zeros((len(losses), 2)), points - centre[2:]], axis=1)
-    weak = weak_prior(float(losses.min()), np.array([np.log(1e9), np.log(1e10), *centre[2:]]))
-    mean, sd = weak.mean, weak.scale
+    prior = law_prior(float(losses.min()), [np.log(1e9), np.log(1e10), *centre[2:]])
+    mean = prior.mean.copy()
     for name, level in (("ln_E", np.log(losses.min())), ("ln_R", -30.0), ("a0", 0.0), ("b0", 0.0)):
-        mean[surface.INDEX[name]] = level
-    free = ("ln_E", "a0", "b0", "a_B", "ln_k_e", "r_e", "ln_k_B", "r_B")
-    sd[~np.isin(surface.NAMES, free)] = 0.0
-    fit = fit_surface(features, losses, SurfacePrior(mean, sd, np.zeros_like(sd)))
-    at = [surface.INDEX[name] for name in ("a0", "b0", "ln_E")]
-    optimum, errors = fit.theta[at], np.sqrt(np.diag(fit.covariance)[at])
+        mean[INDEX[name]] = level
+    free = np.isin(PARAMETERS, ("ln_E", "a0", "b0", "a_B", "ln_k_e", "r_e", "ln_k_B", "r_B"))
+    problem = LawProblem(
+        features, losses, LawPrior(mean, np.where(free, prior.scale, 0.0), np.zeros(len(mean)))
+    )
+    fit = most_probable(problem, [mean])
+    errors = np.zeros(len(mean))
+    covariance = problem.covariance(fit.z, fit.noise.errors(problem.floor_and_height(fit.z)[1]))
+    errors[free] = np.sqrt(np.diag(covariance))
+    at = [INDEX[name] for name in ("a0", "b0", "ln_E")]
+    optimum, errors = problem.theta(fit.z)[at], errors[at]
     loss = float(np.exp(optimum[2]))
     return np.array([*(optimum[:2] + centre[2:]), loss]), np.array([*errors[:2], loss * errors[2]])
 

@@ -13,12 +13,12 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.optimizers.optimizer import load_optimizer
 
 T = TypeVar("T")
 
 SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
 DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
-OPTIMIZERS = ("adamw", "sgd")
 METRICS = ("nats_per_token", "bits_per_byte")
 DATA_SOURCES = ("stdlib", "files", "hub")
 DEVICES = ("auto", "cpu", "cuda")
@@ -126,7 +126,7 @@ class OptimizerConfig:
     gradient_clip_norm: float = MISSING
 
     def __post_init__(self) -> None:
-        _require_choice("optimizer.name", self.name, OPTIMIZERS)
+        load_optimizer(self.name)
         _require(0 <= self.beta1 < 1, f"optimizer.beta1={self.beta1} must lie in [0, 1)")
         _require(self.epsilon > 0, f"optimizer.epsilon={self.epsilon} must be positive")
         _require(

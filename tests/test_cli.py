@@ -86,9 +86,10 @@ def test_a_corrupt_ledger_is_one_line_and_stays_as_it_is(tmp_path):
     assert ledger.read_bytes() == b"garbage" * 1000
 
 
-def readme_commands():
-    """Every `carbs-scaling VERB ...` of the README, as a list of words."""
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+def documented_commands():
+    """Every `carbs-scaling VERB ...` of the README and the guide, as a list of words."""
+    root = Path(__file__).parent.parent
+    text = "".join((root / page).read_text() for page in ("README.md", "docs/guide.md"))
     lines = [
         line
         for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
@@ -97,8 +98,8 @@ def readme_commands():
     return [shlex.split(line, comments=True) for line in lines if line.startswith("carbs-scaling ")]
 
 
-@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
-def test_every_command_of_the_readme_composes_and_passes_the_schema(composed, words):
+@pytest.mark.parametrize("words", documented_commands(), ids=" ".join)
+def test_every_documented_command_composes_and_passes_the_schema(composed, words):
     _, verb, *overrides = words
     if "-m" in overrides:
         overrides = [re.sub(r"=([^,\[{]*),.*", r"=\1", text) for text in overrides if text != "-m"]

@@ -75,19 +75,19 @@ class TargetDesign:
             target: centred ln N and ln D, shape (2,).
         """
         theta = np.asarray(theta, dtype=float)
-        off = loss - law_value(theta, features, prior.has_role)
+        off = loss - law_value(theta, features, None)
         noise_sd = max(1.4826 * float(np.median(np.abs(off))), 1e-3 * float(np.min(np.abs(loss))))
         at = np.array([[target[0], target[1], 0.0, 0.0]])
-        if prior.has_role[3]:
+        if True:
             at[0, 3] = best_batch_feature(theta, at)[0]
-        if prior.has_role[2]:
+        if True:
             at[0, 2] = best_rate_feature(theta, at)[0]
         reach = reach_of(features)
         bare = TargetDesign(theta, prior, features, at, noise_sd, np.zeros((0, 0)), np.zeros(0), reach)
         covariance = bare._covariance(features, features)
         covariance[np.diag_indices(len(loss))] += bare._noise(features)
         factor = stable_cholesky(torch.from_numpy(covariance)).numpy()
-        slopes = law_jacobian(theta, features, prior.has_role)[1]
+        slopes = law_jacobian(theta, features, None)[1]
         expected = slopes @ (prior.mean - theta)
         whitened = solve_triangular(factor, off - expected, lower=True)
         return TargetDesign(theta, prior, features, at, noise_sd, factor, whitened, reach)
@@ -109,9 +109,7 @@ class TargetDesign:
         to_runs, own = self._target_covariances(self.features)
         reached = solve_triangular(self.factor, to_runs, lower=True)
         slopes = self._target_slopes()
-        mean = np.array(
-            [self.at[0, 2], self.at[0, 3], law_floor(self.theta, self.at, self.prior.has_role)[0]]
-        )
+        mean = np.array([self.at[0, 2], self.at[0, 3], law_floor(self.theta, self.at, None)[0]])
         mean = mean + slopes @ (self.prior.mean - self.theta) + reached.T @ self.whitened
         return mean, own - reached.T @ reached
 
@@ -124,8 +122,8 @@ class TargetDesign:
         By the law's parameters (n, k), by the three bends of best rate and of best batch (n, 6), and by the
         fields of best rate, best batch and floor (n, 3), which differ from place to place.
         """
-        slopes = law_jacobian(self.theta, features, self.prior.has_role)[1]
-        lack = law_lack(self.theta, features, self.prior.has_role)
+        slopes = law_jacobian(self.theta, features, None)[1]
+        lack = law_lack(self.theta, features, None)
         rate, batch = (slopes[:, PARAMETERS.index(name)] for name in ("a0", "b0"))
         basis = BEND * bend_basis(features[:, 0], features[:, 1], self.reach)
         return (
@@ -139,7 +137,6 @@ class TargetDesign:
         basis = BEND * bend_basis(self.at[:, 0], self.at[:, 1], self.reach)[0]
         moved = np.zeros((3, 6))
         moved[0, :3] = moved[1, 3:] = basis
-        moved[0, 3:] = self.theta[PARAMETERS.index("a3")] * basis
         return moved
 
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -150,28 +147,26 @@ class TargetDesign:
         return sum(np.square(part).sum(axis=1) for part in self._slopes(features))
 
     def _noise(self, features: np.ndarray) -> np.ndarray:
-        height = law_value(self.theta, features, self.prior.has_role) - law_floor(
-            self.theta, features, self.prior.has_role
-        )
+        height = law_value(self.theta, features, None) - law_floor(self.theta, features, None)
         return self.noise_sd**2 + (HEIGHT_NOISE * height) ** 2
 
     def _target_slopes(self) -> np.ndarray:
         """Of (ln rate, ln batch, loss) at the target by the law's parameters, shape (3, 19)."""
         n, d, _, b = self.at[0]
         p = dict(zip(PARAMETERS, self.theta, strict=True))
-        batch = {"b0": 1.0, "b1": d, "b2": n}
-        rate = {"a0": 1.0, "a1": n, "a2": d, "a3": b} | {k: p["a3"] * v for k, v in batch.items()}
+        batch = {"b0": 1.0, "b_D": d, "b_N": n}
+        rate = {"a0": 1.0, "a_N": n, "a_D": d}
         slopes = np.zeros((3, len(PARAMETERS)))
         for row, moves in enumerate((rate, batch)):
             for name, move in moves.items():
                 slopes[row, PARAMETERS.index(name)] = move
-        slopes[2] = law_jacobian(self.theta, self.at, self.prior.has_role)[1][0]
+        slopes[2] = law_jacobian(self.theta, self.at, None)[1][0]
         return slopes
 
     def _target_covariances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Prior covariance of runs (m,) with the target's (rate, batch, loss), (m, 3), and its own (3, 3)."""
         law, bends = self._target_slopes() @ self.prior.root, self._target_bends()
-        lack = float(law_lack(self.theta, self.at, self.prior.has_role)[0])
+        lack = float(law_lack(self.theta, self.at, None)[0])
         spread = np.array([RATE_FIELD, BATCH_FIELD, FLOOR_FIELD * lack])
         run_law, run_bends, run_fields = self._slopes(features)
         shared = self._fields(features, self.at) * run_fields * spread

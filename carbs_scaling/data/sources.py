@@ -1,6 +1,6 @@
 """Where text comes from: the standard library, local files or a hub, each as one stream of documents.
 
-Everything is read through `datasets`, which is imported only when text is read: no training worker needs it.
+Everything is read through `datasets`, which is imported when text is read: training workers do not need it.
 """
 
 import errno
@@ -8,16 +8,18 @@ import glob
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from carbs_scaling.config import DataConfig
 from carbs_scaling.data.hub import quiet_hub
 from carbs_scaling.errors import DataError
 
-# Tests and tables of character codes are not prose or programs, and differ most between builds of Python.
+# Folders without ordinary programs (tests, tables of character codes), which differ most between builds of
+# Python, and installed packages.
 STDLIB_LEFT_OUT = {
     "test",
     "tests",
@@ -33,7 +35,8 @@ STDLIB_LEFT_OUT = {
 # A text file above this many bytes is no longer one document: it is streamed in pieces cut at blank lines.
 LARGE_FILE_BYTES = 1 << 20
 LARGE_FILE_PIECE_CHARACTERS = 1 << 16
-# Seconds and attempts after which a hub counts as out of reach (the library's own 20 retries take minutes).
+# Attempts, and seconds between them, after which a hub counts as out of reach: the library's own 20 retries
+# take minutes.
 HUB_RETRIES = 1
 HUB_RETRY_SECONDS = 1
 
@@ -54,7 +57,7 @@ class Source:
 
 
 def find_source(config: DataConfig) -> Source:
-    """The source that `config` names; local files are looked for, none is read.
+    """The source that `config` names. Local files are looked for, not read.
 
     Raises:
         DataError: a path or a pattern that matches no file.
@@ -75,10 +78,11 @@ def find_source(config: DataConfig) -> Source:
 
 
 def _stdlib_files() -> tuple[Path, ...]:
+    """The standard library's own modules, sorted."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = []
     for folder, inner, names in os.walk(root):
-        # Changing `inner` keeps the walk out of these folders: site-packages may hold 100,000 files.
+        # Changing `inner` in place keeps the walk out of the others: site-packages may hold 100,000 files.
         inner[:] = [name for name in inner if name not in STDLIB_LEFT_OUT]
         files += [Path(folder, name) for name in names if name.endswith(".py")]
     if not files:
@@ -171,7 +175,7 @@ def _read_text(file: Path) -> Iterator[str]:
 
 
 def _table_documents(file: Path, kind: str, text_column: str, scratch: Path) -> Iterator[str]:
-    if kind == "json" and file.stat().st_size == 0:  # the reader takes an empty file for a fault of its own
+    if kind == "json" and file.stat().st_size == 0:  # the reader raises an error for an empty file
         return
     with _quiet_datasets(scratch):
         import pyarrow
@@ -190,7 +194,8 @@ def _table_documents(file: Path, kind: str, text_column: str, scratch: Path) -> 
             raise DataError(f"cannot read {file} as {kind}: {_one_line(error)}") from error
 
 
-def _column(rows, text_column: str, where: str) -> Iterator[str]:
+def _column(rows: Iterable[Mapping[str, Any]], text_column: str, where: str) -> Iterator[str]:
+    """The texts in one column; empty cells are left out."""
     for row in rows:
         if text_column not in row:
             raise DataError(
@@ -209,7 +214,7 @@ def _hub_documents(config: DataConfig, scratch: Path) -> Iterator[str]:
     with _quiet_datasets(scratch), quiet_hub() as reachable:
         from datasets import DownloadConfig, load_dataset
         from datasets.exceptions import DatasetNotFoundError
-        from huggingface_hub.errors import HfHubHTTPError, HTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
         try:
             rows = load_dataset(
@@ -265,7 +270,7 @@ def _no_space(error: BaseException | None) -> OSError | None:
 
 
 def _one_line(error: BaseException) -> str:
-    """The first line of the innermost error: the wrappers around it say only that something failed."""
+    """The first line of the innermost error; those around it say only that something failed."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip()
@@ -274,7 +279,7 @@ def _one_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet_datasets(scratch: Path) -> Iterator[None]:
-    """`datasets` without bars and log lines, keeping its files in `scratch`, giving up soon when offline."""
+    """Use `datasets` without progress bars and log lines, with its files in `scratch` and few retries."""
     import datasets
 
     settings = {

@@ -5,9 +5,9 @@ The cache folder holds
     CONTENT_HASH/train.bin, validation.bin, meta.json     the tokens, and what they are
     requests/REQUEST_HASH.json                            which content a request for data led to
 
-A request is a list of files with sizes and times, or the name of a hub data set, with the settings. It saves
-reading the text again; the content hash is what a study records: the same text gives
-the same one on any machine.
+A request is a list of files with sizes and times, or the name of a hub data set, with the settings: where it
+is known, the text is not read again. A study records the content hash: the same text gives the same one on
+any machine.
 """
 
 import errno
@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from carbs_scaling.data.splitting import (
 )
 from carbs_scaling.data.tokenization import Tokenizer, load_tokenizer, token_dtype, tokenizer_files
 from carbs_scaling.errors import DataError
+from carbs_scaling.files import write_atomically
 
 CACHE_VARIABLE = "CARBS_SCALING_CACHE"
 DEFAULT_CACHE = "~/.cache/carbs_scaling"
@@ -42,21 +44,21 @@ DEFAULT_CACHE = "~/.cache/carbs_scaling"
 FORMAT = 1
 # Text handed to the tokenizer at a time: enough to keep its threads busy.
 ENCODE_BYTES = 1 << 22
-# A younger file may change again within the clock tick of its recorded time: such a request is not kept.
+# A request for a younger file is not kept: the file may change again without a new time of last change.
 SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class PreparedText:
-    """Token files on disk, and all that a trial needs to know of them. Plain and picklable.
+    """Token files on disk, and everything that a trial needs to know about them. Picklable.
 
     Args:
         train_path, validation_path: raw little-endian ids, of `token_dtype(vocabulary_size)`.
         vocabulary_size: number of tokens V.
         train_tokens, validation_tokens: ids in each file, document ends included.
-        bytes_per_token: UTF-8 bytes of validation text per validation token; the ends of documents are tokens
+        bytes_per_token: UTF-8 bytes of validation text per validation token. Ends of documents are tokens
             without bytes, so that a byte vocabulary gives a little less than 1.
-        sha256: of texts, tokenizer and split, wherever the text lies.
+        sha256: of texts, tokenizer and split; the same wherever the text lies.
         description: one line for people.
     """
 
@@ -75,6 +77,7 @@ def prepare_text(config: DataConfig) -> PreparedText:
 
     Raises:
         DataError: text that is missing, unreadable or too short, or a cache folder that cannot be written.
+        CarbsScalingError: the cache folder could be written at first, and not any more.
     """
     source = find_source(config)
     cache = cache_folder(config)
@@ -91,7 +94,7 @@ def prepare_text(config: DataConfig) -> PreparedText:
             shutil.rmtree(scratch, ignore_errors=True)
         if _settled(source.files):
             record = {"sha256": text.sha256, "description": text.description}
-            _write_atomically(request, json.dumps(record))
+            write_atomically(request, json.dumps(record).encode())
     except OSError as error:
         raise _cache_error(error, cache) from error
     return text
@@ -114,22 +117,26 @@ def _request_hash(config: DataConfig, source: Source) -> str:
 
 
 def _settled(files: tuple[Path, ...]) -> bool:
+    """Whether all files are old enough for their times to tell whether they change."""
     newest = max((file.stat().st_mtime for file in files), default=0.0)
     return newest < time.time() - SETTLED_SECONDS
 
 
 def _read_kept(cache: Path, request: Path) -> PreparedText | None:
+    """The token files that an earlier request like this one led to, or None."""
     record = _read_json(request)
     if record is None:
         return None
     return _read_folder(cache / record["sha256"], record["description"])
 
 
-def _read_json(path: Path) -> dict | None:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no readable one, and the caller makes it anew."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) else None
 
 
 def _read_folder(folder: Path, description: str) -> PreparedText | None:
@@ -156,7 +163,7 @@ def _read_folder(folder: Path, description: str) -> PreparedText | None:
 
 @dataclass
 class _Written:
-    """What is known of the documents in the order in which their tokens lie in the file."""
+    """The documents in a file of tokens, in their order: hash, bytes and tokens of each."""
 
     digests: list[bytes]
     bytes: list[int]
@@ -164,6 +171,7 @@ class _Written:
 
 
 def _build(config: DataConfig, source: Source, cache: Path, scratch: Path) -> PreparedText:
+    """Read and tokenize the text in the folder `scratch`, and move the files into `cache`."""
     tokenizer = load_tokenizer(config.tokenizer)
     texts = source.documents(scratch / "datasets")
     whole = cap_bytes(drop_duplicates(encode_documents(texts)), config.max_bytes)
@@ -184,19 +192,18 @@ def _build(config: DataConfig, source: Source, cache: Path, scratch: Path) -> Pr
     dtype = token_dtype(tokenizer.vocabulary_size)
     _copy_split(both, dtype, written.tokens, held_out, files)
     both.unlink()
-    train_tokens = sum(n for n, out in zip(written.tokens, held_out, strict=True) if not out)
     validation_tokens = sum(n for n, out in zip(written.tokens, held_out, strict=True) if out)
     validation_bytes = sum(n for n, out in zip(written.bytes, held_out, strict=True) if out)
     meta = {
         "format": FORMAT,
         "vocabulary_size": tokenizer.vocabulary_size,
-        "train_tokens": train_tokens,
+        "train_tokens": sum(written.tokens) - validation_tokens,
         "validation_tokens": validation_tokens,
         "bytes_per_token": validation_bytes / validation_tokens,
         "documents": len(written.tokens),
         "held_out_documents": sum(held_out),
     }
-    _write_atomically(files / "meta.json", json.dumps(meta, indent=1))
+    (files / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     folder = cache / _content_hash(config, tokenizer, written.digests)
     description = _describe(source, written, cut)
     return _publish(files, folder, description)
@@ -218,10 +225,10 @@ def _describe(source: Source, written: _Written, cut: bool) -> str:
 
 
 def _publish(files: Path, folder: Path, description: str) -> PreparedText:
-    """Moves finished files to their place in one step, unless another process was first."""
+    """Move finished files to their place in one step, unless another process was first."""
     kept = _read_folder(folder, description)
     if kept is None:
-        if folder.exists():  # damaged: aside, where the caller's clean-up of the scratch folder removes it
+        if folder.exists():  # damaged: moved to the scratch folder, which the caller removes
             folder.replace(files.parent / "damaged")
         try:
             files.replace(folder)
@@ -235,7 +242,7 @@ def _publish(files: Path, folder: Path, description: str) -> PreparedText:
 
 
 def _write_tokens(documents: Iterable[Document], tokenizer: Tokenizer, file: Path) -> _Written:
-    """Writes the ids of all documents one after the other, each followed by the separator."""
+    """Write the ids of all documents one after the other, each followed by the separator."""
     dtype = token_dtype(tokenizer.vocabulary_size)
     separator = np.array([tokenizer.separator], dtype=dtype)
     written = _Written([], [], [])
@@ -263,8 +270,14 @@ def _batches_of_bytes(documents: Iterable[Document], size: int) -> Iterator[list
         yield batch
 
 
-def _copy_split(both: Path, dtype: np.dtype, tokens: list[int], held_out: list[bool], files: Path) -> None:
-    """Copies each document's ids to `train.bin` or `validation.bin`, keeping their order."""
+def _copy_split(
+    both: Path,
+    dtype: np.dtype[np.unsignedinteger],
+    tokens: list[int],
+    held_out: list[bool],
+    files: Path,
+) -> None:
+    """Copy each document's ids to `train.bin` or `validation.bin`, keeping their order."""
     ids = np.memmap(both, dtype=dtype, mode="r")
     with (files / "train.bin").open("wb") as train, (files / "validation.bin").open("wb") as validation:
         start = 0
@@ -274,18 +287,6 @@ def _copy_split(both: Path, dtype: np.dtype, tokens: list[int], held_out: list[b
         for handle in (train, validation):
             handle.flush()
             os.fsync(handle.fileno())
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=file.name, dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        os.replace(name, file)  # noqa: PTH105 - a plain name, so that the clean-up below needs no second object
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _cache_error(error: OSError, cache: Path) -> DataError:

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from carbs_scaling.data.hub import quiet_hub
 from carbs_scaling.errors import DataError
+
+# Ids of one document, [n].
+TokenIds = npt.NDArray[np.unsignedinteger]
 
 
 class Tokenizer(Protocol):
@@ -18,11 +22,16 @@ class Tokenizer(Protocol):
     changes whenever the same text would give other ids.
     """
 
-    vocabulary_size: int
-    separator: int
-    identity: str
+    @property
+    def vocabulary_size(self) -> int: ...
 
-    def encode(self, documents: list[bytes]) -> list[np.ndarray]:
+    @property
+    def separator(self) -> int: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    def encode(self, documents: list[bytes]) -> list[TokenIds]:
         """The ids of each UTF-8 document, without the separator."""
         ...
 
@@ -35,7 +44,7 @@ class ByteTokenizer:
     separator: int = 0
     identity: str = "bytes"
 
-    def encode(self, documents: list[bytes]) -> list[np.ndarray]:
+    def encode(self, documents: list[bytes]) -> list[TokenIds]:
         """Views of the documents' own bytes, uint8 [n]."""
         return [np.frombuffer(document, dtype=np.uint8) for document in documents]
 
@@ -44,11 +53,11 @@ class PretrainedTokenizer:
     """A Hugging Face tokenizer by name or folder; its end-of-text token ends a document."""
 
     def __init__(self, name: str) -> None:
-        from huggingface_hub.errors import HTTPError
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
         from transformers import AutoTokenizer
         from transformers.utils import logging
 
-        logging.set_verbosity_error()
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         try:
             with quiet_hub():
                 self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -68,7 +77,7 @@ class PretrainedTokenizer:
         state = backend.to_str() if backend is not None else repr(sorted(vocabulary.items()))
         self.identity = sha256(f"{self.separator} {state}".encode()).hexdigest()
 
-    def encode(self, documents: list[bytes]) -> list[np.ndarray]:
+    def encode(self, documents: list[bytes]) -> list[TokenIds]:
         """The ids of each document, uint32 [n]."""
         texts = [document.decode("utf-8") for document in documents]
         # verbose=False: no warning that a document is longer than the tokenizer's own model takes.
@@ -91,7 +100,7 @@ def tokenizer_files(name: str) -> tuple[Path, ...]:
     return tuple(sorted(file for file in folder.iterdir() if file.is_file())) if folder.is_dir() else ()
 
 
-def token_dtype(vocabulary_size: int) -> np.dtype:
+def token_dtype(vocabulary_size: int) -> np.dtype[np.unsignedinteger]:
     """The smallest unsigned integer that holds every id."""
     if vocabulary_size <= 1 << 8:
         return np.dtype(np.uint8)

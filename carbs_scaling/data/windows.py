@@ -3,18 +3,22 @@
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.data.tokenization import token_dtype
 from carbs_scaling.errors import DataError
 
+# Indices of windows, [n].
+Indices = npt.NDArray[np.int64]
+
 
 class TokenWindows:
     """A token file as windows of T + 1 ids: inputs are the first T, targets the last T.
 
-    Windows do not overlap but for the one id at a boundary, a target of one and an input of the next, so that
-    every id but the first is predicted once. The rest, which fills no window, is left out.
+    Neighbours share one id, the last target of one and the first input of the next, so that every id but the
+    first is predicted once. Ids at the end that fill no window are left out.
 
     Args:
         path: raw ids.
@@ -30,6 +34,7 @@ class TokenWindows:
         self._ids = np.memmap(path, dtype=dtype, mode="r")
         self._offsets = np.arange(sequence_length + 1)
         self.sequence_length = sequence_length
+        self.vocabulary_size = vocabulary_size
         if len(self) < 1:
             split = "validation" if path.endswith("validation.bin") else "training"
             raise DataError(
@@ -40,7 +45,7 @@ class TokenWindows:
     def __len__(self) -> int:
         return (self._ids.size - 1) // self.sequence_length
 
-    def read(self, indices: np.ndarray) -> torch.Tensor:
+    def read(self, indices: Indices) -> torch.Tensor:
         """The windows `indices`, int64 [b] -> int64 [b, T + 1]."""
         positions = indices[:, None] * self.sequence_length + self._offsets
         return torch.from_numpy(self._ids[positions].astype(np.int64))
@@ -56,7 +61,7 @@ def validation_windows(text: PreparedText, sequence_length: int) -> TokenWindows
     return TokenWindows(text.validation_path, text.vocabulary_size, sequence_length)
 
 
-def training_order(windows: int, batch_size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
+def training_order(windows: int, batch_size: int, steps: int, seed: int) -> Iterator[Indices]:
     """Window indices of each step, int64 [batch_size]: every epoch is a permutation drawn from (seed, epoch).
 
     Epochs follow each other without a gap: a batch may hold the end of one and the start of the next.
@@ -76,7 +81,7 @@ def training_order(windows: int, batch_size: int, steps: int, seed: int) -> Iter
         waiting = waiting[batch_size:]
 
 
-def validation_indices(windows: int, sequence_length: int, validation_tokens: int) -> np.ndarray:
+def validation_indices(windows: int, sequence_length: int, validation_tokens: int) -> Indices:
     """The windows that are scored, int64 [n]: always the same, evenly spread, of `validation_tokens` tokens.
 
     At least one window is scored, however few tokens are asked for.

@@ -1,7 +1,7 @@
 """The power law of loss against compute along a front: L = E + A C^-alpha.
 
 The form of Hoffmann et al. 2022 (arXiv 2203.15556) and Henighan et al. 2020 (arXiv 2010.14701), with C the
-training FLOPs of the front's runs. It summarises the front; the law in N and D is fitted elsewhere.
+training FLOPs of the front's runs. It summarises the front; `laws/fit` fits the law in N and D.
 """
 
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ import numpy as np
 
 from carbs_scaling.numbers import scientific
 
-MIN_POINTS = 4  # three unknowns, and one point to contradict them
+MIN_POINTS = 4  # three parameters, and one more point to check them
 MAX_EXPONENT = 2.0  # published exponents of compute lie between 0.05 and 0.5
 OUTLIER_SCALE = 0.01  # relative misfit of loss beyond which a point counts less; seed noise is about .002
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """L = irreducible + coefficient * C^-exponent, in the unit of the losses that it was fitted to.
+    """L = irreducible + coefficient * C^-exponent, in the unit of the fitted losses.
 
     Args:
-        irreducible: E, the loss that no compute takes away.
+        irreducible: E, the loss in the limit of infinite compute.
         coefficient: A.
         exponent: alpha.
-        lowest_flops: the cheapest fitted point; the law says nothing below it.
-        highest_flops: the dearest fitted point; beyond it the law extrapolates.
+        lowest_flops: FLOPs of the cheapest fitted point.
+        highest_flops: FLOPs of the most expensive fitted point; beyond it the law extrapolates.
     """
 
     irreducible: float
@@ -34,12 +34,14 @@ class PowerLaw:
     lowest_flops: float
     highest_flops: float
 
-    def loss(self, flops: float | np.ndarray) -> float | np.ndarray:
-        """The law's loss at `flops`, of the same shape."""
-        return self.irreducible + self.coefficient * np.asarray(flops, dtype=float) ** -self.exponent
+    def loss(self, flops: float | np.ndarray) -> np.ndarray:
+        """Predict the loss at `flops`, in the same shape."""
+        return np.asarray(
+            self.irreducible + self.coefficient * np.asarray(flops, dtype=float) ** -self.exponent
+        )
 
     def formula(self, markup: str = "plain") -> str:
-        """The law in one line, as `plain` text, as `mathtext` for matplotlib, or as `html`."""
+        """Write the law on one line: as `plain` text, as `mathtext` for matplotlib, or as `html`."""
         coefficient = self.coefficient
         factor = f"{coefficient:.3g}" if 0.01 <= coefficient < 1e4 else scientific(coefficient)
         exponent = f"{self.exponent:.3f}"
@@ -65,34 +67,34 @@ def fit_power_law(flops: Sequence[float], loss: Sequence[float]) -> PowerLaw | N
     """
     from scipy.optimize import least_squares
 
-    flops, loss = np.asarray(flops, dtype=float), np.asarray(loss, dtype=float)
-    if len(np.unique(flops)) < MIN_POINTS:
+    flops_array, loss_array = np.asarray(flops, dtype=float), np.asarray(loss, dtype=float)
+    if len(np.unique(flops_array)) < MIN_POINTS:
         return None
-    log_flops, log_loss = np.log(flops), np.log(loss)
-    # Around the middle of the data the coefficient hardly depends on the exponent, which the solver likes.
+    log_flops, log_loss = np.log(flops_array), np.log(loss_array)
+    # Centred on the data, coefficient and exponent are nearly uncorrelated, which helps the solver.
     centre = log_flops.mean()
-    floor = loss.min()
+    lowest = loss_array.min()
 
     def residuals(point: np.ndarray) -> np.ndarray:
         share, log_scale, exponent = point  # share: E as a fraction of the lowest loss
-        return np.log(share * floor + np.exp(log_scale - exponent * (log_flops - centre))) - log_loss
+        predicted = share * lowest + np.exp(log_scale - exponent * (log_flops - centre))
+        return np.asarray(np.log(predicted) - log_loss)
 
-    lower, upper = (0.0, np.log(floor) - 12.0, 0.0), (1.0, log_loss.max() + 12.0, MAX_EXPONENT)
-    best = None
+    lower, upper = (0.0, np.log(lowest) - 12.0, 0.0), (1.0, log_loss.max() + 12.0, MAX_EXPONENT)
+    solutions = []
     for share in (0.1, 0.5, 0.9):
         for exponent in (0.05, 0.2, 0.6):
-            scale = np.log(max(np.exp(log_loss.mean()) - share * floor, 1e-3 * floor))
+            scale = np.log(max(np.exp(log_loss.mean()) - share * lowest, 1e-3 * lowest))
             solution = least_squares(
                 residuals, (share, scale, exponent), bounds=(lower, upper), loss="soft_l1",
                 f_scale=OUTLIER_SCALE, x_scale=(0.1, 0.3, 0.1),
             )  # fmt: skip
-            if best is None or solution.cost < best.cost:
-                best = solution
-    share, log_scale, exponent = best.x
+            solutions.append(solution)
+    share, log_scale, exponent = min(solutions, key=lambda solution: float(solution.cost)).x
     return PowerLaw(
-        irreducible=float(share * floor),
+        irreducible=float(share * lowest),
         coefficient=float(np.exp(log_scale + exponent * centre)),
         exponent=float(exponent),
-        lowest_flops=float(flops.min()),
-        highest_flops=float(flops.max()),
+        lowest_flops=float(flops_array.min()),
+        highest_flops=float(flops_array.max()),
     )

@@ -1,25 +1,22 @@
 """A fitted law of loss, best learning rate and best batch: what it answers, its formula, its JSON."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from carbs_scaling.laws.form import law as surface
-from carbs_scaling.laws.form.bends import LOSS_WANDERING, bend_basis, doubt_beyond
+from carbs_scaling.laws.form import law as form
+from carbs_scaling.laws.form.bends import ALL_BENDS, LOSS_WANDERING, bend_basis, wander_beyond
+from carbs_scaling.laws.formula import formula_lines
 from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recommend.recipe import Recommendation
 from carbs_scaling.laws.runs.table import LawError, RunTable, positive_number
 from carbs_scaling.laws.support import HeldOut, Support
 
-# 1 had no `prior` and no `others`; up to 2 bends went on beyond the runs without levelling off. They are read
-# as bends of today.
-FORMAT = 3
-READ_FORMATS = (1, 2, 3)
-BENDS = ("rate", "batch", "floor")  # rows of `ScalingLaw.bend`
+FORMAT = 4
 CONVENTION = (
     "N: non-embedding parameters; D: training tokens; lr: peak learning rate; B: tokens a step; C = 6 N D"
 )
@@ -32,9 +29,9 @@ class ScalingLaw:
     """A fitted law of loss, best learning rate and best batch in N and D.
 
     Args:
-        theta: values of `surface.NAMES`, relative to `centre`.
-        bend: second-order terms of the logs of best rate, best batch and reducible loss, 3 x 3 (2 x 3 in laws
-            of format 1), as in `carbs_scaling.laws.form.bends`.
+        theta: values of `form.NAMES`, relative to `centre`.
+        bend: second-order terms of the logs of best rate, best batch and reducible loss, 3 x 3
+            (`carbs_scaling.laws.form.bends`).
         covariance: of theta and bend, 28 x 28.
         centre: (ln N0, ln D0, ln e0, ln B0).
         reach: ((lowest, highest) centred ln N, the same of ln D) of the runs.
@@ -51,6 +48,7 @@ class ScalingLaw:
         warnings: one line each.
         prior: names of the published laws whose exponents it leans on; empty for the weak prior.
         others: laws of further hyperparameters that the runs varied.
+        has_role: which of `law.ROLES` the runs have.
     """
 
     theta: tuple[float, ...]
@@ -68,20 +66,21 @@ class ScalingLaw:
     warnings: tuple[str, ...] = ()
     prior: tuple[str, ...] = ()
     others: tuple[OtherLaw, ...] = ()
+    has_role: tuple[bool, bool, bool, bool] = (True, True, True, True)
 
     def parameter(self, name: str) -> float:
-        """One of `surface.NAMES`, relative to the centre."""
-        return self.theta[surface.INDEX[name]]
+        """One of `form.NAMES`, relative to the centre."""
+        return self.theta[form.INDEX[name]]
 
     def standard_error(self, name: str) -> float:
         """Its standard error."""
-        i = surface.INDEX[name]
+        i = form.INDEX[name]
         return float(np.sqrt(max(self.covariance[i][i], 0.0)))
 
     def loss(self, params, tokens) -> np.ndarray:
         """Expected loss at the best learning rate and batch, in the broadcast shape of N and D."""
         n, d = self._centred(params, tokens)
-        return surface.floor(np.array(self.theta), n, d, self._shifts(n, d).get("floor", 0.0))
+        return form.floor(np.array(self.theta), n, d, self._shifts(n, d)["floor"])
 
     def run_loss(self, params, tokens, learning_rate, batch_tokens) -> np.ndarray:
         """Expected loss of runs, each argument of shape (n,)."""
@@ -89,7 +88,7 @@ class ScalingLaw:
             np.stack(np.broadcast_arrays(params, tokens, learning_rate, batch_tokens), axis=-1).astype(float)
         )
         features = logs.reshape(-1, 4) - np.array(self.centre)
-        return surface.value_and_slopes(
+        return form.value_and_slopes(
             np.array(self.theta), features, self._shifts(features[:, 0], features[:, 1])
         )[0]
 
@@ -97,14 +96,14 @@ class ScalingLaw:
         """Best peak learning rate at the best batch."""
         n, d = self._centred(params, tokens)
         return np.exp(
-            self.centre[2] + surface.best_rate(np.array(self.theta), n, d) + self._shifts(n, d)["rate"]
+            self.centre[2] + form.best_rate(np.array(self.theta), n, d) + self._shifts(n, d)["rate"]
         )
 
     def batch_tokens(self, params, tokens) -> np.ndarray:
         """Best batch in tokens."""
         n, d = self._centred(params, tokens)
         return np.exp(
-            self.centre[3] + surface.best_batch(np.array(self.theta), n, d) + self._shifts(n, d)["batch"]
+            self.centre[3] + form.best_batch(np.array(self.theta), n, d) + self._shifts(n, d)["batch"]
         )
 
     def exponents(self, params: float, tokens: float) -> dict[str, float]:
@@ -132,8 +131,8 @@ class ScalingLaw:
         shifts = np.einsum("ckm,m->ck", bend, bend_basis(n, d, self.reach).reshape(-1))
         out = np.stack(
             [
-                self.centre[2] + surface.best_rate(theta, n, d) + shifts[:, 0],
-                self.centre[3] + surface.best_batch(theta, n, d) + shifts[:, 1],
+                self.centre[2] + form.best_rate(theta, n, d) + shifts[:, 0],
+                self.centre[3] + form.best_batch(theta, n, d) + shifts[:, 1],
                 np.full(count, self.loss(params, tokens)),
             ],
             axis=-1,
@@ -156,10 +155,10 @@ class ScalingLaw:
         How a cell and a size lie off the law, what exponents do beyond the runs, and the noise of a run.
         """
         n, d = self._centred(params, tokens)
-        wander = doubt_beyond(float(n), float(d), self.reach)
+        wander = wander_beyond(float(n), float(d), self.reach)
         of_batch = 0.0 if self.support.one_batch else np.hypot(self.spread[2], wander)
         reducible = float(self.loss(params, tokens)) - np.exp(self.parameter("ln_E"))
-        of_loss = reducible * doubt_beyond(float(n), float(d), self.reach, LOSS_WANDERING)
+        of_loss = reducible * wander_beyond(float(n), float(d), self.reach, LOSS_WANDERING)
         of_loss = np.sqrt(self.spread[0] ** 2 + self.seed_sd**2 + of_loss**2)
         return np.array([np.hypot(self.spread[1], wander), of_batch, of_loss])
 
@@ -167,14 +166,10 @@ class ScalingLaw:
         """Of the loss at the best rate and batch, by theta and bend."""
         shifts = self._shifts(n, d)
         floor_at = np.array([[float(n), float(d), 0.0, 0.0]])
-        slopes = surface.value_and_slopes(
-            np.array(self.theta), floor_at, {"floor": shifts.get("floor", 0.0)}
-        )[2][0]
+        slopes = form.value_and_slopes(np.array(self.theta), floor_at, {"floor": shifts["floor"]})[2][0]
         basis = bend_basis(n, d, self.reach).reshape(-1)
-        by_bend = [
-            (kind == "floor") * slopes[surface.INDEX["ln_R"]] * basis for kind in BENDS[: len(self.bend)]
-        ]
-        return np.concatenate([np.where(np.isin(surface.NAMES, surface.FLOOR), slopes, 0.0), *by_bend])
+        by_bend = [(kind == "floor") * slopes[form.INDEX["ln_R"]] * basis for kind in ALL_BENDS]
+        return np.concatenate([np.where(np.isin(form.NAMES, form.FLOOR), slopes, 0.0), *by_bend])
 
     def excess_of_others(self, table: RunTable, but: str = "") -> np.ndarray:
         """What runs lose because hyperparameters with laws in `others` are not at their best, shape (n,).
@@ -200,10 +195,8 @@ class ScalingLaw:
         """Draws of `loss` at N and D, each of shape (k,), by what the runs leave open; shape (count, k)."""
         theta, bend = self._draw_parameters(count)
         n, d = self._centred(params, tokens)
-        shift = 0.0
-        if "floor" in BENDS[: len(self.bend)]:
-            shift = bend[:, BENDS.index("floor")] @ bend_basis(n, d, self.reach).T
-        return surface.floor(theta[:, None, :], n, d, shift)
+        shift = bend[:, ALL_BENDS.index("floor")] @ bend_basis(n, d, self.reach).T
+        return form.floor(theta[:, None, :], n, d, shift)
 
     def _draw_parameters(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         values, vectors = np.linalg.eigh(np.array(self.covariance))
@@ -260,43 +253,13 @@ class ScalingLaw:
         )
 
     def formula(self) -> str:
-        """Loss, learning rate and batch on one line, with units and the parameter-count convention."""
+        """Loss, learning rate, batch and further hyperparameters, with units and conventions, on one line."""
         others = (law.formula() for law in self.others)
         return f"{'; '.join((*self.formulas(), *others))} ({CONVENTION})"
 
-    def formulas(self) -> tuple[str, str, str]:
-        """Loss, learning rate and batch.
-
-        Where rate and batch bend, the exponents are those over the decade beyond the runs, from their largest
-        N and D to ten times as much, so that a recipe worked out by hand is the one that `recommend` gives
-        there; n and d of the loss level off beyond the runs (`carbs_scaling.laws.form.bends`).
-        """
-        n0, d0 = self.support.high[0], self.support.high[1]
-        rate, batch = float(self.learning_rate(n0, d0)), float(self.batch_tokens(n0, d0))
-        gamma, alpha, beta = (np.exp(self.parameter(f"ln_{name}")) for name in ("gamma", "alpha", "beta"))
-        share = 1 / (1 + np.exp(-self.parameter("logit_share")))
-        scale = np.exp(self.parameter("ln_R"))
-        by_n = scale * share**gamma * np.exp(alpha * self.centre[0])
-        by_d = scale * (1 - share) ** gamma * np.exp(beta * self.centre[1])
-
-        def powers(curve: Callable) -> str:
-            in_n, in_d = (np.log10(curve(*at) / curve(n0, d0)) for at in ((10 * n0, d0), (n0, 10 * d0)))
-            return f"(N/{n0:.3g})^{float(in_n):.3f} (D/{d0:.3g})^{float(in_d):.3f}"
-
-        bent = ""
-        if len(self.bend) > 2 and np.abs(self.bend[2]).max() > 1e-4:
-            in_n, in_both, in_d = self.bend[2]
-            bent = (
-                f" exp({in_n / 2:.4f} n^2 {in_both:+.4f} n d {in_d / 2:+.4f} d^2), "
-                f"n = ln N/{np.exp(self.centre[0]):.3g}, d = ln D/{np.exp(self.centre[1]):.3g}, "
-                "levelling off beyond the runs"
-            )
-        return (
-            f"L = {np.exp(self.parameter('ln_E')):.3f} + [({by_n:.4g} N^-{alpha:.3f})^{1 / gamma:.2f} + "
-            f"({by_d:.4g} D^-{beta:.3f})^{1 / gamma:.2f}]^{gamma:.2f}{bent}",
-            f"lr = {rate:.3g} {powers(self.learning_rate)}",
-            f"B = {batch:.4g} {'(all runs had it)' if self.support.one_batch else powers(self.batch_tokens)}",
-        )
+    def formulas(self) -> tuple[str, ...]:
+        """Loss, learning rate and batch, a line each, exact (`carbs_scaling.laws.formula`)."""
+        return formula_lines(self)
 
     def to_dict(self) -> dict:
         """As plain JSON types."""
@@ -314,14 +277,14 @@ class ScalingLaw:
         Raises:
             LawError: it is not a law of this program's format.
         """
-        if values.get("kind") != "carbs_scaling.ScalingLaw" or values.get("format") not in READ_FORMATS:
-            raise LawError(f"this is no scaling law of format {' or '.join(map(str, READ_FORMATS))}")
+        if values.get("kind") != "carbs_scaling.ScalingLaw" or values.get("format") != FORMAT:
+            raise LawError(f"this is no scaling law of format {FORMAT}")
         try:
             law = ScalingLaw._from_fields(values)
         except (KeyError, TypeError, ValueError) as error:
             raise LawError(f"this law is damaged: {type(error).__name__} {error}") from error
         size = len(law.theta) + np.size(law.bend)
-        if len(law.theta) != len(surface.NAMES) or np.shape(law.covariance) != (size, size):
+        if len(law.theta) != len(form.NAMES) or np.shape(law.covariance) != (size, size):
             raise LawError("this law is damaged: its parameters and their covariance do not belong together")
         return law
 
@@ -364,7 +327,7 @@ class ScalingLaw:
 
     def _shifts(self, n, d) -> dict[str, np.ndarray]:
         basis = bend_basis(n, d, self.reach)
-        return {kind: basis @ np.array(row) for kind, row in zip(BENDS, self.bend, strict=False)}
+        return {kind: basis @ np.array(row) for kind, row in zip(ALL_BENDS, self.bend, strict=True)}
 
 
 class LawsByOptimizer(Mapping[str, ScalingLaw]):

@@ -7,10 +7,9 @@ floor.
 """
 
 from collections.abc import Callable
+from typing import Any as LawFit
 
 import numpy as np
-
-from carbs_scaling.laws.loss_fit import LawFit
 
 _STEPS = 80
 # Shares of fresh noise in a proposal, taken in turn: small ones are accepted, large ones get far.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from carbs_scaling.laws.loss import INDEX, law_floor
+from carbs_scaling.laws.form.law import reducible
 
 # Nepers of N and D, and share of a unit cube's side, over which the field forgets.
 FLOOR_REACH = 1.5
@@ -65,4 +65,4 @@ def field_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def law_lack(theta: np.ndarray, features: np.ndarray, has_role) -> np.ndarray:
     """What N and D lack by a law (19,): its floor less E, in losses, shape (n,)."""
-    return law_floor(theta, features, has_role) - theta[INDEX["E"]]
+    return reducible(theta, features[:, 0], features[:, 1])

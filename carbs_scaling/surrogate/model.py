@@ -20,9 +20,12 @@ from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from linear_operator.utils.errors import NotPSDError
 from numpy.linalg import LinAlgError
 
-from carbs_scaling.laws.loss import LossLaw, law_floor, law_jacobian, law_value
-from carbs_scaling.laws.loss_fit import LawFit, fit_law_map, loss_scale, refine_law
-from carbs_scaling.laws.loss_prior import LawPrior, law_prior, nearly_additive
+from carbs_scaling.laws.fit.law_fit import most_probable
+from carbs_scaling.laws.fit.least_squares import CorrelatedErrors
+from carbs_scaling.laws.fit.problem import LawProblem
+from carbs_scaling.laws.loss import LossLaw, law_jacobian, law_value
+from carbs_scaling.laws.loss_fit import loss_scale
+from carbs_scaling.laws.loss_prior import LawPrior, law_prior
 from carbs_scaling.surrogate.ensemble import sample_laws
 from carbs_scaling.surrogate.floor_field import FloorField, field_correlation, law_lack
 from carbs_scaling.surrogate.hyperparameters import LEAST_NOISE, Residual, ResidualPrior, fit_residual
@@ -39,6 +42,12 @@ EXCESS_SHARE = 0.05
 _ROBUST_SHARE = 0.2
 # Deviation of what the law misses up the valley's walls, as a share of their height there.
 WALL_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class SurrogateLaw:
+    theta: np.ndarray
+    covariance: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -196,8 +205,7 @@ class SurrogateFitter:
         level, spread = loss_scale(loss[np.unique(cube, axis=0, return_index=True)[1]])
         # A small gamma says that the larger lack rules and more of the other is worth nothing: where the law
         # is wrong, as for tiny runs, a search that believes it never tries the next size.
-        published = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
-        prior = nearly_additive(published)
+        prior = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread)
         rough, vague = robust_law(features, loss, spread, prior)
@@ -221,12 +229,12 @@ class SurrogateFitter:
         mean = LawMean(thetas, self.has_role, spread)
         target = torch.from_numpy(loss / spread)
         weights = torch.cholesky_solve(target[:, None] - mean(inputs).T, cholesky)
-        off = loss - law_value(fit.theta, features, prior.has_role)
+        off = loss - law_value(fit.theta, features, self.has_role)
         return Surrogate(
             law=LossLaw(
                 theta=tuple(float(v) for v in fit.theta),
-                centre=prior.centre,
-                has_role=prior.has_role,
+                centre=self.centre,
+                has_role=self.has_role,
                 covariance=tuple(tuple(float(v) for v in row) for row in fit.covariance),
                 residual_sd=float(np.sqrt(np.mean(np.square(off)))),
             ),
@@ -242,7 +250,9 @@ class SurrogateFitter:
             shares=np.full(len(thetas), 1.0 / len(thetas)),
         )
 
-    def _residual(self, cube, features, target, vague, fit: LawFit, prior: LawPrior, spread) -> Residual:
+    def _residual(
+        self, cube, features, target, vague, fit: SurrogateLaw, prior: LawPrior, spread
+    ) -> Residual:
         """Hyperparameters with the law, linear around its most probable parameters, integrated out."""
         chosen = _subset(target, _MAX_FITTED)
         value, slopes = law_jacobian(fit.theta, features[chosen], self.has_role)
@@ -262,14 +272,17 @@ class SurrogateFitter:
             self._fall_back("hyperparameters kept at their prior", error)
             return hyperprior.unpack(hyperprior.mean)
 
-    def _law_under_residual(self, features, loss, whitener, prior, rough: LawFit) -> LawFit:
+    def _law_under_residual(self, features, loss, whitener, prior, rough: SurrogateLaw) -> SurrogateLaw:
         try:
-            return refine_law(features, loss, whitener, prior, rough.theta)
+            problem = LawProblem(features, loss, prior)
+            errors = CorrelatedErrors(whitener)
+            z = problem.minimise(problem.begin(rough.theta), errors)
+            return SurrogateLaw(problem.theta(z), _full(prior, problem.covariance(z, errors)))
         except LinAlgError as error:
             self._fall_back("law kept at its robust fit", error)
             return rough
 
-    def _ensemble(self, features, loss, whitener, prior: LawPrior, fit: LawFit, rng) -> np.ndarray:
+    def _ensemble(self, features, loss, whitener, prior: LawPrior, fit: SurrogateLaw, rng) -> np.ndarray:
         if self.members == 1:
             return fit.theta[None]
         chol = torch.from_numpy(whitener)
@@ -291,30 +304,22 @@ class SurrogateFitter:
         logger.warning("%s (%s)", reason, str(error).splitlines()[0] if str(error) else "no message")
 
 
-def robust_law(
-    features: np.ndarray, loss: np.ndarray, spread: float, prior: LawPrior
-) -> tuple[LawFit, np.ndarray]:
-    """The law under independent errors with Huber's loss, and each run's extra noise variance.
+def _full(prior, covariance):
+    full = np.zeros((len(prior.mean),) * 2)
+    full[np.ix_(prior.free, prior.free)] = covariance
+    return full
 
-    Args:
-        features: centred log features, shape (n, 4).
-        loss: shape (n,).
-        spread: robust standard deviation of the losses.
-        prior: of the law.
 
-    Returns:
-        The fit, and variances in squared spreads, shape (n,).
-    """
-    residual_sd = np.full(len(loss), 0.15 * spread)
-    starts: tuple[np.ndarray, ...] = ()
-    for _ in range(2):
-        fit = fit_law_map(features, loss, residual_sd, prior, starts)
-        excess = np.maximum(loss - law_floor(fit.theta, features, prior.has_role), 0.0)
-        off = np.abs(loss - law_value(fit.theta, features, prior.has_role))
-        typical = max(1.4826 * float(np.median(off)), 0.02 * spread)
-        residual_sd = typical + _ROBUST_SHARE * excess
-        starts = (fit.theta,)
-    return fit, (EXCESS_SHARE * excess / spread) ** 2
+def robust_law(features, loss, spread, prior):
+    problem = LawProblem(features, loss, prior)
+    at = most_probable(problem, [prior.mean], turns=TURNS)
+    height = problem.evaluate(at.z)[1]
+    covariance = problem.covariance(at.z, at.noise.errors(height))
+    excess = np.maximum(loss - (problem.evaluate(at.z)[0] - height), 0.0)
+    return SurrogateLaw(problem.theta(at.z), _full(prior, covariance)), (EXCESS_SHARE * excess / spread) ** 2
+
+
+TURNS = 3
 
 
 def residual_kernel(residual: Residual) -> ScaleKernel:

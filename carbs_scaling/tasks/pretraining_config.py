@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from carbs_scaling.compute.flops import ARCHITECTURES, FLOPS_CONVENTIONS
+from carbs_scaling.compute.flops import FLOPS_CONVENTIONS
 from carbs_scaling.config import (
     DataConfig,
     ObjectiveConfig,
@@ -14,6 +14,7 @@ from carbs_scaling.config import (
     TrainingConfig,
 )
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.models.family import ModelShape, load_family
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,16 @@ class ModelConfig:
     flops_convention: str = MISSING
 
     def __post_init__(self) -> None:
-        for name, choices in (("architecture", ARCHITECTURES), ("flops_convention", FLOPS_CONVENTIONS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ConfigError(f"model.{name}={value} is not one of {', '.join(choices)}")
+        load_family(self.architecture)
+        if self.flops_convention not in FLOPS_CONVENTIONS:
+            known = ", ".join(FLOPS_CONVENTIONS)
+            raise ConfigError(f"model.flops_convention={self.flops_convention} is not one of {known}")
         for name, least in (("head_size", 1), ("sequence_length", 2)):
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"model.{name}={value} must be at least {least}")
-        if self.architecture == "llama" and self.head_size % 2:
-            raise ConfigError(
-                f"model.head_size={self.head_size} must be even: rotary positions turn pairs of coordinates"
-            )
+        # The smallest shape, which the family refuses if it has no model of this head size.
+        ModelShape(self.architecture, self.head_size, 1, self.head_size, 1, self.sequence_length)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
-from carbs_scaling.compute.flops import ModelShape, flops_by_convention, flops_per_token, training_flops
+from carbs_scaling.compute.flops import flops_by_convention, flops_per_token, training_flops
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.peak import find_law, peak_learning_rate
 from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.models.family import ModelShape
 from carbs_scaling.space.dimensions import (
     COUNT,
     INSIDE_UNIT,

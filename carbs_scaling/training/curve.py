@@ -9,14 +9,15 @@ CURVE_POINTS = 200
 
 
 def point_interval(steps: int) -> int:
-    """Steps between two points, so that a curve has 100 to 200 (all of a shorter run)."""
+    """Steps between two points of a curve: 1 up to 200 steps; a longer run's curve has 100 to 200 points."""
     return -(-steps // CURVE_POINTS)
 
 
 class LossCurve:
-    """Appends points to `path`, each line complete on disk before training goes on; None keeps no curve.
+    """Appends points to the file `path`, or nowhere where it is None.
 
-    A file that is there is emptied first: a trial that is run again starts its curve again.
+    Each line is written out before training goes on. A file that exists is emptied: a trial that is run again
+    starts a new curve.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -36,7 +37,11 @@ class LossCurve:
             self._handle.close()
 
     def add(self, **point: float) -> None:
-        """One line; raises OSError where the disk is full."""
+        """Write one line.
+
+        Raises:
+            OSError: the disk is full.
+        """
         if self._handle is not None:
             self._handle.write(json.dumps(point) + "\n")
             self._handle.flush()

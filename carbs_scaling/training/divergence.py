@@ -1,36 +1,39 @@
-"""When a run is lost: its loss is not a number, or has settled above where it started."""
+"""When a run has diverged: its loss is not a number, or has settled above where it started."""
 
 import math
 from collections import deque
 
-# A short spike above the untrained loss often heals; this share of the run, or this many steps, does not.
+# A short spike above the untrained loss often passes. A run has settled there after this share of its steps,
+# and after no fewer than this many.
 SETTLED_FRACTION = 0.1
 SETTLED_STEPS = 20
-# Nats a token above the untrained loss, on average over that time.
+# Nats a token that the mean loss over those steps must lie above the untrained loss.
 SETTLED_NATS = 1.0
 
 
 class DivergenceCheck:
-    """Sees the training loss of each step in turn.
+    """Reads the training loss of each step in turn.
 
     Args:
         steps: of the whole run.
     """
 
     def __init__(self, steps: int) -> None:
-        self._recent: deque[float] = deque(maxlen=max(SETTLED_STEPS, round(SETTLED_FRACTION * steps)))
-        self._untrained: float | None = None
+        self._window = max(SETTLED_STEPS, round(SETTLED_FRACTION * steps))
+        self._recent: deque[float] = deque(maxlen=self._window)
+        # The loss of the first step, infinite before it.
+        self._untrained = math.inf
 
     def reason(self, losses: list[float]) -> str:
-        """Why the run is lost after these further losses, in nats a token; empty if it is not."""
+        """Why the run has diverged after these further losses, in nats a token; empty if it has not."""
         for loss in losses:
             if not math.isfinite(loss):
                 return f"training loss became {loss}"
-            if self._untrained is None:
+            if self._untrained == math.inf:
                 self._untrained = loss
             self._recent.append(loss)
         recent = self._recent
-        if len(recent) < recent.maxlen or min(recent) <= self._untrained:
+        if len(recent) < self._window or min(recent) <= self._untrained:
             return ""
         mean = sum(recent) / len(recent)
         if mean <= self._untrained + SETTLED_NATS:

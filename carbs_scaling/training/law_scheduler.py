@@ -9,6 +9,7 @@ the transformers `Trainer` as `optimizers=(optimizer, scheduler)`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,7 +23,8 @@ from carbs_scaling.laws.schedules.sde import FunctionalExponents
 from carbs_scaling.training.schedules import learning_rate_factor
 
 SHAPES = ("sde", "wsd", "cosine", "linear", "power", "constant")
-# As conf/schedule/: the share of the steps in which wsd decays, powers of decays, where cosine ends.
+# The values of conf/schedule/: share of the steps in which wsd decays, exponents of power decays, and where
+# cosine ends, over its peak.
 DECAY_FRACTION = 0.2
 DECAY_EXPONENTS = {"sde": 1.5, "power": 2.0}
 COSINE_FINAL_FRACTION = 0.1
@@ -36,11 +38,11 @@ class LearningRatePlan:
 
     Args:
         peak: learning rate after warmup.
-        batch_tokens: tokens a step that it is for.
+        batch_tokens: tokens a step.
         steps: optimizer steps of the whole run: a trainer's `max_steps`.
-        warmup_steps: of these.
-        schedule: the shape.
-        law: where the peak is from.
+        warmup_steps: how many of them are warmup.
+        schedule: shape after warmup.
+        law: name of the law that gave the peak.
     """
 
     peak: float
@@ -69,22 +71,22 @@ def plan_learning_rate(
     final_fraction: float | None = None,
     warmup_steps: int | None = None,
 ) -> LearningRatePlan:
-    """Peak by the law, warmup and decay by theory; nothing is changed.
+    """Plan a run: peak by the law, warmup and decay by theory. The optimizer is not changed.
 
     Args:
-        optimizer: read for its kind (SGD or not) and its momenta.
+        optimizer: read for its class and its momenta.
         law: what `fit_law` returns, its JSON file, or a published law's name, such as "Step Law". Its peak is
             the best for schedules of the shape that its runs had.
         params: N, non-embedding.
         tokens: D; the run has tokens / batch_tokens steps.
         batch_tokens: tokens a step, over all devices and accumulation; None for the law's best.
-        shape: one of `SHAPES`. `sde` is what the functional scaling law finds best (`laws/sde.py`): a power
-            decay all along for an easy task, the peak and then a power decay for a hard one.
-        exponents: of task and optimizer, which decide between the two; None for the hard one, with the
-            exponent that public curves of language models show.
+        shape: one of `SHAPES`. `sde` is what the functional scaling law finds best (`laws/schedules/sde.py`):
+            a power decay all along for an easy task, the peak and then a power decay for a hard one.
+        exponents: of task and optimizer, which say whether the task is easy; None for a hard one, with the
+            decay exponent that public loss curves of language models show.
         decay_fraction: share of the steps in which `wsd` and a hard `sde` decay.
-        decay_exponent: of `power` and `sde`; None for the theory's where `exponents` are given, else 2 and
-            1.5.
+        decay_exponent: of `power` and `sde`; None for the theory's where `exponents` are given, else for 2
+            (`power`) and 1.5 (`sde`).
         final_fraction: learning rate at the end over the peak; None for 0, and 0.1 for cosine.
         warmup_steps: None for twice the memory of the optimizer's averages, 2 / (1 - beta2) for Adam (Ma and
             Yarats 2019, arXiv 1910.04209) and 2 / (1 - momentum) for SGD, and at most a tenth of the run.
@@ -97,8 +99,8 @@ def plan_learning_rate(
         raise ConfigError(f"shape={shape} is not one of {', '.join(SHAPES)}")
     if exponents is not None and shape != "sde":
         raise ConfigError(f"exponents choose the shape of sde, and shape={shape} was asked for")
-    kind = "sgd" if isinstance(optimizer, torch.optim.SGD) else "adamw"
-    peak = peak_learning_rate(law, params, tokens, batch_tokens, kind)
+    # The name of PyTorch's class, such as "adamw": laws ask whether it is SGD.
+    peak = peak_learning_rate(law, params, tokens, batch_tokens, type(optimizer).__name__.lower())
     steps = round(tokens / peak.batch_tokens)
     if steps < 1:
         raise ConfigError(f"tokens={tokens:.4g} are less than one batch of {peak.batch_tokens:.4g}")
@@ -116,7 +118,9 @@ def plan_learning_rate(
 
 
 def law_scheduler(
-    optimizer: torch.optim.Optimizer, law: ScalingLaw | LawsByOptimizer | PublishedLaw | str | Path, **choices
+    optimizer: torch.optim.Optimizer,
+    law: ScalingLaw | LawsByOptimizer | PublishedLaw | str | Path,
+    **choices: Any,
 ) -> LambdaLR:
     """A scheduler by `plan_learning_rate`, which takes the same arguments and raises the same errors.
 
@@ -124,7 +128,7 @@ def law_scheduler(
     the largest. To resume, build both again and load their `state_dict`s, as with any other scheduler.
     """
     plan = plan_learning_rate(optimizer, law, **choices)
-    # A scheduler that was here before has left its peak in "initial_lr", and a decayed rate in "lr".
+    # An earlier scheduler has left its peak in "initial_lr", and a decayed rate in "lr".
     given = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, given, strict=True):
         group["lr"] = group["initial_lr"] = plan.peak * (rate / max(given) if max(given) > 0 else 1.0)

@@ -1,14 +1,14 @@
 """One trial: a recipe and a text in, a typed outcome out.
 
-Global state is left alone, but for what `torch.compile` keeps: a compiled trial begins by emptying it.
+Global state is left as it was, except for what `torch.compile` caches: a compiled trial empties it first.
 """
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.data.windows import (
+    Indices,
     TokenWindows,
     training_order,
     training_windows,
@@ -26,7 +27,7 @@ from carbs_scaling.data.windows import (
 )
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
-from carbs_scaling.optimizers.build import build_optimizer
+from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.noise_scale import NoiseMeter
@@ -42,34 +43,34 @@ from carbs_scaling.training.step import (
 )
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
-# Steps between two looks at the loss: each look waits for the GPU.
+# Steps between two readings of the loss: each waits for the GPU.
 CHECK_STEPS = 16
-# Scores held at once while evaluating, V a token: 64 MB on the CPU, 1 GB on a GPU. And tokens at once: more
-# would leave the caches of a CPU, fewer would not fill a GPU.
+# Most scores held at once in an evaluation, V of them a token: 64 MB on the CPU, 1 GB on a GPU.
 EVALUATION_SCORES = {"cpu": 1 << 24, "cuda": 1 << 28}
+# Most tokens at once in an evaluation: more do not fit a CPU's caches, fewer do not fill a GPU.
 EVALUATION_TOKENS = {"cpu": 1 << 12, "cuda": 1 << 17}
 # Tokens that are sent to a GPU together: some milliseconds of reading.
 PARCEL_TOKENS = 1 << 17
-# A CUDA graph takes as long to capture as some steps.
+# A shorter run is not worth a CUDA graph: the capture takes as long as some steps.
 LEAST_GRAPHED_STEPS = 20
-# FLOPs of a step above which the GPU takes the time and not its launching: 15 to 27 ms of an H100.
+# Above so many FLOPs a step takes longer to run than to launch: 15 to 27 ms of an H100.
 MOST_GRAPHED_FLOPS = 5e12
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that a worker process needs for one trial; picklable.
+    """Everything that a worker process needs for one trial; picklable.
 
     Args:
         recipe: what to train.
         text: token files.
-        optimizer, schedule, objective: the constants of the search.
+        optimizer, schedule, objective: settings that are the same in all trials of the search.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         compile: run the model through `torch.compile`.
         micro_batch_tokens: tokens in memory at once; None for the whole batch.
         curve_path: where the loss curve is written; None for nowhere.
-        cuda_graph: replay the steps of small models as a CUDA graph. Not where the noise scale is measured:
-            those steps would need a second set of activations beside the graph's.
+        cuda_graph: replay the steps of small models as a CUDA graph. Ignored where the noise scale is
+            measured: the measured steps would need a second set of activations beside the graph's.
     """
 
     recipe: Recipe
@@ -86,7 +87,7 @@ class TrainingJob:
 
 @dataclass
 class _Tally:
-    """What a run has done so far, still known when it ends early."""
+    """What a run has done so far, also when it ends early."""
 
     steps: int = 0
     started: float | None = None
@@ -98,18 +99,19 @@ class _Tally:
 
 
 def train(job: TrainingJob) -> TrialOutcome:
-    """Trains one model and scores it on the held-out windows.
+    """Train one model and score it on the held-out windows.
 
-    Divergence and lack of memory are outcomes, not exceptions: they say something about the recipe.
+    Divergence and lack of memory are outcomes, not exceptions: the search learns from them.
 
     Raises:
         DataError: the text is too short for one window.
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is asked for and there is none, or there is no such optimizer.
         OSError: the loss curve cannot be written, or the token files are gone.
     """
     device = choose_device(job.device)
     if device.type == "cuda":
-        torch.cuda.init()  # the next line fails in a process that has not used the GPU yet
+        # The next line fails in a process that has not used the GPU yet.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats(device)
     tally = _Tally()
     loss: float | None = None
@@ -142,7 +144,11 @@ def train(job: TrainingJob) -> TrialOutcome:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one."""
+    """The device called `name`; `auto` is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: there is no such GPU.
+    """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -162,7 +168,7 @@ def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
 
 
 def _train_and_score(job: TrainingJob, device: torch.device, tally: _Tally) -> tuple[float | None, str]:
-    """The held-out loss in nats a token, or None and why the run is lost."""
+    """The held-out loss in nats a token and an empty text, or None and why the run diverged."""
     shape = job.recipe.shape
     held_out = validation_windows(job.text, shape.sequence_length)
     model = build_model(shape, job.recipe.seed).to(device)
@@ -185,12 +191,12 @@ def _train_and_score(job: TrainingJob, device: torch.device, tally: _Tally) -> t
 def _train_model(
     model: nn.Module, job: TrainingJob, device: torch.device, tally: _Tally, curve: LossCurve
 ) -> str:
-    """All steps of the recipe; returns why the run is lost, or an empty string."""
+    """Run all steps of the recipe; returns why the run diverged, or an empty text."""
     recipe = job.recipe
     windows = training_windows(job.text, recipe.shape.sequence_length)
     order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
     forward = _compiled(model) if job.compile else model
-    optimizer = build_optimizer(model, recipe, job.optimizer)
+    optimizer = build_optimizer(job.optimizer.name, model, _hyperparameters(job))
     scheduler = build_scheduler(optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
     step = _build_step(forward, optimizer, job, device)
     divergence = DivergenceCheck(recipe.steps)
@@ -203,25 +209,18 @@ def _train_model(
     tally.started = time.perf_counter()
     for batch in device_batches(windows, order, device):
         if noise is not None and noise.due(tally.steps):
-            optimizer.zero_grad(set_to_none=True)
-            part = noise.part_size(step.micro_batch)
-            unread.append(accumulate_gradients(forward, batch, part, noise.take_part))
-            noise.end_step(tally.steps)
-            step.update()
+            unread.append(_measured_step(step, noise, batch, tally.steps))
         else:
             unread.append(step(batch))
         tally.steps += 1
         at_point = tally.steps % every == 0 or tally.steps == recipe.steps
-        learning_rate = float(optimizer.param_groups[0]["lr"]) if at_point else None
-        scheduler.step()
-        if not at_point and len(unread) < CHECK_STEPS:
-            continue
-        losses = torch.stack(unread).tolist()
-        unread.clear()
-        since_point += losses
-        tally.seconds = tally.seconds_so_far()
-        if trouble := divergence.reason(losses):
-            return trouble
+        if at_point or len(unread) == CHECK_STEPS:
+            losses: list[float] = torch.stack(unread).tolist()
+            unread.clear()
+            since_point += losses
+            tally.seconds = tally.seconds_so_far()
+            if trouble := divergence.reason(losses):
+                return trouble
         if at_point:
             curve.add(
                 progress=tally.steps / recipe.steps,
@@ -229,10 +228,11 @@ def _train_model(
                 tokens=tally.steps * recipe.batch_tokens,
                 seconds=round(tally.seconds, 4),
                 train_loss=sum(since_point) / len(since_point),
-                learning_rate=learning_rate,
+                learning_rate=float(optimizer.param_groups[0]["lr"]),
                 **({} if noise is None else noise.read()),
             )
             since_point.clear()
+        scheduler.step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     tally.seconds = tally.seconds_so_far()
@@ -240,14 +240,34 @@ def _train_model(
     return ""
 
 
-def _compiled(model: nn.Module) -> nn.Module:
-    """`torch.compile`, for this trial alone.
+def _measured_step(step: TrainingStep, noise: NoiseMeter, batch: torch.Tensor, number: int) -> torch.Tensor:
+    """One step in parts, whose gradients the noise meter sees; returns its mean loss, [] on the device."""
+    step.optimizer.zero_grad(set_to_none=True)
+    loss = accumulate_gradients(step.model, batch, noise.part_size(step.micro_batch), noise.take_part)
+    noise.end_step(number)
+    step.update()
+    return loss
 
-    Dynamo keeps what it compiled by function, not by model, and leaves a function as it is after eight
-    shapes: a process that has trained eight models would quietly train all others uncompiled.
+
+def _hyperparameters(job: TrainingJob) -> Hyperparameters:
+    """What the optimizer may read, from the recipe and from the settings of the search."""
+    return Hyperparameters(
+        learning_rate=job.recipe.learning_rate,
+        weight_decay=job.recipe.weight_decay,
+        beta1=job.optimizer.beta1,
+        beta2=job.recipe.beta2,
+        epsilon=job.optimizer.epsilon,
+    )
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    """The model compiled for this trial alone.
+
+    Dynamo caches by function, not by model, and gives up on a function after eight shapes: a process that has
+    trained eight models would train all others uncompiled, without a warning.
     """
     torch.compiler.reset()
-    return torch.compile(model, dynamic=False)
+    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 def _build_step(
@@ -271,11 +291,11 @@ def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:
 
 
 def device_batches(
-    windows: TokenWindows, order: Iterator[np.ndarray], device: torch.device
+    windows: TokenWindows, order: Iterable[Indices], device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """Batches on the device, int64 [b, T + 1], read and sent while the GPU works on those before.
+    """Batches on the device, int64 [b, T + 1], read and sent while the GPU works on earlier ones.
 
-    Several small batches travel together: a copy takes its time however little it holds.
+    Several small batches are sent together: each copy has a fixed cost.
     """
     if device.type != "cuda":
         yield from (windows.read(indices) for indices in order)
@@ -284,13 +304,13 @@ def device_batches(
     for together in _parcels(order, PARCEL_TOKENS // windows.sequence_length):
         ids = windows.read(np.concatenate(together)).pin_memory().to(device, non_blocking=True)
         yield from ahead
-        ahead = ids.split([len(indices) for indices in together])
+        ahead = torch.split(ids, [len(indices) for indices in together])
     yield from ahead
 
 
-def _parcels(order: Iterator[np.ndarray], most_windows: int) -> Iterator[list[np.ndarray]]:
-    """Consecutive batches that hold so many windows together, or one that alone holds more."""
-    parcel: list[np.ndarray] = []
+def _parcels(order: Iterable[Indices], most_windows: int) -> Iterator[list[Indices]]:
+    """Consecutive batches of at most `most_windows` windows together, or one batch that alone has more."""
+    parcel: list[Indices] = []
     for indices in order:
         if parcel and sum(map(len, parcel)) + len(indices) > most_windows:
             yield parcel
@@ -301,11 +321,13 @@ def _parcels(order: Iterator[np.ndarray], most_windows: int) -> Iterator[list[np
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, windows: TokenWindows, indices: np.ndarray, device: torch.device) -> float:
-    """Mean loss of the windows `indices`, in nats a token."""
+def evaluate(model: nn.Module, windows: TokenWindows, indices: Indices, device: torch.device) -> float:
+    """Mean loss of the windows `indices`, int64 [n], in nats a token."""
     model.eval()
-    scores = EVALUATION_SCORES[device.type] // model.config.vocab_size
-    batch_size = max(1, min(scores, EVALUATION_TOKENS[device.type]) // windows.sequence_length)
+    most_tokens = min(
+        EVALUATION_SCORES[device.type] // windows.vocabulary_size, EVALUATION_TOKENS[device.type]
+    )
+    batch_size = max(1, most_tokens // windows.sequence_length)
     total = torch.zeros((), dtype=torch.float64, device=device)
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
     for batch in device_batches(windows, chunks, device):

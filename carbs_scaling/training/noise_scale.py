@@ -83,15 +83,15 @@ def mean_moments(moments: Iterable[GradientMoments]) -> GradientMoments | None:
 
 
 class NoiseMeter:
-    """Measures at some steps of a run, by looking at the gradient of each part of a batch as it is added up.
+    """Measures some steps of a run, from the gradient of each part of a batch before the parts are added.
 
-    The FLOPs are those of an unmeasured step. Where a batch is already computed in micro-batches, the
-    parameters come out bit for bit the same; where it is not, a measured step adds up four parts in place of
-    one, and differs by the rounding of that sum alone.
+    A measured step costs the FLOPs of any other. Where batches are computed in micro-batches, the parameters
+    come out bit for bit the same. Where they are not, a measured step adds up four parts instead of one, and
+    differs by the rounding of that sum.
 
     Args:
-        parameters: whose gradients are looked at.
-        recipe: of the run; a batch of one sequence cannot be split and is never measured.
+        parameters: those whose gradients are measured.
+        recipe: of the run. A batch of one sequence cannot be split and is never measured.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], recipe: Recipe) -> None:
@@ -116,11 +116,13 @@ class NoiseMeter:
         return micro_batch if micro_batch < whole else -(-whole // PARTS)
 
     def take_part(self, share: float) -> None:
-        """Sees the gradient of a part, already weighted by its share of the batch, and takes it away."""
-        graded = [p for p in self._parameters if p.grad is not None]
-        gradients = [p.grad for p in graded]
-        for parameter in graded:
-            parameter.grad = None
+        """Take the gradient of a part, already weighted by its share of the batch, off the parameters."""
+        graded, gradients = [], []
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                graded.append(parameter)
+                gradients.append(parameter.grad)
+                parameter.grad = None
         self._shares.append(share)
         self._squares.append(_square(gradients) / share**2)
         if self._sum:
@@ -129,14 +131,14 @@ class NoiseMeter:
             self._graded, self._sum = graded, gradients
 
     def end_step(self, step: int) -> None:
-        """Gives the parameters the gradient of the whole batch, and notes what was seen."""
+        """Give the parameters the gradient of the whole batch, and keep the squares."""
         for parameter, gradient in zip(self._graded, self._sum, strict=True):
             parameter.grad = gradient
         self._unread.append((step, torch.stack([*self._squares, _square(self._sum)]), self._shares))
         self._sum, self._shares, self._squares = [], [], []
 
     def read(self) -> dict[str, float]:
-        """The mean of what was measured since the last call, as fields of a curve's point, or no fields."""
+        """Means over the steps measured since the last call, as fields of a curve's point; empty for none."""
         seen = []
         for step, squares, shares in self._unread:
             *parts, whole = squares.tolist()
@@ -149,9 +151,9 @@ class NoiseMeter:
         return {} if mean is None else {"gradient_square": mean.square, "gradient_variance": mean.variance}
 
     def noise_scale_tokens(self) -> float | None:
-        """Of the second half of the run as far as it has been read.
+        """The noise scale over the second half of the run, as far as `read` has been called.
 
-        None where noise hid the gradient: where |G|^2 is within a standard error of 0, or was seen but once.
+        None where |G|^2 is within a standard error of 0, or was measured fewer than two times.
         """
         mean = mean_moments(self._late)
         count = len(self._late)

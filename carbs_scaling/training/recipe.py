@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from carbs_scaling.compute.flops import ModelShape
+from carbs_scaling.models.family import ModelShape
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def decay_factor(shape: str, progress: float, exponent: float = 1.0) -> float:
     if shape == "sqrt":
         return 1 - math.sqrt(progress)
     if shape == "power":
-        return (1 - progress) ** exponent
+        return math.pow(1 - progress, exponent)
     raise ValueError(f"there is no decay of shape {shape!r}")
 
 

@@ -1,7 +1,7 @@
 """One step of training: passes, clipping, update. On a GPU captured once and replayed where that pays.
 
 A step of a small model is some hundred kernels, each of which the GPU runs faster than Python can launch
-it. A CUDA graph launches them all at once. They are the same kernels in the same order: losses stay.
+it. A CUDA graph launches them all at once: the same kernels in the same order, with the same losses.
 """
 
 import logging
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Steps before the capture, which allocate the optimizer's state and let libraries choose their kernels.
 WARM_UP_STEPS = 3
-# How an allocator says in a plain RuntimeError that memory is full: the CPU's, and cuBLAS for its workspace.
+# Parts of the message of a plain RuntimeError that mean "out of memory": the CPU's allocator, and cuBLAS.
 OUT_OF_MEMORY_TEXTS = (
     "DefaultCPUAllocator: can't allocate",
     "DefaultCPUAllocator: not enough",
@@ -34,23 +34,23 @@ def accumulate_gradients(
     micro_batch: int,
     after_part: Callable[[float], None] | None = None,
 ) -> torch.Tensor:
-    """Adds the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
+    """Add the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
 
     Args:
-        model: tokens to scores, see `models.logits`.
+        model: tokens to scores, see `models.build.logits`.
         batch: int64 [b, T + 1].
         micro_batch: windows in memory at once; the gradient is that of the whole batch.
         after_part: called with a part's share of the batch once its gradient has been added.
 
     Returns:
-        Mean loss in nats a token, [] on the model's device, not waited for.
+        Mean loss in nats a token, [] on the model's device; the GPU may still be computing it.
     """
     total = torch.zeros((), device=batch.device)
-    for windows in batch.split(micro_batch):
+    for windows in torch.split(batch, micro_batch):
         share = len(windows) / len(batch)
         with autocast(batch.device):
             loss = window_loss(model, windows) * share
-        loss.backward()
+        torch.autograd.backward(loss)
         if after_part is not None:
             after_part(share)
         total += loss.detach()
@@ -63,28 +63,28 @@ def window_loss(model: nn.Module, windows: torch.Tensor, reduction: str = "mean"
     return cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
 
 
-def autocast(device: torch.device) -> AbstractContextManager:
-    """bfloat16 on a GPU that computes in it; nothing elsewhere, where it is slower at these sizes."""
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 on a GPU that has it; float32 elsewhere, which is faster there at these sizes."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator, of the CPU or a GPU, had nothing left to give."""
+    """Whether an allocator of the CPU or a GPU was out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
 class TrainingStep:
-    """Passes over a batch, clipping and update.
+    """Forward and backward passes over a batch, clipping and update.
 
     Args:
         model: tokens to scores.
-        optimizer: of its parameters.
+        optimizer: over the model's parameters.
         micro_batch: windows in memory at once.
-        clip_norm: of the whole gradient; infinite for none.
+        clip_norm: largest norm of the whole gradient; infinite for no clipping.
     """
 
     def __init__(
@@ -97,25 +97,25 @@ class TrainingStep:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """One step on int64 [b, T + 1]; its mean loss, [] on the device, not waited for."""
+        """Take one step on int64 [b, T + 1]; returns its mean loss, [] on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = accumulate_gradients(self.model, batch, self.micro_batch)
         self.update()
         return loss
 
     def update(self) -> None:
-        """Clips the gradients that are there and moves the parameters."""
+        """Clip the gradients and move the parameters."""
         if self._clip_norm != float("inf"):
             nn.utils.clip_grad_norm_(self.parameters, self._clip_norm, foreach=True)
         self.optimizer.step()
 
 
 class GraphedStep(TrainingStep):
-    """The same as a CUDA graph, after a few steps that warm up. Batches must keep their shape.
+    """The same step as a CUDA graph, captured after a few ordinary steps. Batches must keep their shape.
 
-    Where the capture fails the kernels are launched one by one, and a line in the log says why. After a
-    failure other than lack of memory none is tried again in this process: PyTorch's allocator can then no
-    longer give cached memory back.
+    Where the capture fails, kernels are launched one by one, and the log gives the reason. After a failure
+    other than lack of memory, this process captures no more: PyTorch's allocator can then no longer give
+    cached memory back.
     """
 
     works: ClassVar[bool] = True
@@ -132,8 +132,8 @@ class GraphedStep(TrainingStep):
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         if self._warm_up > 0:
             self._warm_up -= 1
-            # On the stream of the capture, where libraries then have their workspaces; the default one is
-            # never captured.
+            # On the stream of the capture, so that libraries allocate their workspaces for it. The default
+            # stream cannot be captured.
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 loss = super().__call__(batch)
@@ -148,7 +148,7 @@ class GraphedStep(TrainingStep):
         return self._loss.clone()
 
     def _capture(self, batch: torch.Tensor) -> None:
-        """Records a step without running it."""
+        """Record a step without running it."""
         for group in self.optimizer.param_groups:
             # A graph reads the learning rate from the GPU, where the scheduler then writes it.
             group["lr"] = torch.tensor(float(group["lr"]), device=batch.device)
@@ -174,4 +174,4 @@ class GraphedStep(TrainingStep):
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
     """One for all trials of a process: cuBLAS keeps a workspace for each it ever ran on, 65 MB on an H100."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The estimate of memory against what PyTorch really keeps, for both architectures and precisions."""
+"""The estimate of memory against what PyTorch really keeps, for every family and both precisions."""
 
 import dataclasses
 import weakref
@@ -8,9 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from carbs_scaling.compute.flops import ModelShape
-from carbs_scaling.compute.memory import activation_bytes, parameter_count, training_memory_bytes
+from carbs_scaling.compute.memory import activation_bytes, training_memory_bytes
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
+from carbs_scaling.models.family import FAMILIES, ModelShape
+from carbs_scaling.optimizers.optimizer import OPTIMIZERS, Hyperparameters, build_optimizer, load_optimizer
 from carbs_scaling.training import step
 
 # (width, depth, head size, vocabulary, sequence length), sequences: bytes and narrow; deep; a vocabulary
@@ -22,9 +24,7 @@ SHAPES = [
     ((256, 1, 64, 256, 32), 8),
 ]
 
-
-def shape_of(architecture, sizes):
-    return ModelShape(architecture, *sizes)
+HYPERPARAMETERS = Hyperparameters(learning_rate=1e-3, weight_decay=0.0, beta1=0.9, beta2=0.95, epsilon=1e-8)
 
 
 def autocast(bytes_per_activation):
@@ -89,10 +89,7 @@ def peak_bytes(shape, sequences, optimizer, bytes_per_activation, monkeypatch):
     monkeypatch.setattr(step, "autocast", lambda device: autocast(bytes_per_activation))
     model = build_model(shape, seed=0)
     parameters = list(model.parameters())
-    if optimizer == "adamw":
-        stepper = torch.optim.AdamW(parameters, fused=True)
-    else:
-        stepper = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, fused=True)
+    stepper = build_optimizer(optimizer, model, HYPERPARAMETERS)
     batch = windows_of(shape, 2 * sequences)
     with LiveBytes() as live:
         for parameter in parameters:
@@ -105,47 +102,42 @@ def peak_bytes(shape, sequences, optimizer, bytes_per_activation, monkeypatch):
     return live.peak
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-@pytest.mark.parametrize(("sizes", "sequences"), SHAPES)
-def test_parameters_are_those_of_the_model(architecture, sizes, sequences):
-    shape = shape_of(architecture, sizes)
-    assert parameter_count(shape) == sum(p.numel() for p in build_model(shape, seed=0).parameters())
-
-
 @pytest.mark.parametrize("bytes_per_activation", [4, 2])
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", FAMILIES.names)
 @pytest.mark.parametrize(("sizes", "sequences"), SHAPES)
 def test_activations_are_those_that_autograd_keeps(architecture, sizes, sequences, bytes_per_activation):
-    shape = shape_of(architecture, sizes)
+    shape = ModelShape(architecture, *sizes)
     kept = saved_bytes(shape, sequences, bytes_per_activation)
     assert activation_bytes(shape, sequences, bytes_per_activation) == pytest.approx(kept, rel=0.01)
 
 
-@pytest.mark.parametrize(("optimizer", "bytes_per_activation"), [("adamw", 4), ("sgd", 2)])
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+# Each optimizer once, in either precision: together they take long.
+@pytest.mark.parametrize(
+    ("optimizer", "bytes_per_activation"),
+    [(name, (4, 2)[i % 2]) for i, name in enumerate(OPTIMIZERS.names)],
+)
+@pytest.mark.parametrize("architecture", FAMILIES.names)
 @pytest.mark.parametrize(("sizes", "sequences"), SHAPES)
 def test_the_estimate_is_at_the_peak_of_a_step_or_just_above(
     architecture, sizes, sequences, bytes_per_activation, optimizer, monkeypatch
 ):
-    shape = shape_of(architecture, sizes)
+    shape = ModelShape(architecture, *sizes)
     peak = peak_bytes(shape, sequences, optimizer, bytes_per_activation, monkeypatch)
     estimate = training_memory_bytes(shape, sequences, optimizer, bytes_per_activation)
     assert 0.99 * peak < estimate < 1.15 * peak
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names)
+@pytest.mark.parametrize("architecture", FAMILIES.names)
 @pytest.mark.parametrize(
     ("sizes", "sequences"), [((256, 4, 64, 256, 256), 64), ((512, 8, 64, 8192, 512), 16)]
 )
 def test_a_gpu_needs_what_is_estimated(architecture, sizes, sequences, optimizer):
-    shape = shape_of(architecture, sizes)
+    shape = ModelShape(architecture, *sizes)
     device = torch.device("cuda")
     model = build_model(shape, seed=0).to(device)
-    stepper = {"adamw": torch.optim.AdamW, "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)}[
-        optimizer
-    ](model.parameters())
+    stepper = build_optimizer(optimizer, model, HYPERPARAMETERS)
     batch = windows_of(shape, 2 * sequences).to(device)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
@@ -165,19 +157,26 @@ def test_without_the_rest_a_block_is_the_published_count():
     assert 2 * (values - statistics) == (34 - 2) * one.width
 
 
-def test_memory_grows_with_every_size_and_adamw_needs_more_than_sgd():
-    shape = ModelShape("llama", 64, 2, 16, 256, 64)
+@pytest.mark.parametrize("architecture", FAMILIES.names)
+def test_memory_grows_with_every_size_and_with_the_state_of_the_optimizer(architecture):
+    shape = ModelShape(architecture, 64, 2, 16, 256, 64)
     base = training_memory_bytes(shape, 2, "adamw")
     for name, value in (("width", 80), ("depth", 3), ("vocabulary_size", 257), ("sequence_length", 65)):
         assert training_memory_bytes(dataclasses.replace(shape, **{name: value}), 2, "adamw") > base
     assert training_memory_bytes(shape, 3, "adamw") > base
-    assert base - training_memory_bytes(shape, 2, "sgd") == 4 * parameter_count(shape)
+    for name in OPTIMIZERS.names:
+        state = load_optimizer(name).state_bytes - load_optimizer("adamw").state_bytes
+        assert training_memory_bytes(shape, 2, name) - base == state * shape.family.total_params(shape)
 
 
 @pytest.mark.parametrize(
     ("sequences", "optimizer", "size", "told"),
-    [(0, "adamw", 4, "sequences"), (1, "lion", 4, "adamw, sgd"), (1, "adamw", 1, "bytes_per_activation")],
+    [
+        (0, "adamw", 4, "sequences"),
+        (1, "unheard", 4, r"optimizer\.name=unheard"),
+        (1, "adamw", 1, "bytes_per_activation"),
+    ],
 )
 def test_what_it_does_not_know_is_refused(sequences, optimizer, size, told):
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises((ValueError, ConfigError), match=told):
         training_memory_bytes(ModelShape("gpt2", 16, 1, 16, 256, 8), sequences, optimizer, size)

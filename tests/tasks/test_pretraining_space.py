@@ -118,7 +118,7 @@ def test_the_learning_rate_may_follow_a_law():
 
 @pytest.mark.parametrize(
     ("law", "message"),
-    [("astrology", "no such file"), ("Hoffmann", "says nothing about the learning rate")],
+    [("astrology", "no such file"), ("Hoffmann", "has no learning rate")],
 )
 def test_laws_that_do_not_answer_are_refused(law, message):
     with pytest.raises(CarbsScalingError, match=message):

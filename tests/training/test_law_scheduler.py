@@ -78,8 +78,8 @@ def test_published_laws_move_by_the_square_root_rule():
 def test_what_a_law_cannot_say_is_refused(law):
     sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0)
     refusals = [
-        ({"law": "Hoffmann"}, "says nothing about the learning rate"),
-        ({"law": "Bjorck"}, "says nothing about the batch"),
+        ({"law": "Hoffmann"}, "has no learning rate"),
+        ({"law": "Bjorck"}, "has no batch"),
         ({"law": "no such law"}, "no such file"),
         ({"law": "Step Law", "optimizer": sgd}, "fit a law to runs of SGD"),
         ({"law": replace(law, optimizer="sgd")}, "fitted to runs of sgd"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from carbs_scaling.models.family import FAMILIES
 from carbs_scaling.training.loop import train
 from carbs_scaling.training.step import GraphedStep
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory
@@ -18,7 +19,7 @@ def on_gpu(job, **changes):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", FAMILIES.names)
 def test_it_ends_where_the_cpu_does(job, changed, architecture, optimizer):
     # Same weights, same order of windows: what differs is bfloat16 and the order of sums.
     shape = replace(job.recipe.shape, architecture=architecture)
@@ -39,7 +40,7 @@ def test_the_same_recipe_gives_the_same_loss(job):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", FAMILIES.names)
 def test_a_replayed_step_is_the_step(job, changed, architecture, optimizer, compiled, tmp_path, monkeypatch):
     captured = []
     capture = GraphedStep._capture
@@ -87,7 +88,7 @@ def test_parts_of_a_batch_add_up(changed):
     assert parts.peak_memory_bytes < 0.8 * whole.peak_memory_bytes
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", FAMILIES.names)
 def test_a_compiled_model_learns_the_same(job, changed, architecture):
     shape = replace(job.recipe.shape, architecture=architecture)
     same = on_gpu(changed(shape=shape, steps=150))

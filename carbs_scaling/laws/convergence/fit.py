@@ -1,7 +1,7 @@
-"""The fit of `convergence.py` to loss curves: a censored likelihood, a bootstrap over runs, warnings."""
+"""The fit of the convergence law to loss curves: a censored likelihood, a bootstrap over runs, warnings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,8 +34,10 @@ from carbs_scaling.laws.convergence.loss_curves import (
 from carbs_scaling.laws.runs.table import LawError
 
 DRAWS = 200  # bootstrap resamples
-VALLEY_NOISE = 0.25  # noise of a run beside the best rate, as a share of what the rate costs it in ln D
-WIDE = 30.0  # a 90% interval of this ratio says that a quantity is not identified
+# Noise of a run away from the best rate, as a share of the cost of that rate in ln D: far from its floor the
+# valley's parabola is only a rough form.
+VALLEY_NOISE = 0.25
+WIDE = 30.0  # ratio of the bounds of a 90% interval from which a quantity counts as not identified
 
 
 def fit_convergence(
@@ -45,12 +47,12 @@ def fit_convergence(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Convergence:
-    """Fits tokens to a set of losses, and the critical batch, to all curves jointly.
+    """Fit tokens to a set of losses, and the critical batch, to all curves jointly.
 
     Args:
-        curves: of runs that ended well or badly; those with too short a usable part are left out.
-        levels: losses; None chooses them.
-        rate_share: share of its peak down to which the learning rate may fall, in (0, 1].
+        curves: of completed and diverged runs; those with too short a usable part are left out.
+        levels: losses in nats a token; None chooses them.
+        rate_share: share of the peak rate below which a curve is not used, in (0, 1].
         draws: bootstrap resamples of the runs.
         seed: of the resampling.
 
@@ -72,21 +74,12 @@ def fit_convergence(
     prior = _Prior.of(design)
     weights = np.ones(len(curves))
     point = _fit(design, weights, prior, prior.mean)
-    rng = np.random.default_rng(seed)
-    resampled = [
-        _fit(
-            design,
-            np.bincount(rng.integers(0, len(curves), len(curves)), minlength=len(curves)).astype(float),
-            prior.recentred(rng),
-            point,
-        )
-        for _ in range(draws)
-    ]
+    resampled = _bootstrap(design, prior, point, len(curves), draws, seed)
     extra = [curve.flops_per_token - 6 * curve.params for curve in curves]
     result = Convergence(
         levels=np.array(kept),
         point=point,
-        draws=np.array(resampled),
+        draws=resampled,
         centre=centre,
         head_flops=float(np.median(extra / np.sqrt(params))),
         observations=observations,
@@ -99,7 +92,19 @@ def fit_convergence(
         warnings=(),
     )
     rates = _range([curve.learning_rate for curve in curves])
-    return _with_warnings(result, [*notes, *_warnings(result, rates)])
+    return replace(result, warnings=(*notes, *_warnings(result, rates)))
+
+
+def _bootstrap(
+    design: Design, prior: "_Prior", point: np.ndarray, runs: int, draws: int, seed: int
+) -> np.ndarray:
+    """Refit to resampled runs under resampled prior means, shape (draws, p)."""
+    rng = np.random.default_rng(seed)
+    resampled = []
+    for _ in range(draws):
+        weights = np.bincount(rng.integers(0, runs, runs), minlength=runs).astype(float)
+        resampled.append(_fit(design, weights, prior.recentred(rng), point))
+    return np.array(resampled)
 
 
 def _usable(curves: Sequence[RunCurve], rate_share: float) -> tuple[list[RunCurve], list[Steady]]:
@@ -107,8 +112,8 @@ def _usable(curves: Sequence[RunCurve], rate_share: float) -> tuple[list[RunCurv
         raise LawError(f"rate_share={rate_share} must lie in (0, 1]")
     if not curves:
         raise LawError("there are no loss curves: let a search finish some trials first")
-    pairs = [(curve, steady_part(curve, rate_share)) for curve in curves]
-    pairs = [(curve, part) for curve, part in pairs if part is not None]
+    found = [(curve, steady_part(curve, rate_share)) for curve in curves]
+    pairs = [(curve, part) for curve, part in found if part is not None]
     sizes = {curve.params for curve, _ in pairs}
     if len(pairs) < MIN_REACHED or len(sizes) < MIN_SIZES:
         raise LawError(
@@ -122,7 +127,7 @@ def _usable(curves: Sequence[RunCurve], rate_share: float) -> tuple[list[RunCurv
 def _reached(
     curves: Sequence[RunCurve], parts: Sequence[Steady], levels: Sequence[float]
 ) -> tuple[list[float], list[str]]:
-    """The levels that enough runs and sizes reach, and a line on each of the others."""
+    """Keep the levels that enough runs and sizes reach; returns them and a warning for each other level."""
     kept, notes = [], []
     for level in levels:
         found = [crossing(part, level) for part in parts]
@@ -131,8 +136,8 @@ def _reached(
             kept.append(float(level))
         else:
             notes.append(
-                f"loss {level:g} is left out: {len(sizes)} runs of {len(np.unique(sizes))} sizes are seen to "
-                f"reach it, {MIN_REACHED} of {MIN_SIZES} are needed"
+                f"loss {level:g} is left out: {len(sizes)} runs of {len(np.unique(sizes))} sizes reach it, "
+                f"{MIN_REACHED} of {MIN_SIZES} are needed"
             )
     if not kept:
         raise LawError("; ".join(notes))
@@ -141,7 +146,7 @@ def _reached(
 
 @dataclass(frozen=True)
 class _Prior:
-    """Independent normals; the intercepts of the levels are as good as free."""
+    """Independent normal priors, nearly flat for the intercepts of the levels; both (p,)."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -151,22 +156,28 @@ class _Prior:
         k = design.levels
         intercepts = [float(np.median(design.ln_tokens[design.level == i])) for i in range(k)]
         from_runs = {"ln_critical": design.middle_batch, "ln_rate": float(np.median(design.rate))}
-        shared = [from_runs.get(name, mean) for name, (mean, _) in SHARED.items()]
+        shared = [from_runs[name] if mean is None else mean for name, (mean, _) in SHARED.items()]
         return _Prior(
             np.array([*intercepts, *[SIZE_EXPONENT[0]] * k, *shared]),
             np.array([*[5.0] * k, *[SIZE_EXPONENT[1]] * k, *(sd for _, sd in SHARED.values())]),
         )
 
     def recentred(self, rng: np.random.Generator) -> "_Prior":
-        """The prior as one draw of itself would see it."""
+        """Draw new means from the prior itself."""
         return _Prior(self.mean + self.sd * rng.standard_normal(len(self.sd)), self.sd)
 
 
 def _fit(design: Design, weights: np.ndarray, prior: _Prior, start: np.ndarray) -> np.ndarray:
-    """Most probable parameters, shape (p,), with runs weighted: a censored normal likelihood of ln tokens.
+    """Find the most probable parameters, shape (p,): a censored normal likelihood of ln tokens.
 
-    One run's levels are far from independent: each counts as one over the run's number of levels, so that the
-    priors meet as many observations as there are runs.
+    The levels of one run are far from independent. Each weighs one over the run's number of levels, so that
+    a run counts as one observation against the priors.
+
+    Args:
+        design: the observations.
+        weights: of the runs, shape (runs,).
+        prior: of the parameters.
+        start: of the descent, shape (p,).
     """
     from scipy.optimize import minimize
 
@@ -175,7 +186,7 @@ def _fit(design: Design, weights: np.ndarray, prior: _Prior, start: np.ndarray) 
 
     def cost(point: np.ndarray) -> tuple[float, np.ndarray]:
         predicted = predict(point, design)
-        each, by_mean, by_rate, by_noise = _surprise(predicted, design)
+        each, by_mean, by_rate, by_noise = _negative_log_likelihood(predicted, design)
         off = (point - prior.mean) / prior.sd
         by_level = [design.level == i for i in range(design.levels)]
         by_mean, by_rate, by_noise = by_mean * weight, by_rate * weight, by_noise * weight
@@ -187,19 +198,16 @@ def _fit(design: Design, weights: np.ndarray, prior: _Prior, start: np.ndarray) 
         gradient += [by_best @ design.loss, by_rate @ predicted.rate, by_noise.sum()]
         return float(each @ weight + off @ off / 2), np.array(gradient) + off / prior.sd
 
-    return minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    return np.asarray(minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x)
 
 
-def _surprise(predicted: Prediction, design: Design) -> tuple[np.ndarray, ...]:
-    """-ln likelihood of each observation, and its slopes in the mean, the rate's part and ln noise; all (n,).
-
-    Beyond the valley's floor its shape is a guess: such runs are noisier by a share of what they lost.
-    """
+def _negative_log_likelihood(predicted: Prediction, design: Design) -> tuple[np.ndarray, ...]:
+    """-ln likelihood of each observation; slopes in the mean, the rate's part and ln noise; all (n,)."""
     from scipy.special import log_ndtr
 
     sd = np.sqrt(predicted.noise**2 + (VALLEY_NOISE * predicted.rate) ** 2)
     z = (design.ln_tokens - predicted.mean) / sd
-    side = np.where(design.early, 1.0, -1.0)  # ln D lies before, or beyond, what is given
+    side = np.where(design.early, 1.0, -1.0)  # ln D lies below, or above, the bound
     log_there = log_ndtr(side * z)
     hazard = side * np.exp(-0.5 * z**2 - 0.5 * np.log(2 * np.pi) - log_there)
     each = np.where(design.reached, 0.5 * z**2 + np.log(sd), -log_there)
@@ -212,13 +220,13 @@ def _surprise(predicted: Prediction, design: Design) -> tuple[np.ndarray, ...]:
 def _hold_out(
     design: Design, weights: np.ndarray, prior: _Prior, point: np.ndarray, params: np.ndarray
 ) -> SizeHeldOut | None:
-    """Fits without the largest size; None unless enough sizes remain and the largest reached something."""
+    """Predict the largest size from the others; None where too few remain or it reached no level."""
     largest = params[design.run] == params.max()
-    told = np.zeros(len(largest), dtype=bool)  # at levels that the other sizes reach often enough
+    fitted = np.zeros(len(largest), dtype=bool)  # observations at levels that the other sizes reach
     for level in range(design.levels):
         here = design.level == level
-        told |= here & enough(params[design.run[here & design.reached & ~largest]])
-    judged = largest & design.reached & told
+        fitted |= here & enough(params[design.run[here & design.reached & ~largest]])
+    judged = largest & design.reached & fitted
     if not judged.any():
         return None
     without = _fit(design.without(largest), weights, prior, point)
@@ -255,39 +263,33 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return float(min(values)), float(max(values))
 
 
-def _with_warnings(fit: Convergence, warnings: Sequence[str]) -> Convergence:
-    from dataclasses import replace
-
-    return replace(fit, warnings=tuple(warnings))
-
-
 def _warnings(fit: Convergence, rates: tuple[float, float]) -> list[str]:
-    said = []
+    found = []
     low, high = fit.params_range
     if high < 10 * low:
-        said.append(
-            f"N spans a factor of {high / low:.3g}, under a decade: exponents in N rest on little, and a "
-            "larger N on less"
+        found.append(
+            f"N spans a factor of {high / low:.3g}, under a decade: exponents in N are uncertain, and "
+            "extrapolation to a larger N more so"
         )
     if fit.batch_range[1] < 4 * fit.batch_range[0]:
-        said.append(
+        found.append(
             f"batches span a factor of {fit.batch_range[1] / fit.batch_range[0]:.3g}: the critical batch is "
             "a guess"
         )
     if fit.usable_share < 0.6:
-        said.append(
-            f"only {fit.usable_share:.0%} of a run's tokens lie before its learning rate has fallen too far: "
-            "schedule=constant or schedule=wsd leaves more"
+        found.append(
+            f"only {fit.usable_share:.0%} of a run's tokens are at a high enough learning rate: "
+            "schedule=constant or schedule=wsd gives more"
         )
-    said += _level_warnings(fit)
+    found += _level_warnings(fit)
     best = float(np.exp(fit.shared("ln_rate")[0]))
     if not 1.2 * rates[0] < best < rates[1] / 1.2:
-        said.append(f"the best learning rate, {best:.2g}, lies on the edge of those that were run")
-    return said
+        found.append(f"the best learning rate, {best:.2g}, lies at the edge of those tried")
+    return found
 
 
 def _level_warnings(fit: Convergence) -> list[str]:
-    """One line for each thing that is wrong, with the levels that it is wrong at."""
+    """Write one warning a fault, with all levels that have it."""
     middle = float(np.exp(fit.centre[0]))
     smallest, largest = fit.batch_range
     wrong: dict[str, list[str]] = {}
@@ -296,7 +298,7 @@ def _level_warnings(fit: Convergence) -> list[str]:
         unknown = batch.high > WIDE * batch.low
         found = {
             f"fewer than {FIRM_SIZES} sizes reach it, too few for an exponent": support.sizes < FIRM_SIZES,
-            "more runs miss it than reach it": support.not_reached > support.reached,
+            "more runs do not reach it than reach it": support.not_reached > support.reached,
             "the critical batch is not identified: vary the batch more": unknown,
             "the critical batch lies below all batches of the runs": not unknown and batch.value < smallest,
             "the critical batch lies above all batches of the runs": not unknown and batch.value > largest,

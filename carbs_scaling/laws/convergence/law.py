@@ -1,7 +1,7 @@
-"""How convergence changes with model size: tokens, steps and FLOPs to a loss, and the critical batch.
+"""Convergence against model size: tokens, steps and FLOPs to a loss, and the critical batch.
 
 The data are loss curves of runs that differ in N, batch and learning rate. A run of size N at batch B and
-rate r reaches the loss L after D tokens,
+rate r reaches the loss L after D tokens, with
 
     ln D = ln D_min(L, N) + ln(1 + B / B_crit(L, N)) + curvature / 2 (ln r - ln r_best)^2,
 
@@ -9,16 +9,16 @@ rate r reaches the loss L after D tokens,
 
 The second term is the exchange of steps for tokens of McCandlish et al. 2018 (arXiv 1812.06162); in steps it
 reads S = S_min (1 + B_crit / B) with S_min = D_min / B_crit. All runs and levels are fitted jointly. A run
-that never reaches a level says that its D lies beyond what it saw, one that is below it where its readable
-part begins that its D lies before: both are censored observations, and are not left out.
+that never reaches a level gives a lower bound of its D; one that is below the level at the start of its
+usable part gives an upper bound. Both are censored observations of the likelihood.
 
-Three things about curves limit what they can say:
+Loss curves have three limits:
 
-- Loss on the way is not the loss of a shorter run: a falling learning rate lowers it further. Only the part
-  of a curve where the rate is at least a share of its peak is read. So levels are those of training at a high
-  rate; schedules that stay at their peak (constant, wsd) give long usable parts, a cosine about half.
-- A training loss is noisy. It is smoothed by local lines in ln D before a level's crossing is looked up.
-- Over one epoch the training loss is of text not yet seen; over several it is too low.
+- The loss on the way is not the loss of a shorter run, which ends at a lower learning rate. So only the part
+  of a curve at a high rate is used, and levels are losses of training at a high rate. Schedules that stay at
+  their peak (constant, wsd) give long usable parts, a cosine about half.
+- A training loss is noisy. It is smoothed by local lines in ln D before its crossing of a level is found.
+- Over one epoch the training loss is of unseen text; over several epochs it is too low.
 """
 
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ import numpy as np
 from carbs_scaling.laws.convergence.loss_curves import Observations
 
 # Shared parameters: name -> (prior mean, prior standard deviation), in natural logs and exponents. None: set
-# from the runs. They are wide, and centres are drawn afresh for each bootstrap resample, so that what only a
-# prior knows has that prior's width.
-SHARED = {
+# from the runs. Each bootstrap resample draws new prior means, so that a parameter that the runs do not
+# identify keeps its prior's width.
+SHARED: dict[str, tuple[float | None, float]] = {
     "ln_critical": (None, 2.0),  # ln B_crit at the middle N and L
     "critical_loss": (-3.0, 3.0),  # Kaplan: -1 / 0.21
     "critical_params": (0.0, 0.25),  # Kaplan and McCandlish: 0 at fixed loss
@@ -47,7 +47,7 @@ SIZE_EXPONENT = (-0.2, 0.5)  # of D_min in N at one level
 
 @dataclass(frozen=True)
 class LevelSupport:
-    """What one level rests on: runs that are seen to reach it, that do not, or that begin below it."""
+    """Numbers of runs behind one level: those that reach it, that do not, and that start below it."""
 
     reached: int
     not_reached: int
@@ -85,11 +85,11 @@ class Convergence:
         draws: bootstrap over runs, shape (b, p).
         centre: natural logs of the middle N, batch and loss, from which the powers are counted.
         head_flops: h of 6 N + h sqrt(N) FLOPs a token: at one depth, head and attention go with the width.
-        observations: what was fitted.
+        observations: the data of the fit.
         supports: of each level.
         params_range, batch_range: smallest and largest of the runs.
-        runs: with a usable curve.
-        usable_share: median share of a run's tokens that was read.
+        runs: number of runs with a usable curve.
+        usable_share: median over runs of the usable share of the tokens.
         held_out: the largest size predicted from the others; None where there are too few.
         warnings: each one line.
     """
@@ -112,47 +112,41 @@ class Convergence:
     def _both(self) -> np.ndarray:
         return np.concatenate([self.point[None], self.draws])
 
-    def _interval(self, logs: np.ndarray) -> Interval:
-        low, high = np.exp(np.quantile(logs[1:], (0.05, 0.95)))
-        return Interval(float(np.exp(logs[0])), float(low), float(high))
-
     def size_exponent(self, level: int) -> Interval:
         """d ln D_min / d ln N at a level: below 0 where larger models need fewer tokens."""
-        values = self._both[:, len(self.levels) + level]
-        return Interval(float(values[0]), *np.quantile(values[1:], (0.05, 0.95)).tolist())
+        return _interval(self._both[:, len(self.levels) + level])
 
     def step_exponent(self, level: int) -> Interval:
         """d ln S_min / d ln N at a level: that of the tokens less that of the critical batch."""
-        values = self._both[:, len(self.levels) + level] - self.shared("critical_params")
-        return Interval(float(values[0]), *np.quantile(values[1:], (0.05, 0.95)).tolist())
+        return _interval(self._both[:, len(self.levels) + level] - self.shared("critical_params"))
 
     def min_tokens(self, level: int, params: float) -> Interval:
         """D_min: tokens at a batch far below the critical one and the best rate."""
-        return self._interval(self._ln_tokens(level, params))
+        return _exp_interval(self._ln_tokens(level, params))
 
     def tokens(self, level: int, params: float, batch_tokens: float) -> Interval:
         """D at a batch and its best rate."""
         batch = np.logaddexp(0.0, np.log(batch_tokens) - self._ln_critical(level, params))
-        return self._interval(self._ln_tokens(level, params) + batch)
+        return _exp_interval(self._ln_tokens(level, params) + batch)
 
     def critical_batch(self, level: int, params: float) -> Interval:
         """B_crit in tokens."""
-        return self._interval(self._ln_critical(level, params))
+        return _exp_interval(self._ln_critical(level, params))
 
     def min_steps(self, level: int, params: float) -> Interval:
         """S_min: steps at a batch far above the critical one."""
-        return self._interval(self._ln_tokens(level, params) - self._ln_critical(level, params))
+        return _exp_interval(self._ln_tokens(level, params) - self._ln_critical(level, params))
 
     def min_flops(self, level: int, params: float) -> Interval:
         """FLOPs of D_min tokens, at `flops_per_token`."""
-        return self._interval(self._ln_tokens(level, params) + np.log(self.flops_per_token(params)))
+        return _exp_interval(self._ln_tokens(level, params) + np.log(self.flops_per_token(params)))
 
     def flops_per_token(self, params: float) -> float:
-        """6 N + h sqrt(N): the study's convention at the shapes of its models, 6 N for much larger ones."""
-        return 6 * params + self.head_flops * params**0.5
+        """6 N + h sqrt(N): the study's convention at its own shapes, close to 6 N for much larger models."""
+        return float(6 * params + self.head_flops * params**0.5)
 
     def adjusted_tokens(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each run's tokens without what its rate cost, and without the batch's part as well; both (n,)."""
+        """Tokens of each run at its best rate, and at that rate and a small batch; both (n,)."""
         predicted = predict(self.point, self._design)
         ln_tokens = self.observations.ln_tokens
         without_rate = ln_tokens - predicted.rate
@@ -163,19 +157,29 @@ class Convergence:
         return Design.of(self.observations, self.levels, self.centre)
 
     def shared(self, name: str) -> np.ndarray:
-        """A parameter of `SHARED`: as fitted, then each draw; shape (1 + b,)."""
+        """Fitted value and draws of a parameter of `SHARED`, shape (1 + b,)."""
         return self._both[:, 2 * len(self.levels) + list(SHARED).index(name)]
 
     def _ln_tokens(self, level: int, params: float) -> np.ndarray:
         size = np.log(params) - self.centre[0]
-        return self._both[:, level] + self._both[:, len(self.levels) + level] * size
+        return np.asarray(self._both[:, level] + self._both[:, len(self.levels) + level] * size)
 
     def _ln_critical(self, level: int, params: float) -> np.ndarray:
-        return (
-            self.shared("ln_critical")
-            + self.shared("critical_loss") * (np.log(self.levels[level]) - self.centre[2])
-            + self.shared("critical_params") * (np.log(params) - self.centre[0])
-        )
+        loss, size = np.log(self.levels[level]) - self.centre[2], np.log(params) - self.centre[0]
+        by_loss, by_size = self.shared("critical_loss") * loss, self.shared("critical_params") * size
+        return np.asarray(self.shared("ln_critical") + by_loss + by_size)
+
+
+def _interval(values: np.ndarray) -> Interval:
+    """The first of the values with the 90% interval of the others."""
+    low, high = np.quantile(values[1:], (0.05, 0.95)).tolist()
+    return Interval(float(values[0]), low, high)
+
+
+def _exp_interval(logs: np.ndarray) -> Interval:
+    """The same of logs, as values."""
+    found = _interval(logs)
+    return Interval(*(float(np.exp(bound)) for bound in (found.value, found.low, found.high)))
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ class Design:
 
     @staticmethod
     def of(seen: Observations, levels: np.ndarray, centre: tuple[float, float, float]) -> "Design":
-        """The design of all observations; `centre` as in `Convergence`."""
+        """Build the design of all observations; `centre` as in `Convergence`."""
         return Design(
             run=seen.run,
             level=seen.level,
@@ -217,7 +221,7 @@ class Design:
         )
 
     def without(self, out: np.ndarray) -> "Design":
-        """The observations that are not `out`."""
+        """Drop the observations where `out` is true."""
         arrays = ("run", "level", "ln_tokens", "reached", "early", "size", "batch", "rate", "loss")
         kept = {name: getattr(self, name)[~out] for name in arrays}
         return Design(**kept, levels=self.levels, middle_batch=self.middle_batch)
@@ -225,10 +229,15 @@ class Design:
 
 @dataclass(frozen=True)
 class Prediction:
-    """ln tokens and what they are made of, each of shape (n,), at one set of parameters.
+    """ln tokens and their parts at one set of parameters; arrays of shape (n,).
 
-    `batch` and `rate` are the parts of the batch and of the learning rate in `mean`; `saturation` is
-    B / (B + B_crit), and `rate_slope` the slope of `rate` in the logarithm of the best rate.
+    Args:
+        mean: predicted ln tokens.
+        batch: ln(1 + B / B_crit), part of `mean`.
+        rate: cost of a learning rate that is not the best, part of `mean`.
+        saturation: B / (B + B_crit).
+        rate_slope: derivative of `rate` by ln of the best rate.
+        noise: standard deviation of ln tokens between runs.
     """
 
     mean: np.ndarray
@@ -240,7 +249,7 @@ class Prediction:
 
 
 def predict(point: np.ndarray, design: Design) -> Prediction:
-    """The law of the module's first lines at parameters (p,)."""
+    """Evaluate the law of this module at parameters (p,)."""
     k = design.levels
     shared = dict(zip(SHARED, point[2 * k :], strict=True))
     critical = (

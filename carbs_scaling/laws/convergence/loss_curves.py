@@ -1,4 +1,4 @@
-"""Loss curves of runs: the part that is read, smoothed; when it reaches a level; the noise scale there."""
+"""Loss curves of runs: their usable part, smoothed; its crossing of a level; the noise scale there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ import numpy as np
 
 from carbs_scaling.laws.runs.table import LawError
 
-RATE_SHARE = 0.5  # of the peak: below it, a curve is no longer read
-SMOOTHING = 0.15  # nepers of tokens: standard deviation of the weights of a local line
-MIN_POINTS = 5  # of the usable part of a curve
-MIN_REACHED = 8  # runs that reach a level
-MIN_SIZES = 2  # sizes that reach a level, ...
-FIRM_SIZES = 3  # ... and so many, or an exponent of N is a line through two points
-LEVELS = 4  # chosen where none are given
-MIN_INFORMED = 2 / 3  # of the runs must start above the highest level that is chosen, ...
-MIN_SHARE = 1 / 4  # ... and so many reach the lowest
+RATE_SHARE = 0.5  # of the peak rate; the part of a curve at lower rates is not used
+SMOOTHING = 0.15  # standard deviation in ln(tokens) of the weights of a local line
+MIN_POINTS = 5  # least number of points in the usable part of a curve
+MIN_REACHED = 8  # least number of runs that reach a level
+MIN_SIZES = 2  # least number of sizes that reach a level
+FIRM_SIZES = 3  # with fewer, an exponent of N is a line through two points: a warning says so
+LEVELS = 4  # number of levels chosen where none are given
+MIN_INFORMED = 2 / 3  # least share of the runs that start above the highest chosen level
+MIN_SHARE = 1 / 4  # least share of the runs that reach the lowest chosen level
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class RunCurve:
     gradient_variance: np.ndarray | None = None
 
     def usable(self, rate_share: float = RATE_SHARE) -> np.ndarray:
-        """Which points are read, bool (k,): those at `rate_share` of the peak or more, after some tokens."""
-        return (self.tokens > 0) & np.isfinite(self.loss) & (self.rate >= rate_share * self.learning_rate)
+        """Mark the points at `rate_share` of the peak or more, after the first tokens; bool, shape (k,)."""
+        usable = (self.tokens > 0) & np.isfinite(self.loss) & (self.rate >= rate_share * self.learning_rate)
+        return np.asarray(usable)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Steady:
 
 
 def steady_part(curve: RunCurve, rate_share: float = RATE_SHARE) -> Steady | None:
-    """The part at a high rate, smoothed; None where it has too few points."""
+    """Smooth the usable part of a curve; None where it has too few points."""
     usable = curve.usable(rate_share)
     if usable.sum() < MIN_POINTS:
         return None
@@ -67,24 +68,26 @@ def steady_part(curve: RunCurve, rate_share: float = RATE_SHARE) -> Steady | Non
 
 
 def smooth(x: np.ndarray, y: np.ndarray, width: float = SMOOTHING) -> np.ndarray:
-    """Local lines with normal weights at every point: both (k,) -> (k,). Exact for a line, ends included."""
+    """Fit a local line with normal weights at every point: both (k,) -> (k,). Exact for a line."""
     offset = x[None, :] - x[:, None]
     weight = np.exp(-0.5 * (offset / width) ** 2)
     total, first, second = weight.sum(1), (weight * offset).sum(1), (weight * offset**2).sum(1)
     mean, slope = weight @ y, (weight * offset) @ y
     determinant = total * second - first**2
     alone = determinant <= 1e-9 * total**2 * width**2  # no neighbour within reach: the point itself
-    return np.where(alone, mean / total, (second * mean - first * slope) / np.where(alone, 1, determinant))
+    line = (second * mean - first * slope) / np.where(alone, 1, determinant)
+    return np.asarray(np.where(alone, mean / total, line))
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """When a curve reaches a level.
+    """The point where a curve reaches a level.
 
     Args:
-        ln_tokens: then; where it is not seen, those of the end or the beginning of the usable part.
-        reached: whether it is seen to reach it.
-        early: whether it is below the level from the beginning.
+        ln_tokens: ln of the tokens; where the crossing is not observed, of the end or the start of the
+            usable part, as a bound.
+        reached: whether the crossing is observed.
+        early: whether the curve is below the level from the start.
     """
 
     ln_tokens: float
@@ -93,7 +96,7 @@ class Crossing:
 
 
 def crossing(curve: Steady, level: float) -> Crossing:
-    """The first time at or below `level`."""
+    """Find the first point at or below `level`."""
     below = np.flatnonzero(curve.loss <= level)
     if not len(below):
         return Crossing(float(curve.ln_tokens[-1]), False)
@@ -112,9 +115,9 @@ class Observations:
     Args:
         run: index of the run.
         level: index of the level.
-        ln_tokens: to the level; where it is not seen, a bound on them.
-        reached: whether it is seen to be reached.
-        early: whether the bound is from above.
+        ln_tokens: ln of the tokens to the level; a bound where the crossing is not observed.
+        reached: whether the crossing is observed.
+        early: whether the bound is an upper one.
         params, batch_tokens, learning_rate: of the run.
     """
 
@@ -132,7 +135,7 @@ class Observations:
 
 
 def observe(curves: Sequence[RunCurve], parts: Sequence[Steady], levels: Sequence[float]) -> Observations:
-    """Crossings of all runs (with their steady parts, in the same order) and levels."""
+    """Find the crossings of all runs and levels; `parts` are the steady parts of `curves`, in their order."""
     rows = []
     for run, (curve, part) in enumerate(zip(curves, parts, strict=True)):
         recipe = (curve.params, curve.batch_tokens, curve.learning_rate)
@@ -143,7 +146,7 @@ def observe(curves: Sequence[RunCurve], parts: Sequence[Steady], levels: Sequenc
 
 
 def choose_levels(params: np.ndarray, parts: Sequence[Steady], count: int = LEVELS) -> list[float]:
-    """Losses, falling, even in their logs, that enough runs and sizes reach and that most start above.
+    """Choose falling losses, even in their logs, that enough runs and sizes reach and most start above.
 
     Raises:
         LawError: there is no such loss.
@@ -165,23 +168,23 @@ def choose_levels(params: np.ndarray, parts: Sequence[Steady], count: int = LEVE
             f"no loss is reached by {MIN_REACHED} runs of {MIN_SIZES} sizes within the usable parts of their "
             f"curves ({len(parts)} runs, {len(np.unique(params))} sizes): run more or longer trials"
         )
-    # The upper half is the first few steps, where all models learn the same frequencies of tokens.
+    # The upper half belongs to the first steps, where all sizes learn the same token frequencies.
     highest = np.sqrt(fine[0] * fine[-1])
     return np.geomspace(highest, fine[-1], count).tolist() if fine[0] > fine[-1] else [float(fine[0])]
 
 
 def enough(params: np.ndarray, sizes: int = MIN_SIZES) -> bool:
-    """Whether runs of these N, shape (n,), are enough runs, of enough sizes, to fit a level."""
+    """Whether runs of these N, shape (n,), suffice in number and in sizes to fit a level."""
     return len(params) >= MIN_REACHED and len(np.unique(params)) >= sizes
 
 
 def noise_scale_near(
     curves: Sequence[RunCurve], parts: Sequence[Steady], level: float, within: float = 0.05
 ) -> float | None:
-    """The gradient-noise scale of all measurements at a smoothed loss within 5% of `level`, in tokens.
+    """Pool the gradient-noise scale, in tokens, over measurements at a smoothed loss near `level`.
 
-    Runs are averaged as the ratio of summed variances to summed squares; None where nothing was measured
-    there, or where noise left the sum of squares negative.
+    The average is the ratio of summed variances to summed squares, over losses within 5% of the level. None
+    where there is no measurement, or where noise makes the sum of squares negative.
     """
     square = variance = 0.0
     for curve, part in zip(curves, parts, strict=True):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from carbs_scaling.laws.form import law as surface
+from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.runs.table import RunTable, cells_of
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
@@ -35,7 +35,7 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
         law: fitted to `table`.
         table: its runs.
         converged: whether the fit came to rest.
-        prior_sd: of `surface.NAMES`, shape (19,).
+        prior_sd: of `law.NAMES`, shape (19,).
     """
     said = []
     span = law.support.high[0] / law.support.low[0]
@@ -76,7 +76,7 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
     if not converged:
         said.append("the fit did not come to rest: take it with care")
     for name, what in exponents_of(law).items():
-        if law.standard_error(name) > NOT_IDENTIFIED * prior_sd[surface.INDEX[name]]:
+        if law.standard_error(name) > NOT_IDENTIFIED * prior_sd[INDEX[name]]:
             said.append(f"the exponent {what} is not identified by these runs: it rests on the prior")
     if np.exp(law.parameter("ln_E")) < 0.05 * table.loss.min():
         said.append(

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws.fit.diagnostics import EXPONENTS, warnings_of
-from carbs_scaling.laws.fit.floor_bend import bend_floor
 from carbs_scaling.laws.fit.hold_out import hold_out, swept_loss
-from carbs_scaling.laws.fit.mixed import SurfaceFit, fit_surface
+from carbs_scaling.laws.fit.law_fit import LawFit, fit_bent_law
 from carbs_scaling.laws.form.bends import BENDS, reach_of
 from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.hyperparameters.fit import refit_others, with_joint_errors
 from carbs_scaling.laws.hyperparameters.law import varied
-from carbs_scaling.laws.prior.prior import OF_THE_BATCH, OF_THE_RATE, SurfacePrior
+from carbs_scaling.laws.prior.prior import BATCH_PARAMETERS, NO_VALLEY, RATE_PARAMETERS, LawPrior
 from carbs_scaling.laws.prior.published import PublishedLaw
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
 from carbs_scaling.laws.recommend.recipe import Recommendation
@@ -139,19 +138,19 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
     """
     features, full, rules = table.logs - centre, prior, rules_of(table)
     if table.one_batch:
-        prior = prior.at_one_batch()
-    prior = prior.at_rules(rules)
+        prior = _at_one_batch(prior)
+    prior = _at_rules(prior, rules)
     diverged = None if table.diverged_logs is None else table.diverged_logs - centre
-    fit = fit_surface(features, table.loss, prior, starts, diverged=diverged)
-    fit = _settled(bend_floor(fit, features, table.loss, prior), table, full, rules)
+    fit = fit_bent_law(features, table.loss, prior, starts, diverged=diverged)
+    fit = _settled(fit, table, full, rules)
     law, said = _law_of(fit, table, centre, features), []
     for _ in range(OTHER_ROUNDS if varied(table) else 0):
         law, said = refit_others(law, table)
         if not law.others:
             break
         loss = table.loss - law.excess_of_others(table)
-        fit = fit_surface(features, loss, prior, (fit.theta,), diverged=diverged)
-        fit = _settled(bend_floor(fit, features, loss, prior), table, full, rules)
+        fit = fit_bent_law(features, loss, prior, (fit.theta,), diverged=diverged)
+        fit = _settled(fit, table, full, rules)
         law = replace(_law_of(fit, table, centre, features), others=law.others)
     if law.others:
         law, said = refit_others(law, table)
@@ -159,7 +158,25 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
     return law, fit.converged, said
 
 
-def _settled(fit: SurfaceFit, table: RunTable, prior: SurfacePrior, rules: Rules) -> SurfaceFit:
+def _at_one_batch(prior: LawPrior) -> LawPrior:
+    """For runs of one batch, the centre's: taken for the best, and nothing hangs on it."""
+    return prior.pinned({name: NO_VALLEY if name == "ln_k_B" else 0.0 for name in BATCH_PARAMETERS})
+
+
+def _at_rules(prior: LawPrior, rules: Rules) -> LawPrior:
+    """For runs whose rate or batch follows a rule: taken for the best, and no run is off it."""
+    pinned, batch = {}, np.zeros(3)
+    if rules.batch is not None:
+        batch = rules.batch
+        pinned |= dict(zip(("b0", "b_N", "b_D"), batch, strict=True)) | {"ln_k_B": NO_VALLEY, "r_B": 0.0}
+    if rules.rate is not None:
+        at_best_batch = rules.rate[:3] + rules.rate[3] * batch
+        pinned |= dict(zip(("a0", "a_N", "a_D"), at_best_batch, strict=True))
+        pinned |= {"a_B": rules.rate[3], "ln_k_e": NO_VALLEY, "r_e": 0.0}
+    return prior.pinned(pinned)
+
+
+def _settled(fit: LawFit, table: RunTable, prior: LawPrior, rules: Rules) -> LawFit:
     """The fit with what its runs cannot tell put in: what other batches and rates would bring is the prior's.
 
     Where all runs had one batch, without doubt about it; where a rate or batch follows a rule, with all the
@@ -180,12 +197,12 @@ def _settled(fit: SurfaceFit, table: RunTable, prior: SurfacePrior, rules: Rules
 
     spread = fit.spread
     if table.one_batch:
-        forget(OF_THE_BATCH, "batch", ("a_B",))
+        forget(BATCH_PARAMETERS, "batch", ("a_B",))
         spread = {key: 0.0 if key[1] == "batch" else value for key, value in spread.items()}
     if rules.batch is not None:
         forget(("b0", "b_N", "b_D", "ln_k_B", "r_B"), "batch", ("b0", "b_N", "b_D"))
     if rules.rate is not None:
-        forget(OF_THE_RATE, "rate", ("a0", "a_N", "a_D", "a_B"))
+        forget(RATE_PARAMETERS, "rate", ("a0", "a_N", "a_D", "a_B"))
         of_batch = [INDEX[name] for name in ("b0", "b_N", "b_D")]
         by_batch = prior.mean[INDEX["a_B"]] if table.one_batch else rules.rate[3]
         theta[[INDEX[name] for name in ("a0", "a_N", "a_D")]] = rules.rate[:3] + by_batch * theta[of_batch]
@@ -193,7 +210,7 @@ def _settled(fit: SurfaceFit, table: RunTable, prior: SurfacePrior, rules: Rules
     return replace(fit, theta=theta, bend=bend, covariance=covariance, spread=spread)
 
 
-def _law_of(fit: SurfaceFit, table: RunTable, centre: np.ndarray, features: np.ndarray) -> ScalingLaw:
+def _law_of(fit: LawFit, table: RunTable, centre: np.ndarray, features: np.ndarray) -> ScalingLaw:
     columns = (table.params, table.tokens, table.learning_rate, table.batch_tokens)
     spread = tuple(
         float(np.hypot(fit.spread.get(("cell", kind), 0.0), fit.spread.get(("size", kind), 0.0)))
@@ -217,8 +234,8 @@ def _law_of(fit: SurfaceFit, table: RunTable, centre: np.ndarray, features: np.n
         centre=tuple(centre.tolist()),
         reach=reach_of(features),
         spread=spread,
-        seed_sd=fit.seed_sd,
-        height_sd=fit.height_sd,
+        seed_sd=float(np.sqrt(fit.noise.seed2)),
+        height_sd=float(np.sqrt(fit.noise.height2)),
         support=support,
         optimizer=table.optimizer,
     )

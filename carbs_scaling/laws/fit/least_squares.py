@@ -1,15 +1,75 @@
-"""Huber's loss, and the descent by which the laws for extrapolation are fitted."""
+"""Robust and correlated errors, and the descent by which the scaling law is fitted."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from scipy.linalg import solve_triangular
+
+from carbs_scaling.laws.form.valley import Array
 
 HUBER = 2.0  # standard deviations beyond which a run counts linearly
 LARGEST_STEP = 1.5  # in deviations of the prior
 DAMPINGS = 8
 
 
-def huber(residual: np.ndarray, variance: np.ndarray) -> tuple[float, np.ndarray]:
+class Errors(Protocol):
+    """How runs scatter around a law."""
+
+    def cost(self, residual: Array) -> float:
+        """Negative log likelihood of residuals (n,), up to a constant."""
+        ...
+
+    def normal_equations(self, residual: Array, design: Array) -> tuple[Array, Array]:
+        """Minus the cost's gradient (p,) and its curvature (p, p), for slopes (n, p) of the law."""
+        ...
+
+
+@dataclass(frozen=True)
+class IndependentErrors:
+    """Independent runs under Huber's loss.
+
+    Args:
+        variance: of each run, shape (n,).
+    """
+
+    variance: Array
+
+    def cost(self, residual: Array) -> float:
+        """Huber's loss, summed."""
+        return huber(residual, self.variance)[0]
+
+    def normal_equations(self, residual: Array, design: Array) -> tuple[Array, Array]:
+        """Of the least squares that have the same slope."""
+        weight = huber(residual, self.variance)[1]
+        return design.T @ (weight * residual), design.T @ (weight[:, None] * design)
+
+
+@dataclass(frozen=True)
+class CorrelatedErrors:
+    """Jointly normal errors.
+
+    Args:
+        cholesky: lower factor of their covariance, shape (n, n).
+    """
+
+    cholesky: Array
+
+    def cost(self, residual: Array) -> float:
+        """Half the whitened squares."""
+        return 0.5 * float(np.square(self._whitened(residual)).sum())
+
+    def normal_equations(self, residual: Array, design: Array) -> tuple[Array, Array]:
+        """Of generalised least squares."""
+        white = self._whitened(design)
+        return white.T @ self._whitened(residual), white.T @ white
+
+    def _whitened(self, values: Array) -> Array:
+        return np.asarray(solve_triangular(self.cholesky, values, lower=True, check_finite=False))
+
+
+def huber(residual: Array, variance: Array) -> tuple[float, Array]:
     """Huber's loss of residuals, summed, and the weights of the least squares that have its slope.
 
     Args:
@@ -22,13 +82,13 @@ def huber(residual: np.ndarray, variance: np.ndarray) -> tuple[float, np.ndarray
 
 
 def levenberg_marquardt(
-    cost: Callable[[np.ndarray], float],
-    slopes: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-    z: np.ndarray,
-    scale: np.ndarray,
+    cost: Callable[[Array], float],
+    slopes: Callable[[Array], tuple[Array, Array]],
+    z: Array,
+    scale: Array,
     steps: int = 25,
     least_gain: float = 1e-3,
-) -> np.ndarray:
+) -> Array:
     """Where a cost is least, from z on downhill, shape (p,).
 
     Args:

@@ -1,26 +1,32 @@
-"""Second-order terms of the best rate and batch: how they depart from power laws of N and D.
+"""Second-order terms of best rate, best batch and floor: how they depart from power laws of N and D.
 
 Runs are far fewer than they seem where a bend is concerned: a best learning rate that is off at one of four
 sizes looks like a curve through them. Fitted as if each run were a witness, and followed along its tangent,
-such a curve ruins the recipe for a larger model. So a bend is believed as far as cells and sizes agree on it.
+such a curve ruins the recipe for a larger model. So a bend is kept as far as cells and sizes agree on it.
 """
 
 import numpy as np
+import numpy.typing as npt
 
-BENDS = ("rate", "batch")  # the floor bends by gamma already
-FIRST_BEND = 0.05  # change of an exponent over a neper
-BELIEVED_BEND = 0.3  # the same: prior standard deviation of what is kept
-FOLLOWED = 1.0  # nepers
-# By which an exponent of rate or batch, and one of the loss, changes over a neper beyond the runs, this way
-# or that. Losses of two tables of large models wandered by less than .01, tiny models on text by .05.
+from carbs_scaling.laws.form.valley import Array
+
+BENDS = ("rate", "batch")  # fitted with the valley; the floor bends by gamma already
+ALL_BENDS = (*BENDS, "floor")  # rows of a law's `bend`
+FIRST_BEND = 0.05  # change of an exponent over a factor of e of N or D
+_KEPT_BEND = 0.3  # the same: prior standard deviation of what is kept
+_FOLLOWED = 1.0  # in logs
+# By which an exponent of rate or batch, and one of the loss, changes over a factor of e beyond the runs, this
+# way or that. Losses of two tables of large models wandered by less than .01, tiny models on text by .05.
 WANDERING, LOSS_WANDERING = 0.15, 0.02
 
+Reach = tuple[tuple[float, float], tuple[float, float]]
 
-def bend_basis(n, d, reach) -> np.ndarray:
+
+def bend_basis(n: npt.ArrayLike, d: npt.ArrayLike, reach: Reach) -> Array:
     """Second-order terms by which a location departs from a power law.
 
-    Beyond `reach` they go on along their tangents, which level off within `FOLLOWED` nepers: that a curve
-    goes on is the less sure the further it is from the runs that showed it.
+    Beyond `reach` they go on along their tangents, which level off within a factor of e: that a curve goes
+    on is the less certain the further it is from the runs that showed it.
 
     Args:
         n: centred ln N, shape (...).
@@ -32,40 +38,40 @@ def bend_basis(n, d, reach) -> np.ndarray:
     """
     (n_low, n_high), (d_low, d_high) = reach
     near_n, near_d = np.clip(n, n_low, n_high), np.clip(d, d_low, d_high)
-    n, d = near_n + _levelled(n - near_n), near_d + _levelled(d - near_d)
+    far_n, far_d = near_n + _levelled(n - near_n), near_d + _levelled(d - near_d)
     terms = (
-        near_n * n - near_n**2 / 2,
-        near_n * d + near_d * n - near_n * near_d,
-        near_d * d - near_d**2 / 2,
+        near_n * far_n - near_n**2 / 2,
+        near_n * far_d + near_d * far_n - near_n * near_d,
+        near_d * far_d - near_d**2 / 2,
     )
     return np.stack(np.broadcast_arrays(*terms), axis=-1)
 
 
-def doubt_beyond(n: float, d: float, reach, wandering: float = WANDERING) -> float:
+def wander_beyond(n: float, d: float, reach: Reach, wandering: float = WANDERING) -> float:
     """Standard deviation of the log of a power law for what its exponents do beyond the runs.
 
-    A random walk of the exponent, `wandering` over a neper, summed over the way.
+    A random walk of the exponent, `wandering` over a factor of e, summed over the way.
     """
     (n_low, n_high), (d_low, d_high) = reach
     way = np.hypot(n - np.clip(n, n_low, n_high), d - np.clip(d, d_low, d_high))
     return wandering * float(np.sqrt(way**3 / 3))
 
 
-def _levelled(beyond) -> np.ndarray:
-    return np.sign(beyond) * -FOLLOWED * np.expm1(-np.abs(beyond) / FOLLOWED)
+def _levelled(beyond: Array) -> Array:
+    return np.sign(beyond) * -_FOLLOWED * np.expm1(-np.abs(beyond) / _FOLLOWED)
 
 
-def reach_of(features: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+def reach_of(features: Array) -> Reach:
     """The `reach` of `bend_basis` for runs (n, 4)."""
     low, high = features.min(axis=0), features.max(axis=0)
     return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
 
-def believed(z: np.ndarray, covariance: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+def kept_bends(z: Array, covariance: Array, first: int) -> tuple[Array, Array]:
     """Parameters and their covariance once the bends are drawn to zero, and what goes with them.
 
     The fit sees runs as independent; `covariance` knows how far runs of a cell and of a size go together.
-    This is Bayes' rule for a normal prior of `BELIEVED_BEND` on each bend under that covariance.
+    This is Bayes' rule for a normal prior of `_KEPT_BEND` on each bend under that covariance.
 
     Args:
         z: parameters, the bends from `first` on, shape (p,).
@@ -73,6 +79,6 @@ def believed(z: np.ndarray, covariance: np.ndarray, first: int) -> tuple[np.ndar
         first: index of the first bend.
     """
     at = slice(first, None)
-    total = covariance[at, at] + BELIEVED_BEND**2 * np.eye(len(z) - first)
+    total = covariance[at, at] + _KEPT_BEND**2 * np.eye(len(z) - first)
     gain = np.linalg.solve(total, covariance[at]).T
     return z - gain @ z[at], covariance - gain @ covariance[at]

@@ -1,28 +1,36 @@
-"""The surface of final losses over model size, tokens, learning rate and batch, with its derivatives.
+"""The scaling law: final loss over model size, tokens, learning rate and batch, with its derivatives.
 
-    L = E + [(A N^-alpha)^(1/gamma) + (C D^-beta)^(1/gamma)]^gamma
+    L = E + R [s (N/N0)^(-alpha/gamma) + (1 - s) (D/D0)^(-beta/gamma)]^gamma
           + k_e v(ln e - ln e*; r_e) + k_B v(ln B - ln B*; r_B)
     ln e* = a0 + a_N ln N + a_D ln D + a_B (ln B - ln B*)        ln B* = b0 + b_N ln N + b_D ln D
     ln k_. = ln k0_. - kappa_N ln N - kappa_D ln D
 
-gamma says how lack of parameters and lack of tokens combine: 1 adds them (Hoffmann et al. 2022, arXiv
-2203.15556), smaller lets the larger of the two rule. With E = 0 and gamma = beta it is equation 1.5 of Kaplan
-et al. 2020 (arXiv 2001.08361). v is the LINEX valley of `carbs_scaling.laws.loss`. The best rate is written
-relative to the best batch, so that a_N and a_D are exponents at the optimum, as published laws give them, and
-a_B is the exchange of rate and batch (1/2 by the square-root rule of Adam, arXiv 2205.10287).
+N: non-embedding parameters, D: training tokens, e: peak learning rate, B: tokens a step. gamma says how the
+two parts of the reducible loss combine: 1 adds them (Hoffmann et al. 2022, arXiv 2203.15556, approach 3),
+smaller lets the larger of the two rule. With E = 0 and gamma = beta it is equation 1.5 of Kaplan et al. 2020
+(arXiv 2001.08361). v is the valley of `carbs_scaling.laws.form.valley`. The best rate is written relative to
+the best batch, so that a_N and a_D are exponents at the optimum, as published laws give them, and a_B is the
+exchange of rate and batch (1/2 by the square-root rule of Adam, arXiv 2205.10287).
 
 All logs are relative to a centre (ln N0, ln D0, ln e0, ln B0), where the parameters are least correlated.
+Runs without one of the roles have a feature of 0 there, and the prior pins the parameters that it moves
+(`carbs_scaling.laws.prior.prior`), so that nothing here needs to know which roles there are.
 """
 
-import numpy as np
+from collections.abc import Mapping
 
-from carbs_scaling.laws.loss import valley
+import numpy as np
+import numpy.typing as npt
+
+from carbs_scaling.laws.form.valley import Array, valley, valley_depth
+
+ROLES = ("params", "tokens", "learning_rate", "batch_tokens")
 
 # name: what it is. In this order the parameters make the vector `theta`.
 PARAMETERS = {
     "ln_E": "log of the irreducible loss",
     "ln_R": "log of the reducible loss at the centre",
-    "logit_share": "log odds of the parameters' share of it (before gamma)",
+    "logit_share": "log odds of the parameters' share s of it (before gamma)",
     "ln_alpha": "log exponent of the loss in N",
     "ln_beta": "log exponent of the loss in D",
     "ln_gamma": "log of how the two combine",
@@ -45,7 +53,7 @@ FLOOR = NAMES[:6]  # what the loss at the best learning rate and batch depends o
 INDEX = {name: i for i, name in enumerate(NAMES)}
 # What may differ from one group of runs to another, and the parameters that it moves; loss is added to E
 # itself.
-SHIFTS = {
+SHIFTS: dict[str, tuple[str, ...]] = {
     "loss": (),
     "floor": ("ln_R",),
     "rate": ("a0",),
@@ -55,42 +63,101 @@ SHIFTS = {
 _REACH = 50.0  # exponents are clipped there: far beyond any run, and finite
 
 
-def _exp(value):
-    return np.exp(np.clip(value, -_REACH, _REACH))
+def _exp(value: npt.ArrayLike) -> Array:
+    # Half the time of np.clip on the small arrays of a fit, which asks for it some ten thousand times.
+    return np.exp(np.minimum(np.maximum(value, -_REACH), _REACH))
 
 
-def floor(theta: np.ndarray, n, d, shift=0.0) -> np.ndarray:
-    """Loss at the best learning rate and batch; theta (..., 19) against n, d broadcastable to (...).
+class _Named:
+    """Parameters by name, each of shape (...), from theta (..., 19): ten times as fast as a dict of them."""
 
-    `shift` is added to the log of the reducible loss.
+    def __init__(self, theta: npt.ArrayLike) -> None:
+        self._theta = np.asarray(theta, dtype=float)
+
+    def __getitem__(self, name: str) -> Array:
+        column: Array = self._theta[..., INDEX[name]]
+        return column
+
+
+def reducible(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike, shift: npt.ArrayLike = 0.0) -> Array:
+    """Reducible loss at the best learning rate and batch.
+
+    Args:
+        theta: values of `NAMES`, shape (..., 19).
+        n: centred ln N, broadcastable to (...).
+        d: centred ln D, broadcastable to (...).
+        shift: added to its log.
     """
-    p = _named(theta)
+    p = _Named(theta)
     gamma = _exp(p["ln_gamma"])
     share = 1 / (1 + _exp(-p["logit_share"]))
     by_params = share * _exp(-_exp(p["ln_alpha"]) / gamma * n)
     by_tokens = (1 - share) * _exp(-_exp(p["ln_beta"]) / gamma * d)
-    return _exp(p["ln_E"]) + _exp(p["ln_R"] + shift) * (by_params + by_tokens) ** gamma
+    return _exp(p["ln_R"] + shift) * (by_params + by_tokens) ** gamma
 
 
-def best_batch(theta: np.ndarray, n, d) -> np.ndarray:
-    """ln B* less its centre; shapes as in `floor`."""
-    p = _named(theta)
+def floor(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike, shift: npt.ArrayLike = 0.0) -> Array:
+    """Loss at the best learning rate and batch; shapes as in `reducible`."""
+    return _exp(_Named(theta)["ln_E"]) + reducible(theta, n, d, shift)
+
+
+def best_batch(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike) -> Array:
+    """ln B* less its centre; shapes as in `reducible`."""
+    p = _Named(theta)
     return p["b0"] + p["b_N"] * n + p["b_D"] * d
 
 
-def best_rate(theta: np.ndarray, n, d) -> np.ndarray:
-    """ln e* at the best batch, less its centre; shapes as in `floor`."""
-    p = _named(theta)
-    return p["a0"] + p["a_N"] * n + p["a_D"] * d
+def best_rate(
+    theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike, b: npt.ArrayLike | None = None
+) -> Array:
+    """ln e* less its centre, at the centred ln batch `b` or at the best batch; shapes as in `reducible`."""
+    p = _Named(theta)
+    best = p["a0"] + p["a_N"] * n + p["a_D"] * d
+    return best if b is None else best + p["a_B"] * (b - best_batch(theta, n, d))
 
 
-def _named(theta: np.ndarray) -> dict[str, np.ndarray]:
-    return dict(zip(NAMES, np.moveaxis(np.asarray(theta, dtype=float), -1, 0), strict=True))
+def curvatures(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike) -> tuple[Array, Array]:
+    """k_e and k_B: loss per squared unit of ln rate, and of ln batch, off the best; shapes as in `floor`."""
+    p = _Named(theta)
+    flatter = -p["kappa_N"] * n - p["kappa_D"] * d
+    return _exp(p["ln_k_e"] + flatter), _exp(p["ln_k_B"] + flatter)
+
+
+def value(theta: npt.ArrayLike, features: Array, shifts: Mapping[str, npt.ArrayLike] | None = None) -> Array:
+    """Losses of runs at centred logs of N, D, learning rate and batch.
+
+    Args:
+        theta: shape `batch_shape x 19`.
+        features: shape (n, 4).
+        shifts: for names of `SHIFTS`, what is added to its parameters for each run, shape (n,).
+
+    Returns:
+        Shape `batch_shape x n`.
+    """
+    base, above = floor_and_height(theta, features, shifts)
+    return base + above
+
+
+def floor_and_height(
+    theta: npt.ArrayLike, features: Array, shifts: Mapping[str, npt.ArrayLike] | None = None
+) -> tuple[Array, Array]:
+    """The floor under runs and their heights above it, which add to `value`; shapes as there."""
+    theta = np.asarray(theta, dtype=float)[..., None, :]
+    shifts = shifts or {}
+    p = _Named(theta)
+    n, d, e, b = features.T
+    flatter = shifts.get("steepness", 0.0) - p["kappa_N"] * n - p["kappa_D"] * d
+    off_batch = b - (p["b0"] + shifts.get("batch", 0.0) + p["b_N"] * n + p["b_D"] * d)
+    off_rate = e - (p["a0"] + shifts.get("rate", 0.0) + p["a_N"] * n + p["a_D"] * d + p["a_B"] * off_batch)
+    rate = _exp(p["ln_k_e"] + flatter) * valley_depth(off_rate, p["r_e"])
+    batch = _exp(p["ln_k_B"] + flatter) * valley_depth(off_batch, p["r_B"])
+    base = floor(theta, n, d, shifts.get("floor", 0.0)) + shifts.get("loss", 0.0)
+    return base, rate + batch
 
 
 def value_and_slopes(
-    theta: np.ndarray, features: np.ndarray, shifts: dict[str, np.ndarray] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    theta: Array, features: Array, shifts: Mapping[str, npt.ArrayLike] | None = None
+) -> tuple[Array, Array, Array]:
     """Losses, how much of each is valley, and derivatives by `NAMES`.
 
     Args:
@@ -101,7 +168,7 @@ def value_and_slopes(
     Returns:
         Losses (n,), valleys (n,), slopes (n, 19).
     """
-    p = _named(theta)
+    p = _Named(theta)
     shifts = shifts or {}
     n, d, e, b = features.T
     slopes = np.zeros((len(features), len(NAMES)))
@@ -110,16 +177,16 @@ def value_and_slopes(
     share = 1 / (1 + _exp(-p["logit_share"]))
     irreducible, scale = _exp(p["ln_E"]), _exp(p["ln_R"] + shifts.get("floor", 0.0))
     by_params, by_tokens = share * _exp(-alpha / gamma * n), (1 - share) * _exp(-beta / gamma * d)
-    lack = by_params + by_tokens
-    reducible = scale * lack**gamma
-    outer = scale * gamma * lack ** (gamma - 1)
+    total = by_params + by_tokens
+    above_floor = scale * total**gamma
+    outer = scale * gamma * total ** (gamma - 1)
     slopes[:, INDEX["ln_E"]] = irreducible
-    slopes[:, INDEX["ln_R"]] = reducible
+    slopes[:, INDEX["ln_R"]] = above_floor
     slopes[:, INDEX["logit_share"]] = outer * (by_params * (1 - share) - by_tokens * share)
     slopes[:, INDEX["ln_alpha"]] = -outer * by_params * alpha / gamma * n
     slopes[:, INDEX["ln_beta"]] = -outer * by_tokens * beta / gamma * d
     slopes[:, INDEX["ln_gamma"]] = (
-        reducible * gamma * np.log(lack) + outer * (by_params * alpha * n + by_tokens * beta * d) / gamma
+        above_floor * gamma * np.log(total) + outer * (by_params * alpha * n + by_tokens * beta * d) / gamma
     )
 
     flatter = shifts.get("steepness", 0.0) - p["kappa_N"] * n - p["kappa_D"] * d
@@ -129,7 +196,7 @@ def value_and_slopes(
     rate_shape, rate_by_offset, rate_by_skew = valley(off_rate, p["r_e"])
     batch_shape, batch_by_offset, batch_by_skew = valley(off_batch, p["r_B"])
     rate_valley, batch_valley = steep_rate * rate_shape, steep_batch * batch_shape
-    height = rate_valley + batch_valley
+    above = rate_valley + batch_valley
     by_rate_offset = steep_rate * rate_by_offset
     # A step off the best batch also moves the best rate.
     by_batch_offset = steep_batch * batch_by_offset - p["a_B"] * by_rate_offset
@@ -139,6 +206,5 @@ def value_and_slopes(
         slopes[:, INDEX[name]] = -by_batch_offset * moves
     slopes[:, INDEX["ln_k_e"]], slopes[:, INDEX["ln_k_B"]] = rate_valley, batch_valley
     slopes[:, INDEX["r_e"]], slopes[:, INDEX["r_B"]] = steep_rate * rate_by_skew, steep_batch * batch_by_skew
-    slopes[:, INDEX["kappa_N"]], slopes[:, INDEX["kappa_D"]] = -n * height, -d * height
-    value = irreducible + reducible + height + shifts.get("loss", 0.0)
-    return value, height, slopes
+    slopes[:, INDEX["kappa_N"]], slopes[:, INDEX["kappa_D"]] = -n * above, -d * above
+    return irreducible + above_floor + above + shifts.get("loss", 0.0), above, slopes

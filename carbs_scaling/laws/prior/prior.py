@@ -1,94 +1,136 @@
-"""What is believed of the surface of `carbs_scaling.laws.form.law` before any run."""
+"""The prior of the scaling law's parameters, before any run."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from functools import cached_property
+from math import exp, hypot, log, sqrt
 
 import numpy as np
 
 from carbs_scaling.laws.form.law import FLOOR, INDEX, NAMES
-from carbs_scaling.laws.loss_prior import published_learning_rate, published_losses
-from carbs_scaling.laws.runs.rules import Rules
+from carbs_scaling.laws.form.valley import Array
+from carbs_scaling.laws.prior.published import BY_NAME
 
+# Log of a curvature that is none, and log odds of a share that is everything.
+NO_VALLEY, ALL = -30.0, 40.0
+RATE_PARAMETERS = ("a0", "a_N", "a_D", "a_B", "ln_k_e", "r_e")
+BATCH_PARAMETERS = ("a_B", "b0", "b_N", "b_D", "ln_k_B", "r_B")
+# The level of rate and batch is the geometric mean of two laws that were fitted about these N and D, and
+# whose exponents are known to about a tenth along the way on which both grow.
+LEVEL_LAWS = ("Step Law", "DeepSeek")
+_FITTED_ON = (2e8, 1e10)
+_EXPONENT_SD = 0.1
+# The floor lies between these two laws, one standard deviation to either side.
+FLOOR_LAWS = ("Besiroglu", "Kaplan")
 # Kaplan's law has no irreducible loss. In logs a tenth of the loss stands for none: runs cannot tell them
 # apart.
-LEAST_E = 0.1
-OF_THE_RATE = ("a0", "a_N", "a_D", "a_B", "ln_k_e", "r_e")
-OF_THE_BATCH = ("a_B", "b0", "b_N", "b_D", "ln_k_B", "r_B")
-NO_VALLEY = -30.0  # log of a curvature that is none
-# What each parameter of the floor varies by alone: exponents half as much again as in
-# `carbs_scaling.laws.loss_prior`, since a table has many runs.
-_OWN = {"ln_E": 0.75, "ln_R": 0.6, "logit_share": 1.5, "ln_alpha": 0.75, "ln_beta": 0.75, "ln_gamma": 0.6}
+_LEAST_E = 0.1
 
 
 @dataclass(frozen=True)
-class SurfacePrior:
-    """A normal prior of `surface.NAMES`: mean + sd * z + shared * z0, with standard normal z and z0.
+class LawPrior:
+    """A normal prior of `law.NAMES`: mean + sd * z + shared * z0, with independent standard normal z, z0.
 
     Args:
         mean: shape (19,).
         sd: of what each parameter varies by alone, shape (19,); 0 pins one.
-        shared: what parameters vary by together, shape (19,).
+        shared: what parameters vary by together, shape (19,); 0 for pinned ones.
     """
 
-    mean: np.ndarray
-    sd: np.ndarray
-    shared: np.ndarray
+    mean: Array
+    sd: Array
+    shared: Array
 
-    @property
-    def scale(self) -> np.ndarray:
+    @cached_property
+    def free(self) -> np.ndarray:
+        """Indices of the parameters that are not pinned, shape (k,)."""
+        return np.flatnonzero(self.sd > 0)
+
+    @cached_property
+    def scale(self) -> Array:
         """Standard deviation of each parameter, shape (19,)."""
-        return np.hypot(np.maximum(self.sd, 1e-9), self.shared)
+        return np.hypot(self.sd, self.shared)
 
-    @property
-    def precision(self) -> np.ndarray:
-        """Inverse of the covariance, shape (19, 19)."""
-        alone = 1 / np.maximum(self.sd, 1e-9) ** 2
-        pull = alone * self.shared
-        return np.diag(alone) - np.outer(pull, pull) / (1 + self.shared @ pull)
+    @cached_property
+    def root(self) -> Array:
+        """R with R R' the prior's covariance, shape (19, k + 1)."""
+        return np.concatenate([np.diag(self.sd)[:, self.free], self.shared[:, None]], axis=1)
 
-    def at_one_batch(self) -> "SurfacePrior":
-        """For runs of one batch, the centre's: taken for the best, and nothing hangs on it."""
-        return self._pinned({name: NO_VALLEY if name == "ln_k_B" else 0.0 for name in OF_THE_BATCH})
+    @cached_property
+    def precision(self) -> Array:
+        """Inverse of the covariance of the free parameters, shape (k, k)."""
+        alone = 1 / self.sd[self.free] ** 2
+        pull = alone * self.shared[self.free]
+        return np.diag(alone) - np.outer(pull, pull) / (1 + self.shared[self.free] @ pull)
 
-    def at_rules(self, rules: Rules) -> "SurfacePrior":
-        """For runs whose rate or batch follows a rule: taken for the best, and no run is off it."""
-        pinned = {}
-        batch = np.zeros(3)
-        if rules.batch is not None:
-            batch = rules.batch
-            pinned |= dict(zip(("b0", "b_N", "b_D"), batch, strict=True)) | {"ln_k_B": NO_VALLEY, "r_B": 0.0}
-        if rules.rate is not None:
-            at_best_batch = rules.rate[:3] + rules.rate[3] * batch
-            pinned |= dict(zip(("a0", "a_N", "a_D"), at_best_batch, strict=True))
-            pinned |= {"a_B": rules.rate[3], "ln_k_e": NO_VALLEY, "r_e": 0.0}
-        return self._pinned(pinned)
+    def half_squares(self, thetas: Array) -> Array:
+        """Half the squared distance of laws (m, 19) from the mean, in prior deviations; shape (m,)."""
+        off = (thetas - self.mean)[:, self.free]
+        return 0.5 * np.einsum("mi,ij,mj->m", off, self.precision, off)
 
-    def _pinned(self, values: dict[str, float]) -> "SurfacePrior":
+    def pinned(self, values: Mapping[str, float]) -> "LawPrior":
+        """The same with parameters held at values."""
         mean, sd, shared = self.mean.copy(), self.sd.copy(), self.shared.copy()
         at = [INDEX[name] for name in values]
         mean[at], sd[at], shared[at] = list(values.values()), 0.0, 0.0
-        return SurfacePrior(mean, sd, shared)
+        return LawPrior(mean, sd, shared)
 
-    def widened(self, factor: float) -> "SurfacePrior":
+    def widened(self, factor: float) -> "LawPrior":
         """The same with all deviations times a factor."""
-        return SurfacePrior(self.mean, factor * self.sd, factor * self.shared)
+        return LawPrior(self.mean, factor * self.sd, factor * self.shared)
+
+    def without_roles(self, has_role: Sequence[bool]) -> "LawPrior":
+        """For runs without some of `law.ROLES`: what those move is pinned, so that it adds nothing."""
+        has_n, has_d, has_rate, has_batch = has_role
+        pins: dict[str, float] = {}
+        if not has_n:
+            pins |= {"logit_share": -ALL, "ln_alpha": self.at("ln_alpha"), "ln_gamma": 0.0}
+            pins |= dict.fromkeys(("a_N", "b_N", "kappa_N"), 0.0)
+        if not has_d:
+            pins |= {"logit_share": ALL, "ln_beta": self.at("ln_beta"), "ln_gamma": 0.0}
+            pins |= dict.fromkeys(("a_D", "b_D", "kappa_D"), 0.0)
+        if not has_n and not has_d:
+            pins |= {"ln_R": NO_VALLEY}
+        if not has_rate:
+            pins |= {name: NO_VALLEY if name == "ln_k_e" else 0.0 for name in RATE_PARAMETERS}
+        if not has_batch:
+            pins |= {name: NO_VALLEY if name == "ln_k_B" else 0.0 for name in BATCH_PARAMETERS}
+        if not has_rate and not has_batch:
+            pins |= {"kappa_N": 0.0, "kappa_D": 0.0}
+        return self.pinned(pins)
+
+    def at(self, name: str) -> float:
+        """Mean of one parameter."""
+        return float(self.mean[INDEX[name]])
 
 
-def weak_prior(loss_level: float, centre: np.ndarray) -> SurfacePrior:
-    """Wide enough for every published law to lie inside.
+def law_prior(
+    loss_level: float,
+    centre: Sequence[float],
+    has_role: Sequence[bool] = (True, True, True, True),
+    rate_range: tuple[float, float] | None = None,
+    batch_range: tuple[float, float] | None = None,
+) -> LawPrior:
+    """The prior for losses of about `loss_level`: wide enough for every published law to lie inside.
 
-    Of the floor, Besiroglu's law and Kaplan's lie one deviation to either side, in a direction that E, the
-    exponents and gamma share: small exponents go with no irreducible loss. Amplitudes are shares of the loss,
-    so nothing depends on its unit. Best rate against N between -1/8 (DeepSeek) and -0.7 (Step Law), against D
-    between -1/8 and 0.3; batch against D between 0.33 and 0.57: about a deviation to either side, as the
-    search's own prior has them (`loss_prior.law_prior`; its a1 + a3 b2 is a_N here). Valleys flatten no
-    faster than the reducible loss falls (exponents of at most .37).
+    Amplitudes are shares of the loss, so nothing depends on its unit. Of the floor, Besiroglu's law and
+    Kaplan's lie one deviation to either side, in a direction that E, the exponents and gamma share: small
+    exponents go with no irreducible loss. Best rate against N between -1/8 (DeepSeek) and -0.7 (Step Law),
+    against D between -1/8 and 0.3; batch against D between 0.33 and 0.57: about a deviation to either side.
+    Rate against batch 1/2 (the Adam square-root rule, arXiv 2205.10287), less beyond the critical batch.
+    Valleys flatten no faster than the reducible loss falls (exponents of at most .37).
 
     Args:
-        loss_level: a low loss of the runs.
+        loss_level: a low loss of the runs, positive.
         centre: (ln N0, ln D0, ln e0, ln B0).
+        has_role: which of `law.ROLES` the runs have.
+        rate_range: (ln lowest, ln highest) learning rate that may be proposed, to keep the mean inside.
+        batch_range: the same for batch tokens.
     """
-    rate, batch = published_learning_rate(float(np.exp(centre[0])), float(np.exp(centre[1])))
+    level_n, level_d = (centre[0], centre[1]) if has_role[0] and has_role[1] else map(log, _FITTED_ON)
+    rate, batch = published_level(exp(level_n), exp(level_d))
+    batch = _inside(batch, batch_range)
+    rate = _inside(rate, rate_range)
     mean_sd = {
         "a0": (rate - centre[2], 2.0),
         "a_N": (-0.45, 0.26),
@@ -104,28 +146,74 @@ def weak_prior(loss_level: float, centre: np.ndarray) -> SurfacePrior:
         "kappa_N": (0.15, 0.15),
         "kappa_D": (0.15, 0.15),
     }
-    first, second = _published_floors(centre)
+    own = {
+        "ln_E": 0.75,
+        "ln_R": 0.6,
+        "logit_share": 1.5,
+        "ln_alpha": 0.75,
+        "ln_beta": 0.75,
+        "ln_gamma": 0.6,
+    }
+    first, second = (_floor_of(name, (level_n, level_d)) for name in FLOOR_LAWS)
     shared = np.zeros(len(NAMES))
     for name in FLOOR:
-        mean_sd[name] = ((first[name] + second[name]) / 2, _OWN[name])
+        mean_sd[name] = ((first[name] + second[name]) / 2, own[name])
         shared[INDEX[name]] = (first[name] - second[name]) / 2
     mean, sd = np.array([mean_sd[name] for name in NAMES]).T
     mean[[INDEX["ln_E"], INDEX["ln_R"]]] += log(loss_level)
-    return SurfacePrior(mean, sd, shared)
+    return LawPrior(mean, sd, shared).without_roles(has_role)
 
 
-def _published_floors(centre: np.ndarray) -> list[dict[str, float]]:
-    """`FLOOR` of Besiroglu's law and of Kaplan's, for a loss of 1 at the centre."""
-    found = []
-    for law in published_losses(tuple(centre), (True, True, True, True)):
-        gamma = exp(law["ln_gamma"])
-        by_params, by_tokens = law["ln_A"] / gamma, law["ln_C"] / gamma
-        found.append(
-            {
-                "ln_E": log(max(law["E"], LEAST_E)),
-                "ln_R": gamma * float(np.logaddexp(by_params, by_tokens)),
-                "logit_share": by_params - by_tokens,
-                **{name: law[name] for name in ("ln_alpha", "ln_beta", "ln_gamma")},
-            }
-        )
-    return found
+def published_level(params: float, tokens: float) -> tuple[float, float]:
+    """(ln learning rate, ln batch tokens): geometric means of `LEVEL_LAWS`."""
+    rates, batches = _published_levels(params, tokens)
+    return sum(rates) / 2, sum(batches) / 2
+
+
+def published_level_sd(params: float, tokens: float) -> tuple[float, float]:
+    """Standard deviations of `published_level`, in logs.
+
+    How far its two laws lie from their mean, and what an exponent that is known to a tenth makes of the way
+    from the sizes that they were fitted on.
+    """
+    way = hypot(log(params / _FITTED_ON[0]), log(tokens / _FITTED_ON[1])) / sqrt(2)
+    rate, batch = (
+        hypot(laws[0] - laws[1], 2 * _EXPONENT_SD * way) / 2 for laws in _published_levels(params, tokens)
+    )
+    return rate, batch
+
+
+def _published_levels(params: float, tokens: float) -> tuple[list[float], list[float]]:
+    recipes = [BY_NAME[name].recipe(params, tokens) for name in LEVEL_LAWS]
+    return (
+        [log(recipe.learning_rate or 1.0) for recipe in recipes],
+        [log(recipe.batch_tokens or 1.0) for recipe in recipes],
+    )
+
+
+def _floor_of(name: str, centre: Iterable[float]) -> dict[str, float]:
+    """Parameters `FLOOR` of a published law, for a loss of 1 at the centre (ln N0, ln D0)."""
+    law = BY_NAME[name].floor
+    assert law is not None
+    ln_n, ln_d = centre
+    # No law was fitted outside of these; and N and D may be counted in another unit.
+    ln_n, ln_d = min(max(ln_n, log(1e3)), log(1e12)), min(max(ln_d, log(1e5)), log(1e14))
+    whole = law.loss(exp(ln_n), exp(ln_d))
+    by_params = (log(law.A) - law.alpha * ln_n - log(whole)) / law.gamma
+    by_tokens = (log(law.B) - law.beta * ln_d - log(whole)) / law.gamma
+    return {
+        "ln_E": log(max(law.E / whole, _LEAST_E)),
+        "ln_R": law.gamma * float(np.logaddexp(by_params, by_tokens)),
+        "logit_share": by_params - by_tokens,
+        "ln_alpha": log(law.alpha),
+        "ln_beta": log(law.beta),
+        "ln_gamma": log(law.gamma),
+    }
+
+
+def _inside(value: float, bounds: tuple[float, float] | None) -> float:
+    if bounds is None:
+        return value
+    low, high = bounds
+    margin = 0.15 * (high - low)
+    return min(max(value, low + margin), high - margin)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
-SEQUENCE_LENGTH = 2048  # of laws that count the batch in sequences
+CRITICAL_BATCH_SEQUENCE = 512  # tokens, in the configurations of the critical-batch paper
 PUBLISHED_WEIGHT_DECAY = 0.1  # the usual one of AdamW, where a law needs it
 
 
@@ -23,6 +23,38 @@ class PublishedRecipe:
 
 
 @dataclass(frozen=True)
+class PublishedFloor:
+    """Constants of L = E + [(A N^-alpha)^(1/gamma) + (B D^-beta)^(1/gamma)]^gamma.
+
+    Args:
+        E: irreducible loss in nats a token.
+        A: coefficient of the parameters.
+        alpha: exponent of the parameters.
+        B: coefficient of the tokens.
+        beta: exponent of the tokens.
+        gamma: how the two combine; 1 adds them.
+    """
+
+    E: float
+    A: float
+    alpha: float
+    B: float
+    beta: float
+    gamma: float = 1.0
+
+    def loss(self, params: float, tokens: float) -> float:
+        """L at N and D."""
+        by_params, by_tokens = self.A * params**-self.alpha, self.B * tokens**-self.beta
+        return float(self.E + (by_params ** (1 / self.gamma) + by_tokens ** (1 / self.gamma)) ** self.gamma)
+
+    def optimal_params(self, flops: float) -> float:
+        """Compute-optimal N of C = 6 N D, in closed form (Hoffmann et al., equation 4); for gamma = 1."""
+        total = self.alpha + self.beta
+        balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
+        return float(balance * (flops / 6) ** (self.beta / total))
+
+
+@dataclass(frozen=True)
 class PublishedLaw:
     """One law.
 
@@ -32,9 +64,7 @@ class PublishedLaw:
         formula: as published, in this program's letters.
         learning_rate: of (N, D), or None.
         batch_tokens: of (N, D), or None.
-        loss: of (N, D), or None.
-        optimal_params: compute-optimal N of C, or None.
-        loss_exponents: (alpha, beta, gamma) of `carbs_scaling.laws.form.law`, or None.
+        floor: of the loss, or None.
         fixed_batch: whether its learning rate is for one batch at every N and D, not for the best batch.
     """
 
@@ -43,10 +73,18 @@ class PublishedLaw:
     formula: str
     learning_rate: Callable[[float, float], float] | None = None
     batch_tokens: Callable[[float, float], float] | None = None
-    loss: Callable[[float, float], float] | None = None
-    optimal_params: Callable[[float], float] | None = None
-    loss_exponents: tuple[float, float, float] | None = None
+    floor: PublishedFloor | None = None
     fixed_batch: bool = False
+
+    @property
+    def loss(self) -> Callable[[float, float], float] | None:
+        """Loss of (N, D), or None."""
+        return None if self.floor is None else self.floor.loss
+
+    @property
+    def optimal_params(self) -> Callable[[float], float] | None:
+        """Compute-optimal N of C, or None."""
+        return self.floor.optimal_params if self.floor is not None and self.floor.gamma == 1 else None
 
     def recipe(self, params: float, tokens: float) -> PublishedRecipe:
         """What it says at N and D."""
@@ -63,25 +101,18 @@ def _kaplan_rate(params: float, tokens: float) -> float:
     return max(0.003239 - 0.0001395 * log(params), 3.5e-5)
 
 
-def _kaplan_loss(params: float, tokens: float) -> float:
-    """Equation 1.5: parameters and tokens combine to the power of the tokens' exponent."""
-    return ((8.8e13 / params) ** (0.076 / 0.095) + 5.4e13 / tokens) ** 0.095
+def _step_law_rate(params: float, tokens: float) -> float:
+    return float(1.79 * params**-0.713 * tokens**0.307)
 
 
 def _power_lines_batch(params: float, tokens: float) -> float:
     """The batch at which Step Law's rate and weight decay 0.1 give the best AdamW timescale."""
     timescale = 1.084 * (tokens / params) ** -0.527
-    return timescale * BY_NAME["Step Law"].learning_rate(params, tokens) * PUBLISHED_WEIGHT_DECAY * tokens
+    return timescale * _step_law_rate(params, tokens) * PUBLISHED_WEIGHT_DECAY * tokens
 
 
-def _chinchilla(E: float, A: float, alpha: float, B: float, beta: float) -> dict:
-    total = alpha + beta
-    balance = (alpha * A / (beta * B)) ** (1 / total)
-    return {
-        "loss": lambda n, d: E + A * n**-alpha + B * d**-beta,
-        "optimal_params": lambda c: balance * (c / 6) ** (beta / total),
-        "loss_exponents": (alpha, beta, 1.0),
-    }
+# The joint law has constants of its own: equation 1.5, table 2.
+_KAPLAN_FLOOR = PublishedFloor(0.0, 6.4e13**0.076, 0.076, 1.8e13**0.103, 0.103, gamma=0.103)
 
 
 LAWS = (
@@ -89,7 +120,7 @@ LAWS = (
         "Step Law",
         "arXiv 2503.04715",
         "lr = 1.79 N^-0.713 D^0.307; B = 0.58 D^0.571 tokens",
-        learning_rate=lambda n, d: 1.79 * n**-0.713 * d**0.307,
+        learning_rate=_step_law_rate,
         batch_tokens=lambda n, d: 0.58 * d**0.571,
     ),
     PublishedLaw(
@@ -103,29 +134,28 @@ LAWS = (
         "Kaplan",
         "arXiv 2001.08361; the rate (appendix D.6) and the critical batch from memory",
         "lr = 0.003239 - 0.0001395 ln N; B_crit = 2e8 L^(-1/0.21) tokens; "
-        "L = [(8.8e13/N)^(0.076/0.095) + 5.4e13/D]^0.095",
+        "L = [(6.4e13/N)^(0.076/0.103) + 1.8e13/D]^0.103",
         learning_rate=_kaplan_rate,
-        batch_tokens=lambda n, d: 2e8 / _kaplan_loss(n, d) ** (1 / 0.21),
-        loss=_kaplan_loss,
-        loss_exponents=(0.076, 0.095, 0.095),
+        batch_tokens=lambda n, d: 2e8 / _KAPLAN_FLOOR.loss(n, d) ** (1 / 0.21),
+        floor=_KAPLAN_FLOOR,
     ),
     PublishedLaw(
         "Hoffmann",
         "arXiv 2203.15556 (Chinchilla, approach 3)",
         "L = 1.69 + 406.4 N^-0.34 + 410.7 D^-0.28",
-        **_chinchilla(1.69, 406.4, 0.34, 410.7, 0.28),
+        floor=PublishedFloor(1.69, 406.4, 0.34, 410.7, 0.28),
     ),
     PublishedLaw(
         "Besiroglu",
         "arXiv 2404.10102 (Chinchilla's points, fitted again)",
         "L = 1.8172 + 482.01 N^-0.3478 + 2085.43 D^-0.3658",
-        **_chinchilla(1.8172, 482.01, 0.3478, 2085.43, 0.3658),
+        floor=PublishedFloor(1.8172, 482.01, 0.3478, 2085.43, 0.3658),
     ),
     PublishedLaw(
         "Bjorck",
         "arXiv 2409.19913; the exponent alone, at fixed N and batch, anchored to Step Law at D = 20 N",
         "lr = lr_StepLaw(N, 20 N) (D / 20 N)^-0.32",
-        learning_rate=lambda n, d: 1.79 * n**-0.713 * (20 * n) ** 0.307 * (d / (20 * n)) ** -0.32,
+        learning_rate=lambda n, d: _step_law_rate(n, 20 * n) * (d / (20 * n)) ** -0.32,
         fixed_batch=True,
     ),
     PublishedLaw(
@@ -136,9 +166,9 @@ LAWS = (
     ),
     PublishedLaw(
         "critical batch",
-        "github.com/hlzhang109/critical-batch-size; sequences counted as 2,048 tokens",
+        "github.com/hlzhang109/critical-batch-size; sequences of 512 tokens",
         "B_crit = 93.2 (N / 1e6)^0.468 sequences",
-        batch_tokens=lambda n, d: 93.2 * (n / 1e6) ** 0.468 * SEQUENCE_LENGTH,
+        batch_tokens=lambda n, d: 93.2 * (n / 1e6) ** 0.468 * CRITICAL_BATCH_SEQUENCE,
     ),
 )
 BY_NAME = {law.name: law for law in LAWS}

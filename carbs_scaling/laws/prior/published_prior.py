@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from carbs_scaling.laws.form import law as surface
-from carbs_scaling.laws.prior.prior import SurfacePrior, weak_prior
+from carbs_scaling.laws.form.law import INDEX
+from carbs_scaling.laws.form.valley import Array
+from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.laws.prior.published import BY_NAME, LAWS, PublishedLaw
 from carbs_scaling.laws.runs.table import LawError
 
@@ -42,49 +43,49 @@ def published_laws(names: str | Sequence[str] | None) -> tuple[PublishedLaw, ...
     return tuple(lower[name.lower()] for name in names)
 
 
-def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: np.ndarray) -> SurfacePrior:
-    """The prior of `surface.NAMES`: `weak_prior` where no law speaks.
+def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: Array) -> LawPrior:
+    """The prior of `law.NAMES`: `law_prior` where no law speaks.
 
     Args:
         laws: published laws; with none it is the weak prior.
         loss_level: a low loss of the runs.
         centre: (ln N0, ln D0, ln e0, ln B0).
     """
-    weak = weak_prior(loss_level, centre)
+    weak = law_prior(loss_level, centre)
     mean, sd, shared = weak.mean.copy(), weak.sd.copy(), weak.shared.copy()
 
     def set_from(name: str, values: Iterable[float], own_sd: float) -> None:
         values = list(values)
         if values:
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            i = surface.INDEX[name]
+            i = INDEX[name]
             # The disagreement of two papers is itself hardly known: no claim wider than the weak prior.
             mean[i], sd[i] = float(np.mean(values)), min(float(np.hypot(own_sd, spread)), weak.scale[i])
             shared[i] = 0.0
 
-    a_b = mean[surface.INDEX["a_B"]]
+    a_b = mean[INDEX["a_B"]]
     rates = [(law, *_local(law.learning_rate, centre)) for law in laws if law.learning_rate]
     batches = [_local(law.batch_tokens, centre) for law in laws if law.batch_tokens]
     set_from("b0", [level - centre[3] for level, _, _ in batches], LEVEL_SD)
     set_from("b_N", [in_n for _, in_n, _ in batches], TRANSFER_SD)
     set_from("b_D", [in_d for _, _, in_d in batches], TRANSFER_SD)
     # At a fixed batch the best batch moves away with N and D, and the rate gives back a_B of that.
-    b_n, b_d = mean[surface.INDEX["b_N"]], mean[surface.INDEX["b_D"]]
+    b_n, b_d = mean[INDEX["b_N"]], mean[INDEX["b_D"]]
     set_from("a0", [level - centre[2] for _, level, _, _ in rates], LEVEL_SD)
     set_from("a_N", [in_n + law.fixed_batch * a_b * b_n for law, _, in_n, _ in rates], TRANSFER_SD)
     set_from("a_D", [in_d + law.fixed_batch * a_b * b_d for law, _, _, in_d in rates], TRANSFER_SD)
-    for i, name in enumerate(LOSS_EXPONENTS):
-        values = [np.log(law.loss_exponents[i]) for law in laws if law.loss_exponents]
+    for name in LOSS_EXPONENTS:
+        values = [np.log(getattr(law.floor, name.removeprefix("ln_"))) for law in laws if law.floor]
         set_from(name, values, 2 * TRANSFER_SD)
-    if any(law.loss_exponents for law in laws):
+    if any(law.floor for law in laws):
         # What goes with such exponents, from Besiroglu's end of the shared direction to Kaplan's.
-        along = [(mean[i] - weak.mean[i]) / weak.shared[i] for i in map(surface.INDEX.get, LOSS_EXPONENTS)]
+        along = [(mean[i] - weak.mean[i]) / weak.shared[i] for i in (INDEX[name] for name in LOSS_EXPONENTS)]
         mean += np.clip(np.mean(along), -1.0, 1.0) * shared
         shared[:] = 0.0
-    return SurfacePrior(mean, sd, shared)
+    return LawPrior(mean, sd, shared)
 
 
-def _local(law, centre: np.ndarray) -> tuple[float, float, float]:
+def _local(law, centre: Array) -> tuple[float, float, float]:
     """ln of a published quantity at the centre, and its exponents in N and D there."""
     at = np.exp(centre[:2])
     up = np.exp(_STEP)

@@ -1,5 +1,4 @@
-"""What a law says about a target: a recipe with intervals, compute-optimal N and D, shape, and what is
-missing."""
+"""Advice for a target: recipe with intervals, compute-optimal N and D, shape, and FLOPs to know more."""
 
 from dataclasses import dataclass
 from numbers import Real
@@ -11,8 +10,8 @@ from carbs_scaling.laws.recommend.recipe import FITTED, Recommendation
 from carbs_scaling.laws.runs.table import LawError, positive_number
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
-GRID = 400  # sizes between which the compute-optimal one is sought
-SEARCH_DECADES = (1e-3, 1e3)  # about sqrt(C / 120), where D = 20 N
+GRID = 400  # sizes among which the compute-optimal one is chosen
+SEARCH_FACTORS = (1e-3, 1e3)  # range of those sizes around sqrt(C / 120), where D = 20 N
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class ComputeOptimal:
         tokens: D.
         params_interval: 90% bounds of N.
         tokens_interval: 90% bounds of D.
-        at_bound: whether the law falls to the very end of what was tried, so that it chooses nothing.
+        at_bound: whether the least loss lies at an end of the sizes tried, so that the law has no optimum.
     """
 
     flops: float
@@ -38,18 +37,17 @@ class ComputeOptimal:
 
 @dataclass(frozen=True)
 class Advice:
-    """All that is said about one target.
+    """A recipe for one target, and what goes with it.
 
     Args:
         recipe: learning rate, batch, expected loss, and what else was varied.
-        level: of the intervals.
+        level: probability of the intervals.
         intervals: by name, (low, high).
         optimal: how N and D were chosen; None where they were given.
-        depth: blocks, with `width`; None where the runs tell no shape.
+        depth: blocks; None where the runs do not identify a shape. So too `width`.
         width: residual width.
-        published: what each published law says here.
-        halving_flops: FLOPs of further search that would about halve the learning rate's interval; None where
-            scatter between cells, which no search takes away, is most of it, or where no rate was searched.
+        published: the recipe of each published law at this target.
+        halving_flops: see the function of that name.
     """
 
     recipe: Recommendation
@@ -63,18 +61,17 @@ class Advice:
 
 
 def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: int = 400) -> ComputeOptimal:
-    """The best split of C = 6 N D by the law.
+    """Find the N and D of least loss for C = 6 N D.
 
-    With gamma the law has no closed form: dL/dlnN = dL/dlnD is solved on a fine grid of ln N. (For gamma = 1
-    it is that of Hoffmann et al., which a test checks.) The interval repeats it for draws of the law's
-    parameters.
+    With gamma the law has no closed form, so the loss is minimised over a fine grid of ln N. (For gamma = 1
+    a test compares with the formula of Hoffmann et al.) The interval repeats this for draws of the law.
 
     Raises:
         LawError: `flops` is not positive.
     """
     flops = positive_number(flops, "flops")
     middle = np.sqrt(flops / 120)
-    params = middle * np.geomspace(*SEARCH_DECADES, GRID)
+    params = middle * np.geomspace(*SEARCH_FACTORS, GRID)
     best = int(np.argmin(law.loss(params, flops / (6 * params))))
     losses = law.loss_draws(params, flops / (6 * params), draws)
     drawn = params[np.argmin(losses, axis=1)]
@@ -90,9 +87,10 @@ def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: in
 
 
 def shape_for(law: ScalingLaw, params: float, head_size: int = 64) -> tuple[int, int] | None:
-    """(depth, width) of N = 12 depth width^2 or so, by the runs' aspect; None where they tell none.
+    """Choose (depth, width) with N = about 12 depth width^2; None where the runs do not identify a shape.
 
-    The aspect is that of least loss where sizes were trained in several shapes, else that of the good runs.
+    The ratio width / depth is the one of least loss where sizes were trained in several shapes, else that of
+    the good runs.
     """
     fitted = [other for other in law.others if other.name == "width_to_depth"]
     if fitted:
@@ -115,29 +113,19 @@ def advise(
     level: float = 0.9,
     head_size: int = 64,
 ) -> Advice:
-    """All that the law says about a target given as N and D, as C, or as C and one of them.
+    """Recommend a recipe for a target given as N and D, as C, or as C and one of them.
 
     Raises:
-        LawError: the target is not given, or given twice.
+        LawError: the target is not given, or given twice; a number out of its range.
     """
     if not (isinstance(level, Real) and 0 < level < 1):
         raise LawError(f"level={level!r} must lie in (0, 1)")
-    params, tokens, flops = (
-        None if value is None else positive_number(value, f"target.{name}")
-        for name, value in (("params", params), ("tokens", tokens), ("flops", flops))
-    )
     optimal = None
-    if flops is not None and params is not None and tokens is not None:
-        raise LawError("set target.params and target.tokens, or target.flops, not all three")
-    if flops is None and (params is None or tokens is None):
-        raise LawError("set target.params and target.tokens, or target.flops to have N and D chosen")
     if flops is not None and params is None and tokens is None:
-        optimal = compute_optimal(law, flops, level)
+        optimal = compute_optimal(law, positive_number(flops, "target.flops"), level)
         params, tokens = optimal.params, optimal.tokens
-    elif flops is not None and tokens is None:
-        tokens = flops / (6 * params)
-    elif flops is not None:
-        params = flops / (6 * tokens)
+    else:
+        params, tokens = _target(params, tokens, flops)
     recipe = law.recommend(params, tokens)
     depth, width = shape_for(law, params, head_size) or (None, None)
     return Advice(
@@ -152,13 +140,30 @@ def advise(
     )
 
 
-def halving_flops(law: ScalingLaw, params: float, tokens: float) -> float | None:
-    """FLOPs of further runs like those already made that would halve the learning rate's interval.
+def _target(params: float | None, tokens: float | None, flops: float | None) -> tuple[float, float]:
+    """Complete N and D from two of N, D and C = 6 N D; checks all three."""
+    params, tokens, flops = (
+        None if value is None else positive_number(value, f"target.{name}")
+        for name, value in (("params", params), ("tokens", tokens), ("flops", flops))
+    )
+    if flops is not None and params is not None and tokens is not None:
+        raise LawError("set target.params and target.tokens, or target.flops, not all three")
+    if params is not None and tokens is not None:
+        return params, tokens
+    if flops is not None and params is not None:
+        return params, flops / (6 * params)
+    if flops is not None and tokens is not None:
+        return flops / (6 * tokens), tokens
+    raise LawError("set target.params and target.tokens, or target.flops to have N and D chosen")
 
-    The variance of ln lr at the target is p / n + s: p / n from what n runs leave open, falling as 1 / n with
-    more of the same kind, and s what stays (`ScalingLaw.scatter`). Half the width wants a quarter of the
-    variance. Runs placed nearer the target would do with less. None where s alone is more than that quarter,
-    and where the runs' rates follow a rule, of which more runs would be no news.
+
+def halving_flops(law: ScalingLaw, params: float, tokens: float) -> float | None:
+    """FLOPs of further runs like those made that would halve the learning rate's interval.
+
+    The variance of ln lr at the target is p / n + s: p / n is the uncertainty after n runs, s the scatter of
+    single (N, D), which no run reduces (`ScalingLaw.scatter`). Half the width is a quarter of the variance.
+    Runs nearer the target would need less. None where s alone is more than that quarter, and where the
+    rates follow a rule, so that further runs would not search them.
     """
     if "learning_rate" in law.support.by_rule:
         return None

@@ -1,15 +1,15 @@
-"""From one batch to another: how a recipe changes with it, and what it costs in tokens and steps."""
+"""Rules that move a recipe to another batch, and the tokens and steps to a loss at each batch."""
 
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from carbs_scaling.laws.prior.published import SEQUENCE_LENGTH
+from carbs_scaling.laws.prior.published import CRITICAL_BATCH_SEQUENCE
 from carbs_scaling.laws.runs.table import LawError
 
 
 @dataclass(frozen=True)
 class BatchRecipe:
-    """What a batch rule moves.
+    """The parts of a recipe that depend on the batch.
 
     Args:
         batch_tokens: tokens a step.
@@ -17,6 +17,9 @@ class BatchRecipe:
         beta1: decay of Adam's first moment, or SGD's momentum.
         beta2: decay of Adam's second moment; None for SGD.
         epsilon: of Adam's denominator; None for SGD.
+
+    Raises:
+        LawError: a batch or learning rate that is not positive, or a beta outside [0, 1).
     """
 
     batch_tokens: float
@@ -37,14 +40,15 @@ class BatchRecipe:
 
 
 def adam_square_root_rule(recipe: BatchRecipe, batch_tokens: float) -> BatchRecipe:
-    """Adam at another batch: for a factor k, lr x sqrt(k), 1 - beta x k for both betas, epsilon / sqrt(k).
+    """Move a recipe of Adam to a batch k times larger.
 
-    Malladi et al. 2022 (arXiv 2205.10287): runs on either side follow the same stochastic differential
-    equation as long as noise dominates the gradient, so up to about the critical batch. Decoupled weight
-    decay is not part of the rule: multiplied by sqrt(k), it keeps the decay a token.
+    The learning rate grows by sqrt(k), 1 - beta by k for both betas, and epsilon falls by sqrt(k) (Malladi et
+    al. 2022, arXiv 2205.10287). Both runs then follow the same stochastic differential equation as long as
+    noise dominates the gradient: up to about the critical batch. Decoupled weight decay is not part of the
+    rule; multiplied by sqrt(k), it keeps the decay a token.
 
     Raises:
-        LawError: the batch is so much larger that a beta would fall below 0; or a recipe of SGD.
+        LawError: a beta would fall below 0, or the recipe is one of SGD.
     """
     if recipe.beta2 is None or recipe.epsilon is None:
         raise LawError("the square-root rule is Adam's: it needs beta2 and epsilon")
@@ -67,9 +71,9 @@ def adam_square_root_rule(recipe: BatchRecipe, batch_tokens: float) -> BatchReci
 
 
 def sgd_linear_rule(recipe: BatchRecipe, batch_tokens: float) -> BatchRecipe:
-    """SGD at another batch: the learning rate in proportion to it, the momentum as it is.
+    """Move a recipe of SGD to another batch: the learning rate is proportional to it, the momentum is kept.
 
-    Goyal et al. 2017 (arXiv 1706.02677), section 2.1; it too ends at about the critical batch.
+    Goyal et al. 2017 (arXiv 1706.02677), section 2.1. It too holds up to about the critical batch.
     """
     return replace(
         recipe,
@@ -78,29 +82,32 @@ def sgd_linear_rule(recipe: BatchRecipe, batch_tokens: float) -> BatchRecipe:
     )
 
 
-def tokens_to_loss(min_tokens, batch_tokens, critical_batch_tokens):
+def tokens_to_loss(min_tokens: float, batch_tokens: float, critical_batch_tokens: float) -> float:
     """D = D_min (1 + B / B_crit): tokens to a loss at batch B (McCandlish et al., arXiv 1812.06162).
 
-    Scalars or arrays that broadcast; `min_tokens` is what a batch far below the critical one needs.
+    Args:
+        min_tokens: D_min, tokens at a batch far below the critical one.
+        batch_tokens: B.
+        critical_batch_tokens: B_crit.
     """
     return min_tokens * (1 + batch_tokens / critical_batch_tokens)
 
 
-def steps_to_loss(min_tokens, batch_tokens, critical_batch_tokens):
-    """S = S_min (1 + B_crit / B) with S_min = D_min / B_crit: the same law, counted in steps."""
+def steps_to_loss(min_tokens: float, batch_tokens: float, critical_batch_tokens: float) -> float:
+    """S = S_min (1 + B_crit / B) with S_min = D_min / B_crit: the same law in steps."""
     return min_tokens / critical_batch_tokens * (1 + critical_batch_tokens / batch_tokens)
 
 
-def zhang_critical_batch(params: float, sequence_length: int = SEQUENCE_LENGTH) -> float:
+def zhang_critical_batch(params: float, sequence_length: int = CRITICAL_BATCH_SEQUENCE) -> float:
     """93.2 (N / 1e6)^0.468 sequences, in tokens (github.com/hlzhang109/critical-batch-size).
 
     Args:
-        params: N of a compute-optimal run; at fixed N they find that the critical batch grows with D.
-        sequence_length: tokens that a sequence counts for.
+        params: N of a compute-optimal run; at fixed N the authors find that the critical batch grows with D.
+        sequence_length: tokens in a sequence.
     """
-    return 93.2 * (params / 1e6) ** 0.468 * sequence_length
+    return float(93.2 * (params / 1e6) ** 0.468 * sequence_length)
 
 
 def kaplan_critical_batch(loss: float) -> float:
     """2e8 L^(-1 / 0.21) tokens, L in nats a token of their vocabulary (arXiv 2001.08361, equation 1.4)."""
-    return 2e8 * loss ** (-1 / 0.21)
+    return float(2e8 * loss ** (-1 / 0.21))

@@ -1,22 +1,24 @@
-"""The peak learning rate that a law gives a model of N parameters, D tokens and a batch of its own."""
+"""The peak learning rate by a law for a model of N parameters, D tokens and a given batch."""
 
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 from carbs_scaling.laws.prior.published import BY_NAME, PublishedLaw
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
 
-# lr against batch, off the batch that a published law is for: Adam's square-root rule (Malladi et al. 2022,
-# arXiv 2205.10287). A fitted law has its own exponent.
+# Exponent of the rate in the batch, away from the batch of a published law: Adam's square-root rule (Malladi
+# et al. 2022, arXiv 2205.10287). A fitted law has its own exponent.
 ADAM_BATCH_EXPONENT = 0.5
+
+
+AnyLaw = ScalingLaw | LawsByOptimizer | PublishedLaw
 
 
 @dataclass(frozen=True)
 class Peak:
-    """A peak learning rate and what it is for.
+    """A peak learning rate, its batch and its source.
 
     Args:
         learning_rate: peak.
@@ -29,8 +31,8 @@ class Peak:
     law: str
 
 
-def find_law(law: ScalingLaw | LawsByOptimizer | PublishedLaw | str | Path) -> Any:
-    """A law as it is, a published one by its name (any case), or a fitted one from its JSON file.
+def find_law(law: AnyLaw | str | Path) -> AnyLaw:
+    """Return a law unchanged, a published one by its name (any case), or a fitted one from its JSON file.
 
     Raises:
         LawError: there is no law of that name and no such file.
@@ -46,40 +48,38 @@ def find_law(law: ScalingLaw | LawsByOptimizer | PublishedLaw | str | Path) -> A
 
 
 def peak_learning_rate(
-    law: ScalingLaw | LawsByOptimizer | PublishedLaw | str | Path,
+    law: AnyLaw | str | Path,
     params: float,
     tokens: float,
     batch_tokens: float | None = None,
     optimizer: str = "adamw",
 ) -> Peak:
-    """The best peak learning rate by a law, at a given batch or at the law's own.
+    """Best peak learning rate by a law, at a given batch or at the law's own best batch B*.
 
-    Off its best batch B* a fitted law moves the rate as (B / B*)^a with the exponent a of its runs, which is
-    where `run_loss` is least at that batch. A published law moves by Adam's square-root rule; one without a
-    batch of its own (Bjorck) is taken as it is.
+    A fitted law moves the rate as (B / B*)^a with its own exponent a: the minimum of `run_loss` at that
+    batch. A published law moves it by Adam's square-root rule; one without a batch (Bjorck) keeps it.
 
     Args:
         law: what `fit_law` returns, its JSON file, or a published law or its name.
         params: N, non-embedding.
         tokens: D.
         batch_tokens: tokens a step; None for the law's.
-        optimizer: `adamw` or `sgd`: a law of one is refused for the other.
+        optimizer: `adamw` or `sgd`; a law of one is refused for the other.
 
     Raises:
-        LawError: the law says nothing about the learning rate, the batch or this optimizer, or a number is
-            not positive.
+        LawError: the law has no learning rate, no batch or another optimizer, or a number is not positive.
     """
     for name, value in (("params", params), ("tokens", tokens), ("batch_tokens", batch_tokens)):
         if value is not None and not (isfinite(value) and value > 0):
             raise LawError(f"{name}={value} must be a positive number")
-    law = find_law(law)
-    if isinstance(law, PublishedLaw):
-        return _published_peak(law, params, tokens, batch_tokens, optimizer)
-    if isinstance(law, LawsByOptimizer):
-        law = _of_optimizer(law, optimizer)
-    if law.optimizer and _is_sgd(law.optimizer) != _is_sgd(optimizer):
-        raise LawError(f"the law was fitted to runs of {law.optimizer} and says nothing about {optimizer}")
-    best = law.recommend(params, tokens)
+    found = find_law(law)
+    if isinstance(found, PublishedLaw):
+        return _published_peak(found, params, tokens, batch_tokens, optimizer)
+    if isinstance(found, LawsByOptimizer):
+        found = _of_optimizer(found, optimizer)
+    if found.optimizer and _is_sgd(found.optimizer) != _is_sgd(optimizer):
+        raise LawError(f"the law was fitted to runs of {found.optimizer} and does not hold for {optimizer}")
+    best = found.recommend(params, tokens)
     batch = best.batch_tokens if batch_tokens is None else float(batch_tokens)
     return Peak(best.learning_rate_at(batch), batch, "fitted law")
 
@@ -89,13 +89,13 @@ def _published_peak(
 ) -> Peak:
     if law.learning_rate is None:
         known = ", ".join(name for name, other in BY_NAME.items() if other.learning_rate is not None)
-        raise LawError(f"{law.name} says nothing about the learning rate; these do: {known}")
+        raise LawError(f"{law.name} has no learning rate; these laws do: {known}")
     if _is_sgd(optimizer):
         raise LawError(f"{law.name} is a law of Adam's learning rate: for SGD, fit a law to runs of SGD")
     recipe = law.recipe(params, tokens)
     batch = recipe.batch_tokens if batch_tokens is None else float(batch_tokens)
     if batch is None:
-        raise LawError(f"{law.name} says nothing about the batch: give batch_tokens")
+        raise LawError(f"{law.name} has no batch: give batch_tokens")
     off = 1.0 if recipe.batch_tokens is None else batch / recipe.batch_tokens
     return Peak(recipe.learning_rate * off**ADAM_BATCH_EXPONENT, batch, law.name)
 

@@ -1,4 +1,4 @@
-"""What a law recommends for one model: values, and draws from which any interval is read."""
+"""The recipe that a law recommends for one model: values, and draws that give any interval."""
 
 from dataclasses import dataclass, field
 from numbers import Real
@@ -12,7 +12,7 @@ FITTED = ("learning_rate", "batch_tokens", "loss")  # columns of `Recommendation
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to train a model of N parameters and D tokens with.
+    """A recipe for a model of N parameters and D tokens.
 
     Args:
         params: N.
@@ -21,10 +21,10 @@ class Recommendation:
         batch_tokens: tokens a step.
         loss: expected final loss.
         draws: of (ln learning rate, ln batch tokens, loss), shape (m, 3).
-        batch_exponent: of the best learning rate in the batch, off `batch_tokens`.
-        extrapolation: how far N and D lie beyond the runs, as factors; 1 inside.
-        optimizer: that the law is for.
-        notes: what to keep in mind, one line each.
+        batch_exponent: of the best learning rate in the batch, away from `batch_tokens`.
+        extrapolation: factors by which N and D lie beyond the runs; 1 inside.
+        optimizer: the law's optimizer.
+        notes: one line each.
         other: best values of further hyperparameters that the runs varied (`weight_decay`, `beta2`,
             `momentum`, `width_to_depth`), by name.
         other_draws: of each of them, shape (m,).
@@ -49,17 +49,17 @@ class Recommendation:
         return 6.0 * self.params * self.tokens
 
     def learning_rate_at(self, batch_tokens: float) -> float:
-        """The best peak for a batch of so many tokens, such as `batch_tokens` in whole sequences."""
-        return self.learning_rate * (batch_tokens / self.batch_tokens) ** self.batch_exponent
+        """Best peak at another batch, such as `batch_tokens` rounded to whole sequences."""
+        return float(self.learning_rate * (batch_tokens / self.batch_tokens) ** self.batch_exponent)
 
     def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
         """Bounds of `learning_rate`, `batch_tokens`, `loss` or a name of `other`, with probability `level`.
 
-        They cover what the runs leave open about the law and how single (N, D) scatter around it; for the
-        loss also the noise of one run.
+        They include the uncertainty of the law and the scatter of single (N, D) around it; for the loss also
+        the noise of one run.
 
         Raises:
-            LawError: a name that these runs say nothing of, or a level outside (0, 1).
+            LawError: a quantity that the law does not have, or a level outside (0, 1).
         """
         if not (isinstance(level, Real) and 0 < level < 1):
             raise LawError(f"level={level!r} must lie in (0, 1)")

@@ -1,1 +1,1 @@
-"""Tables of runs: reading them, rules that nobody searched, outliers."""
+"""Tables of runs, the rules that their rates follow, and outliers."""

@@ -1,26 +1,26 @@
-"""Runs that have a loss and yet broke: they fell back to what a model knows that has hardly learnt anything.
+"""Runs that collapsed: they have a finite loss, but one of a model that has hardly learnt anything.
 
-Past the edge of stability a run of a language model need not end in NaN: often it settles at 7 nats or so,
-the entropy of single tokens, and reports that as its final loss. No valley holds both such losses and those
-near its bottom, so a few of them bend every law that takes them for what a high learning rate costs.
+Past the edge of stability a language model's loss need not become NaN. Often it settles near 7 nats, the
+entropy of single tokens. A few such outliers spoil the fit of a valley, so they count as diverged.
 """
 
 import numpy as np
 
-HALF_AGAIN = 1.5  # of the better run's loss; the widest swept valleys that we know reach 1.3
-ALIKE = 0.005  # nepers by which N or D may be larger and count as the same
-# Below this share of the better run's rate a high loss is what too low a rate brings, and the law has that.
+HALF_AGAIN = 1.5  # times the better run's loss; the widest valleys of published sweeps reach 1.3
+ALIKE = 0.005  # difference in ln N or ln D below which sizes count as equal
+# Below this share of the better run's rate, a high loss is the effect of too low a rate, not a collapse.
 TOO_LOW = 0.5
 ABSURD = 5.0  # times the better run's loss: more than before any training
-HALF = 0.5  # of what all parameters and tokens of the table bring: less may be a wall, where losses span much
-CLEARLY_ABOVE = 1.2  # times the better run's rate: then the rate is what broke the run
+# Share of the range of best losses in the table; a smaller excess may be a steep valley.
+HALF = 0.5
+CLEARLY_ABOVE = 1.2  # times the better run's rate: above it, the rate is the cause
 
 
 def collapsed(logs: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which runs collapsed, and which of those because of their learning rate; each shape (n,).
+    """Mark the runs that collapsed, and those of them whose learning rate is the cause; each shape (n,).
 
-    A run collapsed if it ended half again above a run of no more parameters and no more tokens, and by more
-    than half of what all parameters and tokens of the table bring, at a learning rate that was not far lower.
+    A run collapsed if its loss is 1.5 times that of a run of no more parameters and no more tokens, the
+    excess is more than half the range of best losses in the table, and its learning rate is not far lower.
 
     Args:
         logs: ln N, ln D, ln learning rate of each run, shape (n, 3) or wider; a constant where unknown.

@@ -1,9 +1,8 @@
-"""Learning rates and batches that nobody searched: they follow from N, D and the rest by a rule.
+"""Learning rates and batches that follow from N and D by a rule, so that they were not searched.
 
-IsoFLOP tables are like that: one run a cell, its rate by a formula of width and batch. Such runs cannot tell
-a valley from a floor, and a fit that is free to try will explain the losses by a best batch that lies a
-decade off, with a loss there that no run has seen. So the law of such a table is that of its rule: what it
-predicts is the loss of recipes by that rule, and what it recommends is the rule.
+IsoFLOP tables are like that: one run a cell, its rate by a formula of width and batch. Such runs do not
+identify a valley: a fit with one may put the best batch a decade away, at a loss that no run has seen. So the
+law of such a table recommends the rule, and predicts the loss of recipes by the rule.
 """
 
 from dataclasses import dataclass
@@ -12,15 +11,17 @@ import numpy as np
 
 from carbs_scaling.laws.runs.table import RunTable
 
-BY_RULE = 0.2  # nepers about a smooth function of the rest within which nothing was searched
-# The same for batches where the rates follow a rule: powers of two are that far off any smooth one.
+# Standard deviation of ln(lr) or ln(B) about a smooth function of N and D below which it is a rule. Sweeps
+# and searches have .39 and more, the IsoFLOP table of benchmarks/laws_isoflop.py .02.
+BY_RULE = 0.2
+# The same for batches where the rates follow a rule: powers of two scatter that much about any smooth rule.
 BATCH_BY_RULE = 0.5
 CURVED_FROM = 30  # runs from which the smooth function may be of second order
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of a table; None where there is none.
+    """The rules of a table; None for what was searched.
 
     Args:
         rate: ln learning rate = c + c_N n + c_D d + c_B b, all logs centred on the runs, shape (4,).
@@ -32,13 +33,13 @@ class Rules:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What follows a rule, as the table's columns are called."""
+        """Columns of the table that follow a rule."""
         rules = {"learning_rate": self.rate, "batch_tokens": self.batch}
         return tuple(name for name, rule in rules.items() if rule is not None)
 
 
 def rules_of(table: RunTable) -> Rules:
-    """What the learning rates and the batches of a table follow from."""
+    """Find the rules that the learning rates and the batches of a table follow."""
     n, d, rate, batch = (table.logs - table.logs.mean(axis=0)).T
     ones = np.ones(len(table))
     sizes, curved = [ones, n, d], [n * n, n * d, d * d]
@@ -54,11 +55,11 @@ def rules_of(table: RunTable) -> Rules:
 
 
 def _weights(values: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
-    return np.linalg.lstsq(np.stack(columns, axis=-1), values, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(np.stack(columns, axis=-1), values, rcond=None)[0])
 
 
 def _left_over(values: np.ndarray, columns: list[np.ndarray], curved: list[np.ndarray]) -> float:
-    """Standard deviation about the best smooth function; infinite where a few runs cannot show one."""
+    """Standard deviation about the best smooth function; infinite with too few runs to fit one."""
     if len(values) >= CURVED_FROM:
         columns = [*columns, *curved]
     if len(values) <= 2 * len(columns):

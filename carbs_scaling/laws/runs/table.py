@@ -1,56 +1,61 @@
-"""Tables of training runs: from a DataFrame, a file or a study's records to checked arrays.
+"""Tables of training runs: a DataFrame, a file or a study's records as checked arrays.
 
-What cannot give a law is refused in one line that says what is wrong and what to do.
+A table that cannot give a law is refused in one line, which names the fault and what to do.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.laws.runs.collapse import collapsed
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Table = TypeVar("Table")
+
 REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
-SEARCHED = ("beta2", "momentum", "weight_decay")  # may have laws of their own, where they were varied
-ALSO_CALLED = {"momentum": "beta1"}  # what tables of Adam's runs call it
+SEARCHED = ("beta2", "momentum", "weight_decay")  # each has a law of its own where the runs vary it
+ALSO_CALLED = {"momentum": "beta1"}  # its name in tables of Adam's runs
 OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
-# How tables mark a run that diverged, and one that did not; anything else is refused.
+# Marks of a run that diverged, and of one that did not; anything else is refused.
 MARKED = ("true", "1", "1.0", "yes", "y", "t", "x", "diverged")
 NOT_MARKED = ("false", "0", "0.0", "no", "n", "f", "", "nan", "none", "<na>", "-")
-BEYOND_MEANING = 1e60
-MIN_RUNS = 8  # below, even with every prior, a law would be the priors' alone
+MAX_NUMBER = 1e60  # larger targets overflow the powers of a law
+MIN_RUNS = 8  # with fewer, the posterior of most parameters equals the prior
 LOSS_ALONE = "; for a law of the loss alone in N and D: carbs_scaling.laws.floor.fit_floor"
-MIN_VARIATION = 0.05  # nepers of spread below which a quantity counts as not varied
-# Units: a table in millions of parameters, billions of tokens or sequences a batch falls out of these.
+MIN_VARIATION = 0.05  # range of a logarithm below which a quantity counts as not varied
+# Bounds that reveal a wrong unit: millions of parameters, billions of tokens, sequences a batch.
 MIN_PARAMS, MIN_TOKENS, MAX_RATE, MAX_STEPS, MAX_LOSS = 500.0, 2_000.0, 100.0, 5e6, 50.0
 READERS = {".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json", ".parquet": "read_parquet"}
 
 
 class LawError(CarbsScalingError):
-    """These runs give no law, or this law cannot answer; the message says why."""
+    """Runs that give no law, or a law that cannot answer; the message says why."""
 
 
 def positive_number(value: Any, name: str) -> float:
-    """The value as a float, as what people ask laws for.
+    """Convert a value that a user gave to a float.
 
     Raises:
-        LawError: it is no positive number, or larger than anything that could be meant.
+        LawError: it is no positive number, or 1e60 or more.
     """
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = np.nan
-    if not 0 < number < BEYOND_MEANING:
+    if not 0 < number < MAX_NUMBER:
         raise LawError(f"{name}={value!r} must be a positive number" + (", below 1e60" if number > 0 else ""))
     return number
 
 
 @dataclass(frozen=True)
 class RunTable:
-    """Completed runs of one optimizer, checked.
+    """Checked completed runs of one optimizer.
 
     Args:
         params: non-embedding parameters N, shape (n,).
@@ -61,15 +66,14 @@ class RunTable:
         depth: blocks, shape (n,); None where the table has none.
         width: residual width, shape (n,); None where the table has none.
         beta2: decay of Adam's second moment, shape (n,); None where the table has none. So too the next two.
-        momentum: of SGD, or beta1 of Adam.
-        weight_decay: decoupled weight decay; 0 in a run without.
+        momentum: of SGD, or beta1 of Adam, shape (n,).
+        weight_decay: decoupled weight decay, shape (n,); 0 in a run without.
         optimizer: its name; empty where the table names none.
-        diverged: how many runs were left out because they diverged, collapsed or have no finite loss.
-        source: where the runs come from, for reports.
-        diverged_logs: ln N, ln D, ln learning rate, ln batch of those that diverged, shape (m, 4).
-        collapsed: how many of `diverged` have a loss, but one that tells of a run that broke
-            (`carbs_scaling.laws.runs.collapse`).
-        again: how many rows were left out because another is the same in every column.
+        diverged: number of runs left out because they diverged, collapsed or have no finite loss.
+        source: name of the table, for reports.
+        diverged_logs: ln N, ln D, ln learning rate, ln batch of runs that diverged, shape (m, 4).
+        collapsed: number of `diverged` with a finite loss (`carbs_scaling.laws.runs.collapse`).
+        again: number of rows left out because another is the same in every column.
     """
 
     params: np.ndarray
@@ -95,25 +99,25 @@ class RunTable:
     @property
     def flops(self) -> np.ndarray:
         """6 N D of each run, shape (n,)."""
-        return 6.0 * self.params * self.tokens
+        return np.asarray(6.0 * self.params * self.tokens)
 
     @property
     def logs(self) -> np.ndarray:
         """ln N, ln D, ln learning rate, ln batch; shape (n, 4)."""
-        return np.log(np.stack([getattr(self, name) for name in REQUIRED[:4]], axis=-1))
+        return np.asarray(np.log(np.stack([getattr(self, name) for name in REQUIRED[:4]], axis=-1)))
 
     @property
     def one_batch(self) -> bool:
-        """Whether all runs had the same batch: then nothing says what another would have brought."""
+        """Whether all runs had the same batch, so that the best batch is not identified."""
         return bool(np.ptp(np.log(self.batch_tokens)) < MIN_VARIATION)
 
     @property
     def one_token_count(self) -> bool:
-        """Whether all runs had the same tokens: then nothing says what more would have brought."""
+        """Whether all runs had the same tokens, so that exponents in D are not identified."""
         return bool(np.ptp(np.log(self.tokens)) < MIN_VARIATION)
 
     def take(self, keep: np.ndarray) -> "RunTable":
-        """The runs at indices or where a mask is true, and the diverged ones no larger than those."""
+        """Select runs by indices or a mask, and the diverged runs that are no larger than those."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         diverged = values.pop("diverged_logs")
         kept = {k: v[keep] if isinstance(v, np.ndarray) else v for k, v in values.items()}
@@ -123,26 +127,33 @@ class RunTable:
 
 
 def cells_of(table: RunTable) -> list[np.ndarray]:
-    """Indices of the runs of each (N, D), logs rounded to 0.01."""
+    """Indices of the runs of each cell (N, D), with logs rounded to 0.01."""
     label = np.unique(np.round(table.logs[:, :2], 2), axis=0, return_inverse=True)[1].reshape(-1)
     return [np.flatnonzero(label == i) for i in range(label.max() + 1)]
 
 
 def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
-    """Checked tables by optimizer ("" where none is named).
+    """Read and check runs; returns one table an optimizer, under "" where none is named.
 
     Args:
         runs: a DataFrame, a mapping of columns, a path to CSV, JSONL or Parquet, a `Study`, `TrialRecord`s of
             a study, or a `RunTable`.
-        optimizer: read and check the runs of this one alone.
+        optimizer: read only the runs of this one.
 
     Raises:
-        LawError: unreadable, columns missing or twice there, units that cannot be, no variation, or no runs
-            of that optimizer.
+        LawError: unreadable, columns missing or duplicated, wrong units, no variation, or no runs of that
+            optimizer.
     """
     if isinstance(runs, RunTable):
         return _only({runs.optimizer: runs}, optimizer)
     frame, source = _as_frame(runs)
+    _check_columns(frame, source)
+    names = _optimizers(frame)
+    by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
+    return {name: _checked(part, name, source) for name, part in by_name.items()}
+
+
+def _check_columns(frame: "pd.DataFrame", source: str) -> None:
     used = (*REQUIRED, *OPTIONAL, *ALSO_CALLED.values())
     if twice := [name for name in used if list(frame.columns).count(name) > 1]:
         raise LawError(f"{source} has the column {twice[0]} twice: keep one")
@@ -156,12 +167,9 @@ def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
         )
     if not len(frame):
         raise LawError(f"{source} has no rows: a law needs at least {MIN_RUNS} runs")
-    names = _optimizers(frame)
-    by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
-    return {name: _checked(part, name, source) for name, part in by_name.items()}
 
 
-def _only(tables: dict, optimizer: str | None) -> dict:
+def _only(tables: dict[str, Table], optimizer: str | None) -> dict[str, Table]:
     if optimizer is None:
         return tables
     if optimizer not in tables:
@@ -170,14 +178,14 @@ def _only(tables: dict, optimizer: str | None) -> dict:
     return {optimizer: tables[optimizer]}
 
 
-def _optimizers(frame) -> np.ndarray:
+def _optimizers(frame: "pd.DataFrame") -> np.ndarray:
     if "optimizer" not in frame.columns:
         return np.full(len(frame), "")
     column = frame["optimizer"]
     return np.where(column.isna(), "", column.astype(str))
 
 
-def _as_frame(runs: Any):
+def _as_frame(runs: Any) -> tuple["pd.DataFrame", str]:
     import pandas as pd
 
     if isinstance(runs, pd.DataFrame):
@@ -200,7 +208,7 @@ def _as_frame(runs: Any):
     )
 
 
-def _read_file(path: Path):
+def _read_file(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if not path.is_file():
@@ -212,16 +220,13 @@ def _read_file(path: Path):
     reader = getattr(pd, READERS[path.suffix.lower()])
     options = {"lines": True} if reader is pd.read_json else {}
     try:
-        return reader(path, **options)
-    except (
-        ValueError,
-        OSError,
-        pd.errors.ParserError,
-    ) as error:  # UnicodeDecodeError, ArrowInvalid: ValueErrors
+        frame: pd.DataFrame = reader(path, **options)
+    except (ValueError, OSError) as error:  # pandas' ParserError and Arrow's errors are ValueErrors
         raise LawError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+    return frame
 
 
-def records_frame(records: Sequence):
+def records_frame(records: Sequence[Any]) -> "pd.DataFrame":
     """Completed and diverged `TrialRecord`s as a DataFrame of the columns above."""
     import pandas as pd
 
@@ -238,56 +243,28 @@ def records_frame(records: Sequence):
     return pd.DataFrame(rows)
 
 
-def _checked(frame, optimizer: str, source: str) -> RunTable:
-    import pandas as pd
-
+def _checked(frame: "pd.DataFrame", optimizer: str, source: str) -> RunTable:
+    """Check the rows of one optimizer, and leave out runs that diverged, collapsed or are there twice."""
     what = f"{source} ({optimizer})" if optimizer else source
-    columns = {}
-    for name in REQUIRED:
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        spoiled = numbers.isna() & frame[name].notna()
-        if spoiled.any():
-            raise LawError(f"{what}: {name} holds {frame[name][spoiled].iloc[0]!r}, which is no number")
-        columns[name] = numbers.to_numpy(dtype=float)
-    ended = np.isfinite(columns["loss"])
-    marked = np.zeros(len(frame), dtype=bool)
-    if "diverged" in frame.columns:
-        marked = _marked(frame["diverged"], what)
-        ended &= ~marked
+    columns = {name: _numbers(frame, name, what) for name in REQUIRED}
+    marked = _marked(frame["diverged"], what) if "diverged" in frame.columns else np.zeros(len(frame), bool)
+    ended = np.isfinite(columns["loss"]) & ~marked
     if not ended.any():
         raise LawError(f"{what}: all {len(frame)} runs diverged or have no loss, so there is nothing to fit")
     values = {name: column[ended] for name, column in columns.items()}
-    for name in REQUIRED:
-        bad = ~(np.isfinite(values[name]) & (values[name] > 0))
-        if bad.any():
-            raise LawError(
-                f"{what}: {name} is {values[name][bad][0]:g} in a run, but must be positive and finite"
-            )
     _check_units(values, what)
     broke, by_rate = collapsed(
         np.log(np.stack([values[name] for name in REQUIRED[:3]], axis=-1)), values["loss"]
     )
     completed = np.flatnonzero(ended)
     marked[completed[by_rate]] = True
-    ended[completed[broke]] = False
-    again = _again(frame)[ended]
-    ended[np.flatnonzero(ended)[again]] = False
-    values = {name: column[~broke][~again] for name, column in values.items()}
-    if values["loss"].max() > MAX_LOSS:
-        _refuse_unit(what, "loss", values["loss"].max(), "nats or bits a token or byte, not perplexity")
-    if ended.sum() < MIN_RUNS:
-        also = f" and {broke.sum()} that collapsed" if broke.any() else ""
-        raise LawError(f"{what} has {ended.sum()} completed runs{also}: a law needs at least {MIN_RUNS}")
-    _check_variation(values, what)
-    others = {}
-    for name in ("depth", "width", *SEARCHED):
-        called = name if name in frame.columns else ALSO_CALLED.get(name)
-        if called in frame.columns:
-            column = pd.to_numeric(frame[called], errors="coerce").to_numpy(dtype=float)[ended]
-            others[name] = column if _possible(name, column) else None
+    again = _again(frame)[ended] & ~broke
+    ended[completed[broke | again]] = False
+    values = {name: column[ended] for name, column in columns.items()}
+    _check_runs(values, int(broke.sum()), what)
     return RunTable(
         **values,
-        **others,
+        **_others(frame, ended),
         optimizer=optimizer,
         diverged=int((~ended).sum() - again.sum()),
         source=source,
@@ -297,16 +274,40 @@ def _checked(frame, optimizer: str, source: str) -> RunTable:
     )
 
 
-def _again(frame) -> np.ndarray:
-    """Which rows are the same as one before them in every column, shape (n,): exports joined twice.
+def _numbers(frame: "pd.DataFrame", name: str, what: str) -> np.ndarray:
+    """A column as floats, shape (n,); NaN where it is empty."""
+    import pandas as pd
 
-    Repeats of a run differ in their losses, if only in the last digits.
+    numbers = pd.to_numeric(frame[name], errors="coerce")
+    spoiled = numbers.isna() & frame[name].notna()
+    if spoiled.any():
+        raise LawError(f"{what}: {name} holds {frame[name][spoiled].iloc[0]!r}, which is no number")
+    return np.asarray(numbers.to_numpy(dtype=float))
+
+
+def _others(frame: "pd.DataFrame", kept: np.ndarray) -> dict[str, Any]:
+    """Optional columns of the kept rows; None for one whose values are not possible."""
+    import pandas as pd
+
+    others: dict[str, Any] = {}
+    for name in ("depth", "width", *SEARCHED):
+        called = name if name in frame.columns else ALSO_CALLED.get(name)
+        if called in frame.columns:
+            column = pd.to_numeric(frame[called], errors="coerce").to_numpy(dtype=float)[kept]
+            others[name] = column if _possible(name, column) else None
+    return others
+
+
+def _again(frame: "pd.DataFrame") -> np.ndarray:
+    """Mark rows that equal an earlier one in every column, shape (n,), as when exports are joined twice.
+
+    Repeats of a run differ in their losses, at least in the last digits.
     """
-    return frame.astype(str).duplicated().to_numpy()
+    return np.asarray(frame.astype(str).duplicated().to_numpy())
 
 
-def _marked(column, what: str) -> np.ndarray:
-    """Which runs are marked, shape (n,)."""
+def _marked(column: "pd.Series[Any]", what: str) -> np.ndarray:
+    """Mark runs whose `diverged` is true, shape (n,)."""
     text = np.array([str(value).strip().lower() for value in column], dtype=object)
     marked = np.isin(text, MARKED)
     if unknown := sorted(set(text[~marked & ~np.isin(text, NOT_MARKED)])):
@@ -322,18 +323,22 @@ def _possible(name: str, column: np.ndarray) -> bool:
 
 
 def _logs_where(columns: dict[str, np.ndarray], marked: np.ndarray) -> np.ndarray:
-    """Logs of the runs that are marked, where their numbers can be; a missing loss alone is no sign."""
+    """Logs of the marked runs whose numbers are positive, shape (m, 4)."""
     points = np.stack([columns[name][marked] for name in REQUIRED[:4]], axis=-1)
-    return np.log(points[np.all(np.isfinite(points) & (points > 0), axis=1)])
-
-
-def _refuse_unit(what: str, name: str, value: float, unit: str) -> None:
-    raise LawError(f"{what}: {name} of {value:g} cannot be: the unit is {unit}")
+    return np.asarray(np.log(points[np.all(np.isfinite(points) & (points > 0), axis=1)]))
 
 
 def _check_units(values: dict[str, np.ndarray], what: str) -> None:
-    def refuse(name: str, value: float, unit: str) -> None:
-        _refuse_unit(what, name, value, unit)
+    """Refuse numbers that are not positive, or that can only be in another unit."""
+    for name in REQUIRED:
+        bad = ~(np.isfinite(values[name]) & (values[name] > 0))
+        if bad.any():
+            raise LawError(
+                f"{what}: {name} is {values[name][bad][0]:g} in a run, but must be positive and finite"
+            )
+
+    def refuse(name: str, value: float, unit: str) -> NoReturn:
+        raise LawError(f"{what}: {name} of {value:g} cannot be: the unit is {unit}")
 
     if values["params"].min() < MIN_PARAMS:
         refuse("params", values["params"].min(), "single non-embedding parameters, not millions")
@@ -352,12 +357,23 @@ def _check_units(values: dict[str, np.ndarray], what: str) -> None:
         )
 
 
-def _check_variation(values: dict[str, np.ndarray], what: str) -> None:
+def _check_runs(values: dict[str, np.ndarray], collapsed_runs: int, what: str) -> None:
+    """Refuse runs that are too few, vary too little, or report perplexity."""
+    if len(values["loss"]) and values["loss"].max() > MAX_LOSS:
+        raise LawError(
+            f"{what}: loss of {values['loss'].max():g} cannot be: the unit is nats or bits a token or byte, "
+            "not perplexity"
+        )
+    if len(values["loss"]) < MIN_RUNS:
+        also = f" and {collapsed_runs} that collapsed" if collapsed_runs else ""
+        raise LawError(
+            f"{what} has {len(values['loss'])} completed runs{also}: a law needs at least {MIN_RUNS}"
+        )
     for name in ("params", "learning_rate"):
         if np.ptp(np.log(values[name])) < MIN_VARIATION:
             kind = "one model size" if name == "params" else f"one {name}"
             raise LawError(
-                f"{what} has {kind} ({values[name][0]:g}) in all runs: no law can say how things move with it"
+                f"{what} has {kind} ({values[name][0]:g}) in all runs, so no exponent in it is identified"
                 + (LOSS_ALONE if name == "learning_rate" else "")
             )
     if np.ptp(np.log(values["loss"])) < 1e-4:

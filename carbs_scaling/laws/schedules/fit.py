@@ -1,6 +1,6 @@
-"""Fits of schedule laws to loss curves, and the schedule that a law likes best."""
+"""Fits of schedule laws to loss curves, and the schedule of least predicted loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,24 +10,27 @@ from carbs_scaling.laws.schedules.law import Schedule, ScheduleLaw
 
 # Relative misfit of a loss beyond which a point counts linearly, as in arXiv 2503.12811 and 2408.11029.
 HUBER = 1e-3
-# Two curves cannot tell every exponent of a law: what they leave open is drawn to a square root, give or
-# take a factor of e^(1/2). Square roots are what SGD's theory gives for each of them.
+# Two curves do not identify every exponent of a law. The prior of each is 1/2, give or take a factor of
+# e^(1/2): the theory of SGD gives a square root for each of them.
 EXPECTED_EXPONENTS = {"exponent": 0.5, "drop_exponent": 0.5, "rate_exponent": 0.5}
 EXPONENT_SD = 0.5
 # Training sits at the edge of stability (Cohen et al. 2021, arXiv 2103.00065): the sharpest directions have a
-# curvature of about 2 / lr and so follow a drop of the learning rate within about one step. So C lr^(1 -
-# gamma), what one step adds to the argument of G at the peak, is about 1 - give or take a factor of e.
+# curvature of about 2 / lr and so follow a drop of the learning rate within about one step. So the prior of
+# C lr^(1 - gamma), what one step adds to the argument of G at the peak, is 1, give or take a factor of e.
 RESPONSE_SD = 1.0
 
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Losses that were measured along a run.
+    """Losses measured along a run.
 
     Args:
         schedule: the run's learning rates.
         steps: where the loss was measured, counted from 1 after warmup, shape (m,).
-        loss: shape (m,).
+        loss: in nats a token, shape (m,).
+
+    Raises:
+        ValueError: shapes differ, a step lies outside the schedule, or a loss is not a positive number.
     """
 
     schedule: Schedule
@@ -47,15 +50,19 @@ class LossCurve:
 
 
 def fit_schedule_law(
-    law_type: type, curves: Sequence[LossCurve], starts: int = 8, points: int = 120, seed: int = 0
+    law_type: type[ScheduleLaw],
+    curves: Sequence[LossCurve],
+    starts: int = 8,
+    points: int = 120,
+    seed: int = 0,
 ) -> ScheduleLaw:
-    """Fits a law to some curves of one model: Huber's loss on log residuals, bounded, from several starts.
+    """Fit a law to curves of one model: Huber's loss on log residuals, bounded, from several starts.
 
     Args:
         law_type: one of `carbs_scaling.laws.schedules.law.SCHEDULE_LAWS`.
         curves: at least one; a law of annealing needs one that anneals.
         starts: random starts beside the informed one.
-        points: at most so many losses of each curve are used, evenly spread.
+        points: largest number of losses used of each curve, evenly spread.
         seed: of the starts.
 
     Raises:
@@ -64,32 +71,14 @@ def fit_schedule_law(
     if not curves:
         raise ValueError("a schedule law needs at least one loss curve")
     used = [_thinned(curve, points) for curve in curves]
-    target = np.log(np.concatenate([curve.loss for curve in used]))
-    lowest = min(curve.loss.min() for curve in used)
+    lowest = float(min(curve.loss.min() for curve in used))
     names = [field.name for field in fields(law_type)]
-    bounds = dict(law_type.BOUNDS)
-    bounds["floor"] = (0.2 * lowest, 0.999 * lowest)
+    bounds = {**law_type.BOUNDS, "floor": (0.2 * lowest, 0.999 * lowest)}
     low, high = (np.log([bounds[name][side] for name in names]) for side in (0, 1))
-
-    expected = {name: np.log(value) for name, value in EXPECTED_EXPONENTS.items() if name in names}
-    held = [names.index(name) for name in expected]
-    response = [names.index(name) for name in ("drop_rate", "rate_exponent") if name in names] or None
-    peak = max(curve.schedule.learning_rates.max() for curve in used)
-
-    def residual(logs: np.ndarray) -> np.ndarray:
-        law = law_type(*np.exp(logs))
-        predicted = np.concatenate([law.loss(curve.schedule, curve.steps) for curve in used])
-        misfit = np.log(np.maximum(predicted, 1e-3 * lowest)) - target
-        surprise = (logs[held] - np.array(list(expected.values()))) / EXPONENT_SD
-        if response is not None:
-            rate, exponent = logs[response[0]], np.exp(logs[response[1]])
-            per_step = rate + (1 - exponent) * np.log(peak)
-            surprise = np.append(surprise, per_step / RESPONSE_SD)
-        return np.concatenate([misfit / HUBER, surprise])
-
+    residual = _residual(law_type, used, lowest)
     rng = np.random.default_rng(seed)
     middle = _informed_start(names, used, lowest, low, high)
-    best = None
+    solutions = []
     for attempt in range(starts + 1):
         spread = 0.0 if attempt == 0 else 1.0
         start = np.clip(middle + spread * rng.normal(size=len(names)), low + 1e-6, high - 1e-6)
@@ -99,9 +88,34 @@ def fit_schedule_law(
                 residual, start, bounds=(low, high), loss="huber", f_scale=scale, max_nfev=evaluations
             )
             start = np.clip(solution.x, low + 1e-9, high - 1e-9)
-        if best is None or solution.cost < best.cost:
-            best = solution
+        solutions.append(solution)
+    best = min(solutions, key=lambda solution: float(solution.cost))
     return law_type(*(float(value) for value in np.exp(best.x)))
+
+
+def _residual(
+    law_type: type[ScheduleLaw], curves: Sequence[LossCurve], lowest: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Log misfits of all points and of the priors, as a function of the logs of a law's parameters."""
+    names = [field.name for field in fields(law_type)]
+    target = np.log(np.concatenate([curve.loss for curve in curves]))
+    held = [names.index(name) for name in EXPECTED_EXPONENTS if name in names]
+    expected = np.log([EXPECTED_EXPONENTS[names[index]] for index in held])
+    peak = max(curve.schedule.learning_rates.max() for curve in curves)
+    has_response = {"drop_rate", "rate_exponent"} <= set(names)
+
+    def residual(logs: np.ndarray) -> np.ndarray:
+        law = law_type(*np.exp(logs))
+        predicted = np.concatenate([law.loss(curve.schedule, curve.steps) for curve in curves])
+        misfit = np.log(np.maximum(predicted, 1e-3 * lowest)) - target
+        off_prior = (logs[held] - expected) / EXPONENT_SD
+        if has_response:
+            gamma = np.exp(logs[names.index("rate_exponent")])
+            per_step = logs[names.index("drop_rate")] + (1 - gamma) * np.log(peak)
+            off_prior = np.append(off_prior, per_step / RESPONSE_SD)
+        return np.concatenate([misfit / HUBER, off_prior])
+
+    return residual
 
 
 def _thinned(curve: LossCurve, points: int) -> LossCurve:
@@ -109,8 +123,13 @@ def _thinned(curve: LossCurve, points: int) -> LossCurve:
     return LossCurve(curve.schedule, curve.steps[keep], curve.loss[keep])
 
 
-def _informed_start(names, curves: Sequence[LossCurve], lowest: float, low, high) -> np.ndarray:
-    """Middle of the bounds; exponents of 1/2, and amplitudes that meet the first and the last losses."""
+def _informed_start(
+    names: Sequence[str], curves: Sequence[LossCurve], lowest: float, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """Exponents of 1/2, amplitudes that meet the first and last losses, else the middle of the bounds.
+
+    Bounds, of the logs, and the result have the shape (p,).
+    """
     middle = (low + high) / 2
     first = max(curve.loss.max() for curve in curves)
     area = curves[0].schedule.area[curves[0].steps[0] - 1]
@@ -129,12 +148,12 @@ def _informed_start(names, curves: Sequence[LossCurve], lowest: float, low, high
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well predicted losses meet measured ones.
+    """Errors of predicted losses.
 
     Args:
-        r_squared: of the losses along a curve.
+        r_squared: of the losses along a curve; NaN where they do not vary.
         mean_absolute_error: in nats.
-        final_error: predicted less measured, at the last point.
+        final_error: predicted less measured loss at the last point.
     """
 
     r_squared: float
@@ -143,7 +162,7 @@ class Agreement:
 
 
 def agreement(law: ScheduleLaw, curve: LossCurve) -> Agreement:
-    """How well a law predicts a curve that it may not have seen."""
+    """Compare a law's predictions with a measured curve, seen in the fit or not."""
     predicted = law.loss(curve.schedule, curve.steps)
     off = predicted - curve.loss
     total = np.sum((curve.loss - curve.loss.mean()) ** 2)
@@ -155,7 +174,7 @@ def agreement(law: ScheduleLaw, curve: LossCurve) -> Agreement:
 
 
 def rank_schedules(law: ScheduleLaw, schedules: Mapping[str, Schedule]) -> dict[str, float]:
-    """Predicted final losses of candidate schedules, best first, before anything is trained with them.
+    """Predict the final losses of candidate schedules, best first.
 
     Args:
         law: fitted to curves of the same model, batch and text.
@@ -171,14 +190,14 @@ def rank_schedules(law: ScheduleLaw, schedules: Mapping[str, Schedule]) -> dict[
 def best_schedule(
     law: ScheduleLaw, steps: int, peak: float, warmup_area: float = 0.0, knots: int = 40, lowest: float = 0.01
 ) -> Schedule:
-    """The never-rising schedule of least predicted final loss.
+    """Find the schedule of least predicted final loss among those that never rise.
 
     Args:
         law: fitted.
         steps: after warmup.
         peak: learning rate that it starts from.
         warmup_area: sum of the learning rates of the warmup.
-        knots: the schedule is linear between so many points, closer together towards the end.
+        knots: points between which the schedule is linear; they are closer together towards the end.
         lowest: least learning rate, as a share of the peak.
 
     Returns:
@@ -188,8 +207,7 @@ def best_schedule(
     grid = np.arange(1, steps + 1) / steps
 
     def build(logits: np.ndarray) -> Schedule:
-        # Shares of the way from the peak down, one a knot: a softmax, with one share for what is never
-        # used up.
+        # Each knot takes a share of the way down from the peak: a softmax, with one share that is not used.
         weights = np.exp(np.append(logits, 0.0) - max(logits.max(), 0.0))
         way = np.concatenate([[0.0], np.cumsum(weights / weights.sum())[:-1]])
         rates = peak * (lowest + (1 - lowest) * (1 - way))
@@ -198,7 +216,7 @@ def best_schedule(
     def final_loss(logits: np.ndarray) -> float:
         return float(law.loss(build(logits), np.array([steps]))[0])
 
-    # Two beginnings: an even way down, and flat with a late decay.
+    # Two starts: an even decay, and flat with a late decay.
     late = np.where(position[1:] > 0.75, 2.0, -2.0)
     tries = [
         minimize(
@@ -206,4 +224,4 @@ def best_schedule(
         )
         for start in (np.zeros(knots - 1), late)
     ]
-    return build(min(tries, key=lambda solution: solution.fun).x)
+    return build(min(tries, key=lambda solution: float(solution.fun)).x)

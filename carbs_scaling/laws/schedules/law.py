@@ -1,24 +1,34 @@
 """Laws that predict a loss curve from its schedule: Tissue et al., Multi-Power, functional, Opt-Laws-style.
 
-All of them write the loss after step t as what the area under the schedule has brought,
-L0 + A S1(t)^-alpha, less (or plus) what the annealing so far has done to the noise. They differ in that last
-term. A law holds for one model, text and batch; the schedule is what varies.
+Each law writes the loss after step t as
+
+    L(t) = L0 + A S1(t)^-alpha + annealing(t),
+
+where S1 is the area under the schedule. The laws differ in the last term: what annealing has done to the
+gradient noise so far. A law holds for one model, text and batch; only the schedule varies.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.signal import lfilter
 
+# A drop of 24,000 small steps acts like one of 400: only the area between drops counts.
+MAX_DROPS = 400
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rates of a run, step by step, and what the laws need of them.
+    """The learning rates of a run, step by step.
 
     Args:
         learning_rates: after warmup, one a step, shape (T,); all positive.
         warmup_area: sum of the learning rates of the warmup steps.
+
+    Raises:
+        ValueError: fewer than 2 steps, or a learning rate that is not a positive number.
     """
 
     learning_rates: np.ndarray
@@ -37,16 +47,56 @@ class Schedule:
 
     @property
     def drops(self) -> np.ndarray:
-        """How far each step's learning rate is below the one before, shape (T,); the first is 0."""
+        """Learning rate of the step before less that of each step, shape (T,); the first is 0."""
         return -np.diff(self.learning_rates, prepend=self.learning_rates[0])
 
 
 @dataclass(frozen=True)
-class TissueLaw:
+class ScheduleLaw(ABC):
+    """L0 + A S1^-alpha, and the annealing term of a subclass.
+
+    Args:
+        floor: L0.
+        amplitude: A.
+        exponent: alpha.
+    """
+
+    floor: float
+    amplitude: float
+    exponent: float
+
+    name: ClassVar[str]
+    # Bounds of each parameter in a fit. The fit sets those of the floor from the losses.
+    BOUNDS: ClassVar[dict[str, tuple[float, float]]]
+
+    def loss(self, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+        """Predict the losses after the given steps.
+
+        Args:
+            schedule: of length T.
+            steps: counted from 1 after warmup, shape (m,).
+
+        Returns:
+            Losses, shape (m,).
+        """
+        index = np.asarray(steps) - 1
+        power = self.amplitude * schedule.area[index] ** -self.exponent
+        return np.asarray(self.floor + power + self._annealing(schedule, index))
+
+    @abstractmethod
+    def _annealing(self, schedule: Schedule, index: np.ndarray) -> np.ndarray:
+        """Change of the loss by annealing after the steps of these indices, (m,) -> (m,)."""
+
+
+_POWER_BOUNDS = {"floor": (1e-3, 1e3), "amplitude": (1e-6, 1e3), "exponent": (0.05, 3.0)}
+
+
+@dataclass(frozen=True)
+class TissueLaw(ScheduleLaw):
     """L = L0 + A S1^-alpha - C S2 (Tissue et al. 2024, arXiv 2408.11029, equation 1).
 
-    S2, the annealing area, sums over all steps a momentum of past drops that forgets at rate 1 - lambda a
-    step.
+    S2, the annealing area, sums over all steps a momentum of past drops. The momentum forgets at the rate
+    1 - lambda a step.
 
     Args:
         floor: L0.
@@ -56,39 +106,28 @@ class TissueLaw:
         forgetting: 1 - lambda.
     """
 
-    floor: float
-    amplitude: float
-    exponent: float
     annealing: float
     forgetting: float
 
     name: ClassVar[str] = "Tissue et al."
-    # Where fits begin, and the bounds that they keep, in logs; `learning rate` and `steps` set the scales.
     BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {
-        "floor": (1e-3, 1e3),
-        "amplitude": (1e-6, 1e3),
-        "exponent": (0.05, 3.0),
+        **_POWER_BOUNDS,
         "annealing": (1e-6, 1e3),
         "forgetting": (1e-5, 0.1),
     }
 
-    def loss(self, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
-        """Losses after the given steps (counted from 1 after warmup, shape (m,)): shape (m,)."""
+    def _annealing(self, schedule: Schedule, index: np.ndarray) -> np.ndarray:
         momentum = lfilter([1.0], [1.0, -(1.0 - self.forgetting)], schedule.drops)
-        index = np.asarray(steps) - 1
-        area = schedule.area[index]
-        return (
-            self.floor + self.amplitude * area**-self.exponent - self.annealing * np.cumsum(momentum)[index]
-        )
+        return np.asarray(-self.annealing * np.cumsum(momentum)[index])
 
 
 @dataclass(frozen=True)
-class MultiPowerLaw:
+class MultiPowerLaw(ScheduleLaw):
     """L = L0 + A S1^-alpha - LD(t) (Luo et al. 2025, arXiv 2503.12811, equation 3).
 
     LD(t) = B sum_k (lr_{k-1} - lr_k) G(lr_k^-gamma S_k(t)), G(x) = 1 - (C x + 1)^-beta, with S_k(t) the
-    area from step k to t: each drop of the learning rate takes some loss away, as a power law of the area
-    since then.
+    area from step k to t: each drop of the learning rate lowers the loss, as a power law of the area since
+    then.
 
     Args:
         floor: L0.
@@ -100,9 +139,6 @@ class MultiPowerLaw:
         rate_exponent: gamma.
     """
 
-    floor: float
-    amplitude: float
-    exponent: float
     drop_gain: float
     drop_rate: float
     drop_exponent: float
@@ -110,36 +146,27 @@ class MultiPowerLaw:
 
     name: ClassVar[str] = "Multi-Power Law"
     BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {
-        "floor": (1e-3, 1e3),
-        "amplitude": (1e-6, 1e3),
-        "exponent": (0.05, 3.0),
+        **_POWER_BOUNDS,
         "drop_gain": (1.0, 1e6),
         "drop_rate": (1e-4, 1e3),
         "drop_exponent": (0.02, 3.0),
         "rate_exponent": (0.05, 2.0),
     }
 
-    def loss(self, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
-        """Losses after the given steps (counted from 1 after warmup, shape (m,)): shape (m,)."""
-        index = np.asarray(steps) - 1
-        area = schedule.area
-        at, drops, rates = merged_drops(schedule)
-        since = np.maximum(area[index][:, None] - (area[at] - schedule.learning_rates[at])[None, :], 0.0)
-        happened = at[None, :] <= index[:, None]
-        # Where a drop has not happened yet `since` is 0, and G(0) = 0.
-        reach = self.drop_rate * rates**-self.rate_exponent * np.where(happened, since, 0.0)
-        gone = self.drop_gain * ((1.0 - (reach + 1.0) ** -self.drop_exponent) @ drops)
-        return self.floor + self.amplitude * area[index] ** -self.exponent - gone
+    def _annealing(self, schedule: Schedule, index: np.ndarray) -> np.ndarray:
+        return -self.drop_gain * _fall(
+            schedule, index, self.drop_rate, self.drop_exponent, self.rate_exponent
+        )
 
 
 @dataclass(frozen=True)
-class FunctionalLaw:
+class FunctionalLaw(ScheduleLaw):
     """L = L0 + A S1^-s - LD(t): the functional scaling law (Li et al. 2025, arXiv 2509.19189) for curves.
 
-    The noise that the SDE leaves (`carbs_scaling.laws.schedules.sde`) is a sum over past learning rates of
-    what is not yet forgotten of them. Summed by parts it is what a constant rate would leave, which is
+    The noise term of the SDE (`carbs_scaling.laws.schedules.sde`) is a sum over past learning rates, each
+    weighed by what is not yet forgotten of it. Summed by parts it is the noise of a constant rate, which is
     part of L0, less
-    LD(t) = B sum_k (lr_{k-1} - lr_k) (1 - (C S_k(t) + 1)^-q): the Multi-Power Law with gamma = 0. By the
+    LD(t) = B sum_k (lr_{k-1} - lr_k) (1 - (C S_k(t) + 1)^-q): the Multi-Power Law with gamma = 0. In the
     theory q = 1 - 1 / beta is below 1; here it is free.
 
     Args:
@@ -151,47 +178,44 @@ class FunctionalLaw:
         forgetting_exponent: q.
     """
 
-    floor: float
-    amplitude: float
-    exponent: float
     drop_gain: float
     forgetting_rate: float
     forgetting_exponent: float
 
     name: ClassVar[str] = "functional law"
     BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {
-        "floor": (1e-3, 1e3),
-        "amplitude": (1e-6, 1e3),
-        "exponent": (0.05, 3.0),
+        **_POWER_BOUNDS,
         "drop_gain": (1.0, 1e6),
         "forgetting_rate": (1e-2, 1e6),
         "forgetting_exponent": (0.02, 3.0),
     }
 
-    def loss(self, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
-        """Losses after the given steps (counted from 1 after warmup, shape (m,)): shape (m,)."""
-        multi_power = MultiPowerLaw(
-            self.floor,
-            self.amplitude,
-            self.exponent,
-            self.drop_gain,
-            self.forgetting_rate,
-            drop_exponent=self.forgetting_exponent,
-            rate_exponent=0.0,
-        )
-        return multi_power.loss(schedule, steps)
+    def _annealing(self, schedule: Schedule, index: np.ndarray) -> np.ndarray:
+        return -self.drop_gain * _fall(schedule, index, self.forgetting_rate, self.forgetting_exponent, 0.0)
+
+
+def _fall(
+    schedule: Schedule, index: np.ndarray, rate: float, exponent: float, rate_exponent: float
+) -> np.ndarray:
+    """LD(t) / B of the Multi-Power Law; C = rate, beta = exponent, gamma = rate_exponent; (m,) -> (m,)."""
+    area = schedule.area
+    at, drops, rates = merged_drops(schedule)
+    since = np.maximum(area[index][:, None] - (area[at] - schedule.learning_rates[at])[None, :], 0.0)
+    happened = at[None, :] <= index[:, None]
+    # Where a drop has not happened yet `since` is 0, and G(0) = 0.
+    reach = rate * rates**-rate_exponent * np.where(happened, since, 0.0)
+    return np.asarray((1.0 - (reach + 1.0) ** -exponent) @ drops)
 
 
 @dataclass(frozen=True)
-class NoiseLaw:
+class NoiseLaw(ScheduleLaw):
     """L = L0 + A S1^-alpha + C V(t): an Opt-Laws-style law of convergence and escape.
 
-    Opt-Laws (arXiv 2409.04777) predict a run from what an SDE of the optimizer says of its schedule; their
+    Opt-Laws (arXiv 2409.04777) predict a run from what an SDE of the optimizer says of its schedule. Their
     coefficients and code are not public, so this is a law in their style and not theirs. In a valley of
     curvature h, gradient noise makes an Ornstein-Uhlenbeck process of the weights, whose variance after
-    step t is
-    V(t) = sum_k lr_k^2 exp(-2 h S_k(t)): what keeps the loss above the valley's floor until annealing lets
-    it sink.
+    step t is V(t) = sum_k lr_k^2 exp(-2 h S_k(t)). It keeps the loss above the valley's floor until the
+    learning rate is annealed.
 
     Args:
         floor: L0.
@@ -201,24 +225,17 @@ class NoiseLaw:
         curvature: h, per unit of area.
     """
 
-    floor: float
-    amplitude: float
-    exponent: float
     noise: float
     curvature: float
 
     name: ClassVar[str] = "Opt-Laws-style"
     BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {
-        "floor": (1e-3, 1e3),
-        "amplitude": (1e-6, 1e3),
-        "exponent": (0.05, 3.0),
+        **_POWER_BOUNDS,
         "noise": (1e-3, 1e9),
         "curvature": (1e-3, 1e4),
     }
 
-    def loss(self, schedule: Schedule, steps: np.ndarray) -> np.ndarray:
-        """Losses after the given steps (counted from 1 after warmup, shape (m,)): shape (m,)."""
-        index = np.asarray(steps) - 1
+    def _annealing(self, schedule: Schedule, index: np.ndarray) -> np.ndarray:
         area = schedule.area
         bins = np.unique(np.concatenate([np.arange(0, len(area), max(1, len(area) // 1500)), [len(area)]]))
         squares = np.add.reduceat(schedule.learning_rates**2, bins[:-1])
@@ -226,23 +243,20 @@ class NoiseLaw:
         ago = area[index][:, None] - middle[None, :]
         started = bins[:-1][None, :] <= index[:, None]
         variance = np.where(started, np.exp(-2 * self.curvature * np.maximum(ago, 0.0)), 0.0) @ squares
-        # Before the schedule the warmup's end had the first learning rate: its stationary variance fades too.
+        # Warmup ends at the first learning rate: the stationary variance of that rate fades too.
         before = schedule.learning_rates[0] / (2 * self.curvature)
         variance += before * np.exp(-2 * self.curvature * (area[index] - schedule.warmup_area))
-        return self.floor + self.amplitude * area[index] ** -self.exponent + self.noise * variance
+        return np.asarray(self.noise * variance)
 
 
-ScheduleLaw = TissueLaw | MultiPowerLaw | FunctionalLaw | NoiseLaw
-SCHEDULE_LAWS: tuple[type, ...] = (TissueLaw, MultiPowerLaw, FunctionalLaw, NoiseLaw)
+SCHEDULE_LAWS: tuple[type[ScheduleLaw], ...] = (TissueLaw, MultiPowerLaw, FunctionalLaw, NoiseLaw)
 
 
-def merged_drops(schedule: Schedule, most: int = 400) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The drops of a schedule, neighbours merged where there are many.
+def merged_drops(schedule: Schedule, most: int = MAX_DROPS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List the drops of a schedule, with neighbours merged where there are more than `most`.
 
     Returns:
         (step index, drop, learning rate), each of shape (k,).
-
-    A drop of 24,000 small steps acts like one of 400: the area between them is what counts.
     """
     drops = schedule.drops
     moved = np.flatnonzero(np.abs(drops) > 1e-12 * schedule.learning_rates.max())
@@ -253,13 +267,13 @@ def merged_drops(schedule: Schedule, most: int = 400) -> tuple[np.ndarray, np.nd
     return at, np.array([drops[group].sum() for group in groups]), schedule.learning_rates[at]
 
 
-def law_to_dict(law: ScheduleLaw) -> dict:
-    """As plain JSON types, with the law's name."""
+def law_to_dict(law: ScheduleLaw) -> dict[str, Any]:
+    """Convert a law to plain JSON types, with its name under `law`."""
     return {"law": law.name, **asdict(law)}
 
 
-def law_from_dict(fields: dict) -> ScheduleLaw:
-    """The inverse of `law_to_dict`.
+def law_from_dict(fields: dict[str, Any]) -> ScheduleLaw:
+    """Invert `law_to_dict`.
 
     Raises:
         ValueError: there is no law of that name.

@@ -3,19 +3,19 @@
 The task (functional scaling law, Li et al. 2025, arXiv 2509.19189): linear regression whose Hessian has the
 eigenvalues l_j = j^-beta (beta: capacity exponent) and whose starting errors v_j satisfy l_j v_j^2 =
 j^-(s beta + 1) (s: source exponent; a larger s is an easier task). The excess loss is 1/2 sum_j l_j v_j^2.
-After z steps with learning rates lr(z) and a batch of B,
+After z steps with learning rates lr(z) and batch B,
 
     dv_j = -lr r_j v_j dz + lr n_j dW_j
 
     SGD:  r_j = l_j                     n_j = sigma sqrt(l_j / B)
     Adam: r_j = sqrt(l_j B) / sigma     n_j = 1
 
-SGD's noise is that of the labels (variance sigma^2), which is what is left late in training; what the misfit
-itself adds is left out. Adam divides the gradient by the root of its second moment. That is sigma sqrt(l_j /
-B) where three things are *assumed*: noise dominates the gradient, Adam's coordinates are the eigenvectors,
-and its averages are short against the schedule. Its noise is then lr a step whatever the batch, and lr /
-sqrt(B) is all that counts at a given number of samples: the square-root rule (Malladi et al. 2022, arXiv
-2205.10287), as lr / B is for SGD.
+SGD's noise is that of the labels (variance sigma^2), which dominates late in training; the noise from the
+misfit is left out. Adam divides the gradient by the root of its second moment. That root is sigma
+sqrt(l_j / B) under three *assumptions*: noise dominates the gradient, Adam's coordinates are the
+eigenvectors, and its averages are short against the schedule. Adam's noise is then lr a step at every batch,
+and at a given number of samples only lr / sqrt(B) counts: the square-root rule (Malladi et al. 2022, arXiv
+2205.10287). For SGD only lr / B counts.
 
 Both are linear, so their second moments are known. With U(z) the area under the schedule from step z to the
 end (what is left of the *intrinsic time*),
@@ -23,9 +23,8 @@ end (what is left of the *intrinsic time*),
     excess loss = 1/2 sum_j l_j v_j^2 exp(-2 r_j U(0)) + int lr(z)^2 K(U(z)) dz,
     K(u) = 1/2 sum_j l_j n_j^2 exp(-2 r_j u)
 
-a signal that falls as U(0)^-s and noise that is forgotten by the kernel K(u) ~ u^-(2 - 1 / beta). Adam gives
-the same law with s' = 2 s and beta' = beta / 2, since the sums over j run over j^(-beta / 2) in place of
-j^-beta.
+The signal falls as U(0)^-s; the noise is forgotten by the kernel K(u) ~ u^-(2 - 1 / beta). Adam follows the
+same law with s' = 2 s and beta' = beta / 2, since its sums are over j^(-beta / 2) in place of j^-beta.
 
 The best schedule of T steps (Li et al. 2026, arXiv 2602.06797). Written in the intrinsic time u that is left,
 the noise is int lr K(u) du and the steps are int du / lr = T; where their variations balance lr ~ K(u)^(-1/2)
@@ -33,11 +32,11 @@ the noise is int lr K(u) du and the steps are int du / lr = T; where their varia
 
     lr(z) = peak (1 - z / T)^(2 beta - 1),   peak ~ T^-((s - 1 + 1 / beta) / (s + 1 / beta)).
 
-lr ~ K(u)^(-1/2) holds for any T, the power only where K is one: with beta = 2 the first half of the best
-decay has an exponent of 2.2 at 1e4 steps, 2.7 at 1e8, and 3 in the limit.
+lr ~ K(u)^(-1/2) holds for any T; the power of (1 - z / T) holds only where K is a power law. With beta = 2
+the first half of the best decay has an exponent of 2.2 at 1e4 steps, 2.7 at 1e8, and 3 in the limit.
 
-For s < 1 - 1 / beta, a hard task, the peak would grow with T: it stays at the largest rate that is stable,
-and decays only at the end, warmup-stable-decay.
+For a hard task, s < 1 - 1 / beta, the peak would grow with T. The best schedule then stays at the largest
+stable rate and decays only at the end: warmup-stable-decay.
 """
 
 from dataclasses import dataclass
@@ -50,11 +49,14 @@ OPTIMIZERS = ("sgd", "adam")
 
 @dataclass(frozen=True)
 class FunctionalExponents:
-    """What a schedule needs to know of task and optimizer together.
+    """Exponents of signal and noise for a task under one optimizer.
 
     Args:
         source: s, exponent of the signal in intrinsic time; positive.
-        capacity: beta; noise is forgotten as u^-(2 - 1 / beta). Above 1/2, where it would not be at all.
+        capacity: beta, above 1/2; noise is forgotten as u^-(2 - 1 / beta).
+
+    Raises:
+        ValueError: an exponent out of its range.
     """
 
     source: float
@@ -69,12 +71,12 @@ class FunctionalExponents:
 
     @property
     def easy(self) -> bool:
-        """Whether the best peak falls with the steps, so that the best schedule decays all along."""
+        """Whether the best peak falls with the steps; the best schedule then decays from the start."""
         return self.source >= 1 - 1 / self.capacity
 
     @property
     def decay_exponent(self) -> float:
-        """Of (1 - z / T) in the best schedule, or in the decay of the best WSD."""
+        """Exponent of (1 - z / T) in the best schedule, or in the decay of the best WSD."""
         return 2 * self.capacity - 1
 
     @property
@@ -91,8 +93,11 @@ class PowerLawTask:
     Args:
         source: s.
         capacity: beta, above 1: the gradient's noise would have no finite variance below.
-        modes: how many eigenvalues; where exp(-2 r u) of the last has fallen, power laws in u end.
+        modes: number of eigenvalues; power laws in u end where exp(-2 r u) of the last has fallen.
         label_noise: sigma^2.
+
+    Raises:
+        ValueError: a value out of its range.
     """
 
     source: float
@@ -107,13 +112,13 @@ class PowerLawTask:
             )
 
     def exponents(self, optimizer: str) -> FunctionalExponents:
-        """As SGD or Adam sees them."""
+        """Exponents of signal and noise under SGD or Adam."""
         _check_optimizer(optimizer)
         scale = 1.0 if optimizer == "sgd" else 2.0
         return FunctionalExponents(scale * self.source, self.capacity / scale)
 
     def dynamics(self, optimizer: str, batch: float) -> "Dynamics":
-        """The equation of each mode under SGD or Adam, `batch` samples a step."""
+        """Build the equation of each mode under SGD or Adam with `batch` samples a step."""
         _check_optimizer(optimizer)
         j = np.arange(1.0, self.modes + 1)
         eigenvalues = j**-self.capacity
@@ -152,12 +157,14 @@ class Dynamics:
     errors: np.ndarray
 
     def simulate(self, rates: np.ndarray, runs: int = 100, substeps: int = 1, seed: int = 0) -> np.ndarray:
-        """Excess loss after each step, mean over runs of Euler and Maruyama's scheme: (T,) -> (T,).
+        """Simulate the excess loss after each step, as a mean over runs: (T,) -> (T,).
+
+        Uses the scheme of Euler and Maruyama.
 
         Args:
             rates: learning rate of each step, shape (T,).
             runs: independent paths.
-            substeps: of one training step; 1 is the optimizer with Gaussian gradient noise itself.
+            substeps: of one training step; with 1 it is the optimizer itself under Gaussian gradient noise.
             seed: of the noise.
         """
         rng = np.random.default_rng(seed)
@@ -184,7 +191,7 @@ class Dynamics:
         return losses
 
     def final_loss(self, rates: np.ndarray, block: float = 1.0) -> tuple[float, np.ndarray]:
-        """The functional scaling law: expected excess loss at the end, and its gradient.
+        """Evaluate the functional scaling law: expected excess loss at the end, and its gradient.
 
         Args:
             rates: shape (k,), each held for `block` steps.
@@ -194,7 +201,7 @@ class Dynamics:
             The loss, and its derivatives by the rates, (k,).
 
         Within a block the integral of lr^2 K over steps is that of lr K over intrinsic time, so with G' = -K
-        the noise is sum_k lr_k [G(u_k) - G(u_{k-1})], u_k being what is left after block k. No approximation.
+        the noise is exactly sum_k lr_k [G(u_k) - G(u_{k-1})], with u_k what is left after block k.
         """
         left = np.append(np.cumsum(rates[::-1])[::-1], 0.0) * block  # (k + 1,), from the start to the end
         fading = np.exp(-2 * np.outer(left, self.drift))
@@ -202,7 +209,7 @@ class Dynamics:
         kernel = fading @ (0.5 * self.eigenvalues * self.noise**2)  # K = -G'
         signal = 0.5 * self.eigenvalues * self.errors**2
         loss = fading[0] @ signal + rates @ np.diff(remembered)
-        # A rate moves everything before its own block back by `block` of intrinsic time.
+        # Raising a rate moves all earlier blocks back in intrinsic time, by `block` a unit of rate.
         moved = np.cumsum(rates * np.diff(kernel))
         moved = np.append(0.0, moved[:-1])
         slopes = np.diff(remembered) + block * (
@@ -212,10 +219,10 @@ class Dynamics:
 
 
 def best_schedule(dynamics: Dynamics, steps: int, largest_rate: float, blocks: int = 60) -> np.ndarray:
-    """The learning rates of least expected loss at the end, found numerically: shape (blocks,).
+    """Find numerically the learning rates of least expected loss at the end: shape (blocks,).
 
-    Nothing of the shape is assumed: each of `blocks` equal parts of the steps has its own rate, between 0 and
-    the largest that is stable.
+    The shape is free: each of `blocks` equal parts of the steps has its own rate, between 0 and the largest
+    stable one.
 
     Args:
         dynamics: of task and optimizer.
@@ -241,4 +248,4 @@ def best_schedule(dynamics: Dynamics, steps: int, largest_rate: float, blocks: i
         bounds=[(lowest, np.log(largest_rate))] * blocks,
         options={"maxiter": 3000, "maxfun": 6000, "ftol": 1e-14, "gtol": 1e-9},
     )
-    return np.exp(solution.x)
+    return np.asarray(np.exp(solution.x))

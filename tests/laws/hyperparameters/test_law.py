@@ -130,10 +130,3 @@ def test_shape_json_and_formula(fitted):
     depth, width = shape_for(fitted, TARGET[0])
     assert width / depth == pytest.approx(best_aspect(TARGET[0]), rel=0.25)
     assert "weight_decay" in advise(fitted, *TARGET).intervals
-
-
-def test_laws_of_the_first_format_are_read(law):
-    old = {k: v for k, v in law.to_dict().items() if k not in ("prior", "others")} | {"format": 1}
-    assert ScalingLaw.from_dict(json.loads(json.dumps(old))) == law
-    with pytest.raises(LawError, match="format 1 or 2 or 3"):
-        ScalingLaw.from_dict(old | {"format": 4})

@@ -5,7 +5,7 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws.form import law as surface
-from carbs_scaling.laws.prior.prior import weak_prior
+from carbs_scaling.laws.prior.prior import law_prior
 from carbs_scaling.laws.prior.published_prior import LEVEL_SD, TRANSFER_SD, prior_of, published_laws
 from carbs_scaling.laws.runs.table import LawError
 
@@ -30,7 +30,7 @@ def test_one_law_gives_its_exponents_and_its_level():
 def test_laws_that_disagree_give_a_wide_prior_between_them():
     mean, sd = exponent(prior_of(published_laws(["Step Law", "DeepSeek"]), 2.3, CENTRE), "a_N")
     assert mean == pytest.approx((-0.713 - 0.125) / 2, abs=1e-4)
-    assert sd == pytest.approx(exponent(weak_prior(2.3, CENTRE), "a_N")[1])
+    assert sd == pytest.approx(exponent(law_prior(2.3, CENTRE), "a_N")[1])
     assert exponent(prior_of(published_laws(["Hoffmann", "Besiroglu"]), 2.3, CENTRE), "ln_alpha")[0] == (
         pytest.approx(np.log(0.34 * 0.3478) / 2)
     )
@@ -39,14 +39,14 @@ def test_laws_that_disagree_give_a_wide_prior_between_them():
 def test_a_rate_at_fixed_batch_becomes_one_at_the_best_batch():
     (mean, _), (weak, _) = (
         exponent(prior, "a_D")
-        for prior in (prior_of(published_laws("Bjorck"), 2.3, CENTRE), weak_prior(2.3, CENTRE))
+        for prior in (prior_of(published_laws("Bjorck"), 2.3, CENTRE), law_prior(2.3, CENTRE))
     )
     assert mean == pytest.approx(-0.32 + 0.4 * 0.45, abs=1e-6)
     assert mean < weak
 
 
-def test_without_names_it_is_the_weak_prior():
-    ours, weak = prior_of((), 2.3, CENTRE), weak_prior(2.3, CENTRE)
+def test_without_names_it_is_the_law_prior():
+    ours, weak = prior_of((), 2.3, CENTRE), law_prior(2.3, CENTRE)
     for part in ("mean", "sd", "shared"):
         np.testing.assert_array_equal(getattr(ours, part), getattr(weak, part))
     everyone = prior_of(published_laws("published"), 2.3, CENTRE)

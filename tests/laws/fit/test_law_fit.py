@@ -1,12 +1,9 @@
 """A floor that departs from the law's form is followed inside the runs, and a straight one left straight."""
 
-import json
-
 import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.fit.fit_law import ScalingLaw
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +37,3 @@ def test_the_loss_at_the_optimum_is_that_of_a_run_there(law):
     rate, batch = law.learning_rate(n, d), law.batch_tokens(n, d)
     np.testing.assert_allclose(law.run_loss(n, d, rate, batch), law.loss(n, d))
     np.testing.assert_allclose(law.loss_draws(n, d, 4000).mean(axis=0), law.loss(n, d), rtol=0.02)
-
-
-def test_a_law_of_two_bends_is_still_read(law):
-    values = json.loads(json.dumps(law.to_dict())) | {
-        "format": 1,
-        "bend": [list(row) for row in law.bend[:2]],
-    }
-    values["covariance"] = [row[:25] for row in values["covariance"][:25]]
-    old = ScalingLaw.from_dict({k: v for k, v in values.items() if k not in ("prior", "others")})
-    recipe = old.recommend(1e9, 1e10)
-    assert recipe.learning_rate == law.recommend(1e9, 1e10).learning_rate
-    assert recipe.interval("loss")[0] < recipe.loss < recipe.interval("loss")[1]

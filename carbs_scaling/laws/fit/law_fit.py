@@ -1,0 +1,181 @@
+"""The most probable law for some runs, its noise and its bends, with the covariance of all that.
+
+Law and noise are estimated by turns. Beyond two standard deviations a run counts linearly (Huber). Then the
+scatter of cells and sizes (`scatter`) says how far the bends of rate and batch are kept, and the floor is
+fitted again with bends of its own, the valley held: what the best loss is need not move the best recipe.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbs_scaling.laws.fit.noise import Noise, estimate_noise, first_noise
+from carbs_scaling.laws.fit.problem import Grouping, LawProblem
+from carbs_scaling.laws.fit.scatter import PRIOR_GROUPS, Spread, groupings, scatter
+from carbs_scaling.laws.form.bends import BENDS, FIRST_BEND, bend_basis, kept_bends, reach_of
+from carbs_scaling.laws.form.law import FLOOR, INDEX, NAMES
+from carbs_scaling.laws.form.valley import Array
+from carbs_scaling.laws.prior.prior import LawPrior
+
+# In deviations of the prior, over a turn of law and noise: what no answer shows, and where to stop.
+_AT_REST, _STANDING_STILL = 0.05, 0.002
+_UNDAMPED_TURNS = 3  # then the noise goes half the way: law and noise may else take turns for ever
+_TURNS, _FIRST_TURNS = 14, 3
+FLOOR_BEND_SD = 0.004  # change of a loss exponent over a factor of e; .003 to .05 predict large sizes alike
+_TERMS = 3  # of a bend
+_FLOOR_STEPS, _FLOOR_GAIN = 100, 1e-4
+
+
+@dataclass(frozen=True)
+class LawFit:
+    """The most probable law and the scatter around it.
+
+    Args:
+        theta: values of `law.NAMES`, shape (19,).
+        bend: second-order terms of best rate, best batch and floor, shape (3, 3).
+        covariance: of theta and bend together, shape (28, 28); 0 for pinned parameters.
+        spread: by (level, kind), the standard deviation of the shift of a cell or size not yet seen.
+        noise: of a run.
+        converged: whether law and noise came to rest.
+    """
+
+    theta: Array
+    bend: Array
+    covariance: Array
+    spread: Spread
+    noise: Noise
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Where the turns of law and noise stand.
+
+    Args:
+        z: of the problem, shape (p,).
+        noise: of a run.
+        spread2: variance of each grouping's shifts.
+        objective: negative log posterior with the volume of z, up to a constant.
+        converged: whether the last turn moved nothing that an answer shows.
+    """
+
+    z: Array
+    noise: Noise
+    spread2: tuple[float, ...]
+    objective: float = np.inf
+    converged: bool = False
+
+
+def fit_bent_law(
+    features: Array,
+    loss: Array,
+    prior: LawPrior,
+    starts: Sequence[Array] = (),
+    diverged: Array | None = None,
+) -> LawFit:
+    """The law with bends, by the best of several starts.
+
+    Args:
+        features: centred logs of N, D, learning rate, batch; shape (n, 4).
+        loss: shape (n,).
+        prior: of theta; its mean is always one of the starts.
+        starts: further starts, each (19,).
+        diverged: centred logs as in `features` of runs that diverged, shape (m, 4).
+    """
+    basis = bend_basis(features[:, 0], features[:, 1], reach_of(features))
+    bends = [Grouping("bend", kind, basis) for kind in BENDS]
+    diverged = np.empty((0, 4)) if diverged is None else diverged
+    problem = LawProblem(features, loss, prior, bends, diverged)
+    at = most_probable(problem, [prior.mean, *starts], (FIRST_BEND**2,) * len(bends), _TURNS)
+    spread, noise, covariance = scatter(problem, at.z, at.noise, at.spread2, groupings(features))
+    z, covariance = kept_bends(at.z, covariance, problem.size)
+    places = np.concatenate([prior.free, len(NAMES) + np.arange(2 * _TERMS)])
+    full = np.zeros((len(NAMES) + 3 * _TERMS,) * 2)
+    full[np.ix_(places, places)] = covariance
+    bend = np.concatenate([z[problem.size :].reshape(2, _TERMS), np.zeros((1, _TERMS))])
+    valley = LawFit(problem.theta(z), bend, full, spread, noise, at.converged)
+    return _with_bent_floor(valley, features, loss, prior)
+
+
+def most_probable(
+    problem: LawProblem, starts: Sequence[Array], spread2: tuple[float, ...] = (), turns: int = _TURNS
+) -> Estimate:
+    """Law and noise by turns: a few from every start, and on from the best.
+
+    Args:
+        problem: runs and prior.
+        starts: laws (19,); what the prior pins stays as it is.
+        spread2: first variances of the shifts of the problem's groups.
+        turns: at most, from the best start on.
+    """
+    level = float(problem.loss.min())
+    begun = [Estimate(problem.begin(start), first_noise(level), spread2) for start in starts]
+    if len(begun) > 1:
+        begun = [_by_turns(problem, at, spread2, _FIRST_TURNS) for at in begun]
+    return _by_turns(problem, min(begun, key=lambda at: at.objective), spread2, turns)
+
+
+def _by_turns(problem: LawProblem, at: Estimate, first2: tuple[float, ...], turns: int) -> Estimate:
+    """The most probable of the estimates passed: with few runs the first are better than where they rest.
+
+    The noise's update is no descent of the objective, and at times law and noise go round in circles.
+    """
+    scale, best, moved = problem.prior.scale[problem.prior.free], at, np.inf
+    for turn in range(turns):
+        height = problem.floor_and_height(at.z)[1]
+        z = problem.minimise(at.z, at.noise.errors(height), at.spread2)
+        there = _with_noise(problem, z, at, first2)
+        moved = np.abs((z[: problem.size] - at.z[: problem.size]) / scale).max()
+        if turn == 0 or there.objective < best.objective:
+            best = there
+        if moved < _STANDING_STILL:
+            break
+        noise = there.noise if turn < _UNDAMPED_TURNS else there.noise.halfway(at.noise)
+        at = Estimate(z, noise, there.spread2)
+    return Estimate(best.z, best.noise, best.spread2, best.objective, bool(moved < _AT_REST))
+
+
+def _with_noise(problem: LawProblem, z: Array, before: Estimate, first2: tuple[float, ...]) -> Estimate:
+    """The estimate at z with its noise, the variances of its shifts, and its objective."""
+    base, height = problem.floor_and_height(z)
+    residual, level = problem.loss - base - height, float(problem.loss.min())
+    covariance = problem.covariance(z, before.noise.errors(height), before.spread2)
+    of_shifts = zip(problem.shifts_of(z), problem.shifts_of(np.diag(covariance)), first2, strict=True)
+    spread2 = tuple(
+        (float((shifts**2 + variances).sum()) + PRIOR_GROUPS * first) / (len(shifts) + PRIOR_GROUPS)
+        for shifts, variances, first in of_shifts
+    )
+    # What the fit has absorbed of the noise: its effective number of parameters.
+    used = len(z) - float(np.sum(problem.precision(spread2) * covariance))
+    noise = estimate_noise(residual, height, before.noise, used, level)
+    errors = noise.errors(height)
+    objective = problem.cost(z, errors, spread2) + 0.5 * float(np.log(errors.variance).sum())
+    objective += sum(0.5 * g.groups * np.log(v) for g, v in zip(problem.groups, spread2, strict=True))
+    sign, log_volume = np.linalg.slogdet(covariance)
+    objective = objective - 0.5 * log_volume if sign > 0 else np.inf
+    return Estimate(z, noise, spread2, float(objective) if np.isfinite(objective) else np.inf)
+
+
+def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior) -> LawFit:
+    """The fit with its floor fitted again: ln(reducible loss) += f . bend_basis(ln N, ln D)."""
+    basis = bend_basis(features[:, 0], features[:, 1], reach_of(features))
+    held = {kind: basis @ row for kind, row in zip(BENDS, fit.bend, strict=False)}
+    valley = {name: fit.theta[INDEX[name]] for name in NAMES if name not in FLOOR}
+    shared = [group for group in groupings(features) if group.kind == "loss"]
+    groups = [Grouping("bend", "floor", basis), *shared]
+    spread2 = (FLOOR_BEND_SD**2, *(fit.spread[group.level, "loss"] ** 2 for group in shared))
+    problem = LawProblem(features, loss, prior.pinned(valley), groups, held=held)
+    # Two starts: where the valley's fit left the floor, and the prior.
+    starts = [problem.begin(theta) for theta in (fit.theta, prior.mean)]
+    errors = fit.noise.errors(problem.floor_and_height(starts[0])[1])
+    found = min(
+        (problem.minimise(z, errors, spread2, _FLOOR_STEPS, _FLOOR_GAIN) for z in starts),
+        key=lambda z: problem.cost(z, errors, spread2),
+    )
+    size = problem.size + _TERMS
+    covariance, places = fit.covariance.copy(), [*problem.prior.free, *range(len(NAMES) + 2 * _TERMS, 28)]
+    covariance[places, :] = covariance[:, places] = 0.0
+    covariance[np.ix_(places, places)] = problem.covariance(found, errors, spread2)[:size, :size]
+    bend = np.concatenate([fit.bend[:2], problem.shifts_of(found)[0][None]])
+    return LawFit(problem.theta(found), bend, covariance, fit.spread, fit.noise, fit.converged)
