@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from carbs_scaling.config import FrontConfig, load_config
+from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.figures import draw_front_png
-from carbs_scaling.report.front import completed_records, front_law, front_rows, write_front
+from carbs_scaling.report.front import front_law, front_rows, write_front
 from carbs_scaling.report.html import write_front_html
 from carbs_scaling.report.table import front_table
 
@@ -29,11 +30,12 @@ def run(composed: DictConfig) -> None:
     logging.getLogger("carbs_scaling").addHandler(logging.NullHandler())
     study = Study.load(config.study)
     folder = config.study.folder
+    laws = law_lines(study.records()) if config.format == "table" or config.plots else []
     if config.format == "table":
         console = Console()
-        print_front(study, console)
+        print_front(study, laws, console)
         if config.plots:
-            print_paths(write_plots(study, folder), console)
+            print_paths(write_plots(study, laws, folder), console)
         return
     # The front goes to standard output, for a pipe; what else there is to say goes beside it.
     console = Console(stderr=True)
@@ -43,20 +45,21 @@ def run(composed: DictConfig) -> None:
     write_front(front_rows(study.records()), config.format, output)
     paths = [Path(output)] if output is not None else []
     if config.plots:
-        paths += write_plots(study, folder)
+        paths += write_plots(study, laws, folder)
     print_paths(paths, console)
 
 
 def show_front(study: Study, folder: Path, console: "Console") -> None:
     """The end of a search: prints the front and writes every form of it into the study's folder."""
-    print_front(study, console)
+    laws = law_lines(study.records())
+    print_front(study, laws, console)
     rows = front_rows(study.records())
     for format in ("csv", "json"):
         write_front(rows, format, folder / f"front.{format}")
-    print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, folder)], console)
+    print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, laws, folder)], console)
 
 
-def print_front(study: Study, console: "Console") -> None:
+def print_front(study: Study, laws: list[str], console: "Console") -> None:
     """The front as a table, with the fitted laws beneath it."""
     records = study.records()
     table = front_table(
@@ -65,42 +68,38 @@ def print_front(study: Study, console: "Console") -> None:
         metric=study.metric,
         spent_flops=spent_flops(records),
         budget_flops=study.budget_flops,
-        law_lines=law_lines(records),
+        law_lines=laws,
     )
     console.print(table)
 
 
 def law_lines(records: list[TrialRecord]) -> list[str]:
-    """The law through the front, and the law in N, D, learning rate and batch behind all runs, a line each.
-
-    The second where all completed runs have these roles.
-    """
-    from carbs_scaling.laws.loss_fit import fit_loss_law
+    """The law through the front, and the scaling law of all runs where they carry one, a line each."""
+    from carbs_scaling.laws.fit.fit_law import fit_law
+    from carbs_scaling.laws.formula import formula_lines
+    from carbs_scaling.laws.runs.table import LawError
 
     lines = []
     along_front = front_law(records)
     if along_front is not None:
         lines.append(f"along the front, C in FLOPs:  {along_front.formula()}")
-    completed = completed_records(records)
-    roles = ("params", "tokens", "learning_rate", "batch_tokens")
-    if completed and all(name in record.values for record in completed for name in roles):
-        params, tokens, rate, batch = ([record.values[name] for record in completed] for name in roles)
-        law = fit_loss_law(params, tokens, rate, batch, [record.loss for record in completed])
-        if law is not None:
-            lines.append(f"over all runs:  {law.formula()}")
+    try:
+        law = fit_law(records)
+    except LawError:  # too few runs, or points without the roles that the law reads
+        return lines
+    if isinstance(law, ScalingLaw):
+        lines += ["over all runs:", *formula_lines(law)]
     return lines
 
 
-def write_plots(study: Study, folder: Path) -> list[Path]:
+def write_plots(study: Study, laws: list[str], folder: Path) -> list[Path]:
     """The picture and the interactive page of the study."""
     records, metric = study.records(), study.metric
     title = f"{study.name}: loss against FLOPs"
     law = front_law(records)
     return [
         draw_front_png(records, folder / "front.png", title, law=law, metric=metric),
-        write_front_html(
-            records, folder / "front.html", title, law=law, metric=metric, law_lines=law_lines(records)
-        ),
+        write_front_html(records, folder / "front.html", title, law=law, metric=metric, law_lines=laws),
     ]
 
 
