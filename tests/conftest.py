@@ -15,7 +15,6 @@ from carbs_scaling.commands.search import load_search
 from carbs_scaling.config import DataConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.models.family import ModelShape
-from carbs_scaling.search import trial_limits
 from carbs_scaling.tasks.pretraining import Pretraining
 from carbs_scaling.training.loop import TrainingJob
 from carbs_scaling.training.recipe import Recipe
@@ -76,6 +75,8 @@ def random_text(tmp_path):
 @pytest.fixture
 def pretraining(composed, random_text):
     """The pretraining task of some overrides, on random tokens."""
+
+    from carbs_scaling.search import trial_limits  # with all samplers, which other tests do not need
 
     def build(*overrides, vocabulary_size=256) -> Pretraining:
         config, task_config = load_search(composed(*overrides))

@@ -7,7 +7,7 @@ import carbs_scaling
 
 PACKAGE = Path(carbs_scaling.__file__).parent
 BEHIND_THE_TASK = re.compile(r"gpt2|llama|tokens_per_parameter")
-MAY_NAME_THEM = ("tasks", "models", "compute")
+MAY_NAME_THEM = ("tasks", "models")
 
 
 def test_families_and_dimensions_of_pretraining_are_named_only_behind_its_door():

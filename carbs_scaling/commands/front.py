@@ -31,11 +31,12 @@ def run(composed: DictConfig) -> None:
     logging.getLogger("carbs_scaling").addHandler(logging.NullHandler())
     study = Study.load(config.study)
     folder = config.study.folder
+    laws = law_lines(study) if config.format == "table" or config.plots else []
     if config.format == "table":
         console = Console()
-        print_front(study, console)
+        print_front(study, laws, console)
         if config.plots:
-            print_paths(write_plots(study, folder), console)
+            print_paths(write_plots(study, laws, folder), console)
         return
     # The front goes to standard output, for a pipe; what else there is to say goes beside it.
     console = Console(stderr=True)
@@ -45,20 +46,21 @@ def run(composed: DictConfig) -> None:
     write_front(front_rows(study.records()), config.format, output)
     paths = [Path(output)] if output is not None else []
     if config.plots:
-        paths += write_plots(study, folder)
+        paths += write_plots(study, laws, folder)
     print_paths(paths, console)
 
 
 def show_front(study: Study, folder: Path, console: "Console") -> None:
     """The end of a search: prints the front and writes every form of it into the study's folder."""
-    print_front(study, console)
+    laws = law_lines(study)
+    print_front(study, laws, console)
     rows = front_rows(study.records())
     for format in ("csv", "json"):
         write_front(rows, format, folder / f"front.{format}")
-    print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, folder)], console)
+    print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, laws, folder)], console)
 
 
-def print_front(study: Study, console: "Console") -> None:
+def print_front(study: Study, laws: list[str], console: "Console") -> None:
     """The front as a table, with the fitted laws beneath it."""
     records = study.records()
     table = front_table(
@@ -67,7 +69,7 @@ def print_front(study: Study, console: "Console") -> None:
         metric=study.metric,
         spent_flops=spent_flops(records),
         budget_flops=study.budget_flops,
-        law_lines=law_lines(study),
+        law_lines=laws,
     )
     console.print(table)
 
@@ -82,23 +84,21 @@ def law_lines(study: Study) -> list[str]:
     if along_front is not None:
         lines.append(f"along the front, C in FLOPs:  {along_front.formula()}")
     try:
-        law = fit_law(study)
+        law = fit_law(study, check=False)
     except LawError as error:
         return [*lines, f"over all runs, no scaling law:  {error}"]
     assert isinstance(law, ScalingLaw)  # the runs of one study have one optimizer
     return [*lines, "over all runs:", *law.formulas()]
 
 
-def write_plots(study: Study, folder: Path) -> list[Path]:
+def write_plots(study: Study, laws: list[str], folder: Path) -> list[Path]:
     """The picture and the interactive page of the study."""
     records, metric = study.records(), study.metric
     title = f"{study.name}: loss against FLOPs"
     law = front_law(records)
     return [
         draw_front_png(records, folder / "front.png", title, law=law, metric=metric),
-        write_front_html(
-            records, folder / "front.html", title, law=law, metric=metric, law_lines=law_lines(study)
-        ),
+        write_front_html(records, folder / "front.html", title, law=law, metric=metric, law_lines=laws),
     ]
 
 

@@ -29,8 +29,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         load_family(self.architecture)
         if self.flops_convention not in FLOPS_CONVENTIONS:
-            choices = ", ".join(FLOPS_CONVENTIONS)
-            raise ConfigError(f"model.flops_convention={self.flops_convention} is not one of {choices}")
+            known = ", ".join(FLOPS_CONVENTIONS)
+            raise ConfigError(f"model.flops_convention={self.flops_convention} is not one of {known}")
         for name, least in (("head_size", 1), ("sequence_length", 2)):
             value = getattr(self, name)
             if value < least:
