@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-from carbs_scaling.config import DataConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.loop import TrainingJob, train
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.trial import Completed

@@ -21,13 +21,13 @@ import torch
 
 from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.compute.memory import training_memory_bytes
-from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.data.tokenization import token_dtype
 from carbs_scaling.data.windows import training_order, training_windows
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.tasks.pretraining_memory import activation_size
+from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.loop import (
     TrainingJob,
     choose_device,

@@ -13,25 +13,30 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.optimizers.optimizer import load_optimizer
 
 T = TypeVar("T")
 
-SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
-DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
-METRICS = ("nats_per_token", "bits_per_byte")
-DATA_SOURCES = ("stdlib", "files", "hub")
 DEVICES = ("auto", "cpu", "cuda")
 FORMATS = ("table", "csv", "json", "parquet")
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Refuse a value.
+
+    Raises:
+        ConfigError: the condition does not hold.
+    """
     if not condition:
         raise ConfigError(message)
 
 
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, f"{name}={value} is not one of {', '.join(choices)}")
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    require(value in choices, f"{name}={value} is not one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,13 @@ class StudyConfig:
         bad = (
             not self.name or self.name.startswith(".") or any(c in "/\\:\0" or c.isspace() for c in self.name)
         )
-        _require(
+        require(
             not bad,
             f"study.name={self.name!r} is the name of a folder: use letters, digits, '-', '_' and '.' "
             "(a path goes into study.directory)",
         )
 
-        _require(self.seed >= 0, f"study.seed={self.seed} must not be negative")
+        require(self.seed >= 0, f"study.seed={self.seed} must not be negative")
 
     @property
     def folder(self) -> Path:
@@ -71,148 +76,18 @@ class BudgetConfig:
     trial_overhead_flops: float = MISSING
 
     def __post_init__(self) -> None:
-        _require(0 < self.flops < math.inf, f"budget.flops={self.flops} must be a positive number")
-        _require(
+        require(0 < self.flops < math.inf, f"budget.flops={self.flops} must be a positive number")
+        require(
             0 < self.max_trial_fraction <= 1,
             f"budget.max_trial_fraction={self.max_trial_fraction} must lie in (0, 1]",
         )
-        _require(
+        require(
             0 <= self.stop_below_fraction < 1,
             f"budget.stop_below_fraction={self.stop_below_fraction} must lie in [0, 1)",
         )
-        _require(
+        require(
             0 <= self.trial_overhead_flops < math.inf,
             f"budget.trial_overhead_flops={self.trial_overhead_flops} must be a number, and not negative",
-        )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The text. `source` says which of the other fields are read."""
-
-    source: str = MISSING
-    paths: list[str] = MISSING
-    name: str | None = MISSING
-    subset: str | None = MISSING
-    split: str = MISSING
-    text_column: str = MISSING
-    streaming: bool = MISSING
-    max_bytes: int | None = MISSING
-    tokenizer: str = MISSING
-    validation_fraction: float = MISSING
-    cache_directory: str | None = MISSING
-
-    def __post_init__(self) -> None:
-        _require_choice("data.source", self.source, DATA_SOURCES)
-        _require(
-            0 < self.validation_fraction < 1,
-            f"data.validation_fraction={self.validation_fraction} must lie in (0, 1)",
-        )
-        if self.source == "files":
-            _require(bool(self.paths), "data=files needs data.paths, for example data.paths=[corpus/*.txt]")
-        if self.source == "hub":
-            _require(bool(self.name), "data=hub needs data.name, for example data.name=allenai/c4")
-        if self.max_bytes is not None:
-            _require(self.max_bytes > 0, f"data.max_bytes={self.max_bytes} must be positive")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer's constants; what is searched of them lives in the space."""
-
-    name: str = MISSING
-    beta1: float = MISSING
-    epsilon: float = MISSING
-    gradient_clip_norm: float = MISSING
-
-    def __post_init__(self) -> None:
-        load_optimizer(self.name)
-        _require(0 <= self.beta1 < 1, f"optimizer.beta1={self.beta1} must lie in [0, 1)")
-        _require(self.epsilon > 0, f"optimizer.epsilon={self.epsilon} must be positive")
-        _require(
-            self.gradient_clip_norm > 0,
-            f"optimizer.gradient_clip_norm={self.gradient_clip_norm} must be positive (inf: no clipping)",
-        )
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The shape of the learning rate after warmup, down to `final_fraction` of its peak.
-
-    `decay_fraction` and `decay_shape` are read, and checked, by `wsd` only; `decay_exponent` where a decay
-    has the shape `power`.
-    """
-
-    name: str = MISSING
-    final_fraction: float = MISSING
-    decay_fraction: float = MISSING
-    decay_shape: str = MISSING
-    decay_exponent: float = MISSING
-
-    def __post_init__(self) -> None:
-        _require_choice("schedule.name", self.name, SCHEDULES)
-        _require(
-            0 <= self.final_fraction <= 1, f"schedule.final_fraction={self.final_fraction} must lie in [0, 1]"
-        )
-        _require(
-            0 < self.decay_fraction <= 1, f"schedule.decay_fraction={self.decay_fraction} must lie in (0, 1]"
-        )
-        if self.name == "wsd":
-            _require_choice("schedule.decay_shape", self.decay_shape, DECAY_SHAPES)
-        if self.has_power_decay:
-            _require(
-                0 < self.decay_exponent < math.inf,
-                f"schedule.decay_exponent={self.decay_exponent} must be a positive number",
-            )
-
-    @property
-    def has_power_decay(self) -> bool:
-        """Whether `decay_exponent` is read."""
-        return self.name == "power" or (self.name == "wsd" and self.decay_shape == "power")
-
-    @property
-    def read(self) -> tuple[str, ...]:
-        """The fields that the schedule reads."""
-        names = ["name", "final_fraction"]
-        if self.name == "wsd":
-            names += ["decay_fraction", "decay_shape"]
-        return (*names, "decay_exponent") if self.has_power_decay else tuple(names)
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial.
-
-    `gradient_noise_scale` says whether trials measure it along the way (`training.noise_scale`).
-    """
-
-    metric: str = MISSING
-    validation_tokens: int = MISSING
-    gradient_noise_scale: bool = MISSING
-
-    def __post_init__(self) -> None:
-        _require_choice("objective.metric", self.metric, METRICS)
-        _require(
-            self.validation_tokens >= 1,
-            f"objective.validation_tokens={self.validation_tokens} must be at least 1",
-        )
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a training run uses its device; none of it changes what is trained, but for rounding.
-
-    `micro_batch_tokens`: larger batches are accumulated in pieces of this size; null for whole batches.
-    """
-
-    compile: bool = MISSING
-    cuda_graph: bool = MISSING
-    micro_batch_tokens: int | None = MISSING
-
-    def __post_init__(self) -> None:
-        tokens = self.micro_batch_tokens
-        _require(
-            tokens is None or tokens >= 1, f"training.micro_batch_tokens={tokens} must be at least 1 or null"
         )
 
 
@@ -230,10 +105,10 @@ class ExecutorConfig:
     memory_bytes: int | None = MISSING
 
     def __post_init__(self) -> None:
-        _require_choice("executor.device", self.device, DEVICES)
+        require_choice("executor.device", self.device, DEVICES)
         for name in ("workers", "memory_bytes"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, f"executor.{name}={value} must be at least 1 or null")
+            require(value is None or value >= 1, f"executor.{name}={value} must be at least 1 or null")
 
 
 @dataclass(frozen=True)
@@ -260,9 +135,9 @@ class FrontConfig:
     plots: bool
 
     def __post_init__(self) -> None:
-        _require_choice("format", self.format, FORMATS)
-        _require(self.output != "", "output= needs a file")
-        _require(
+        require_choice("format", self.format, FORMATS)
+        require(self.output != "", "output= needs a file")
+        require(
             self.output is None or self.format != "table",
             f"output={self.output} needs format=csv, json or parquet",
         )
@@ -286,7 +161,7 @@ class TargetConfig:
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "head_size", "devices", "sequences_per_device"):
-            _require(getattr(self, name) >= 1, f"target.{name}={getattr(self, name)} must be at least 1")
+            require(getattr(self, name) >= 1, f"target.{name}={getattr(self, name)} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -302,7 +177,7 @@ class FitConfig:
     output: str | None
 
     def __post_init__(self) -> None:
-        _require_choice("format", self.format, LAW_FORMATS)
+        require_choice("format", self.format, LAW_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -318,9 +193,9 @@ class CurvesConfig:
     output: str | None
 
     def __post_init__(self) -> None:
-        _require_choice("format", self.format, LAW_FORMATS)
-        _require(0 < self.rate_share <= 1, f"rate_share={self.rate_share} must lie in (0, 1]")
-        _require(
+        require_choice("format", self.format, LAW_FORMATS)
+        require(0 < self.rate_share <= 1, f"rate_share={self.rate_share} must lie in (0, 1]")
+        require(
             isinstance(self.draws, int) and self.draws >= 20,
             f"draws={self.draws} must be a whole number, at least 20",
         )
@@ -328,7 +203,7 @@ class CurvesConfig:
         fine = levels is None or (
             isinstance(levels, list) and levels and all(isinstance(x, int | float) and x > 0 for x in levels)
         )
-        _require(bool(fine), f"levels={levels} must be losses, such as [2.4,2.2], or null")
+        require(bool(fine), f"levels={levels} must be losses, such as [2.4,2.2], or null")
 
 
 COMPARE_FORMATS = ("table", "csv", "json")
@@ -345,16 +220,16 @@ class CompareConfig:
     output: str | None
 
     def __post_init__(self) -> None:
-        _require_choice("format", self.format, COMPARE_FORMATS)
+        require_choice("format", self.format, COMPARE_FORMATS)
         named = isinstance(self.studies, list) and all(isinstance(name, str | int) for name in self.studies)
-        _require(
+        require(
             named and len(self.studies) >= 2,
             f"studies={self.studies} must be two studies or more, such as 'studies=[mine,grid]'",
         )
         twice = [name for name in self.studies if self.studies.count(name) > 1]
-        _require(not twice, f"studies={self.studies} names {twice[0] if twice else ''} twice")
-        _require(self.output != "", "output= needs a file")
-        _require(
+        require(not twice, f"studies={self.studies} names {twice[0] if twice else ''} twice")
+        require(self.output != "", "output= needs a file")
+        require(
             self.output is None or self.format != "table",
             f"output={self.output} needs format=csv or json",
         )
@@ -375,12 +250,12 @@ class RecommendConfig:
     output: str | None
 
     def __post_init__(self) -> None:
-        _require_choice("format", self.format, RECIPE_FORMATS)
-        _require(0 < self.level < 1, f"level={self.level} must lie in (0, 1)")
-        _require(
+        require_choice("format", self.format, RECIPE_FORMATS)
+        require(0 < self.level < 1, f"level={self.level} must lie in (0, 1)")
+        require(
             self.law is None or self.runs is None, "set law (a fitted law's JSON) or runs (a table), not both"
         )
-        _require(
+        require(
             self.law is None or not self.prior,
             "a prior enters where a law is fitted, and law=FILE is fitted already",
         )
@@ -429,10 +304,10 @@ def load_config(config_type: type[T], composed: DictConfig, **section_types: typ
     """
     kinds = {**get_type_hints(config_type), **section_types}
     for name in composed:
-        _require(name in kinds, f"unknown key {name!r}; there are {', '.join(kinds)}")
+        require(name in kinds, f"unknown key {name!r}; there are {', '.join(kinds)}")
     values = {}
     for name, kind in kinds.items():
-        _require(name in composed, f"the configuration has no {name!r}")
+        require(name in composed, f"the configuration has no {name!r}")
         value = composed[name]
         if isinstance(kind, type) and is_dataclass(kind):
             if not isinstance(value, DictConfig):
@@ -443,8 +318,8 @@ def load_config(config_type: type[T], composed: DictConfig, **section_types: typ
         if kind in (str, bool, str | None, float):
             # Any number is a float to people.
             fits = isinstance(value, (int, float) if kind is float else kind)
-            _require(fits, f"{name}={value!r} is not what {name} can be")
+            require(fits, f"{name}={value!r} is not what {name} can be")
         if kind == dict[str, Any]:
-            _require(isinstance(value, dict), f"{name}={value} must be a group, such as {name}=NAME")
+            require(isinstance(value, dict), f"{name}={value} must be a group, such as {name}=NAME")
         values[name] = value
     return config_type(**values)

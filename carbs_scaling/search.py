@@ -19,7 +19,7 @@ from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers import sampler as samplers
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
-from carbs_scaling.tasks.task import Job, Limits, Point, Task, TrialContext
+from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
 from carbs_scaling.trial import MachineFailure, Status, TrialOutcome
 
 logger = logging.getLogger(__name__)

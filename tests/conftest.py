@@ -12,10 +12,11 @@ from hydra import compose, initialize_config_dir
 
 from carbs_scaling.cli import configuration_folder
 from carbs_scaling.commands.search import load_search
-from carbs_scaling.config import DataConfig, ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.tasks.pretraining import Pretraining
+from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.loop import TrainingJob
 from carbs_scaling.training.recipe import Recipe
 

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 
 from carbs_scaling.config import BudgetConfig, SearchConfig, StudyConfig
 from carbs_scaling.executors import EXECUTORS
-from carbs_scaling.tasks.task import Point, Task, TrialContext
+from carbs_scaling.task import Point, Task, TrialContext
 from carbs_scaling.trial import Completed, Diverged, TrialOutcome
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from carbs_scaling.config import SearchConfig, load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors import EXECUTORS
+from carbs_scaling.task import Task, TaskEntry
 from carbs_scaling.tasks import TASKS
-from carbs_scaling.tasks.task import Task, TaskEntry
 
 
 def run(composed: DictConfig) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carbs_scaling.config import DataConfig
+from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.hub import quiet_hub
 from carbs_scaling.errors import DataError
 

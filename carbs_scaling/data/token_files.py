@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from carbs_scaling.config import DataConfig
+from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.sources import Source, find_source
 from carbs_scaling.data.splitting import (
     Document,

@@ -9,7 +9,7 @@ from carbs_scaling.trial import MachineFailure, TrialOutcome
 
 logger = logging.getLogger(__name__)
 
-# One trial, such as `tasks.task.Job`. Executors with other processes pickle it.
+# One trial, such as `task.Job`. Executors with other processes pickle it.
 Job = Callable[[], TrialOutcome]
 
 

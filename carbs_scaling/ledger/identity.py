@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from carbs_scaling.tasks.task import Task
+from carbs_scaling.task import Task
 
 
 def study_identity(task: Task, seed: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from carbs_scaling.errors import BudgetSpent, StudyError
 from carbs_scaling.ledger.identity import differences, study_identity
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import StoredTrial, read_trials, stored
-from carbs_scaling.tasks.task import Task
+from carbs_scaling.task import Task
 from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome, charged_flops
 
 # The format of what is written into user attributes; a ledger of another one is refused, not misread.

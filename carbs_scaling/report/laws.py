@@ -109,7 +109,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         if name == "batch_tokens" and law.support.one_batch:
             bounds = "as in all runs"
         table.add_row(label, _number(name, getattr(recipe, name)), bounds)
-    table.add_row("batch (sequences)", f"{sequences(advice, target):,}", "")
+    table.add_row("batch (sequences)", f"{advice.sequences(target.sequence_length):,}", "")
     for name, value in recipe.other.items():
         low, high = advice.intervals[name]
         bounds = f"{_number(name, low)} - {_number(name, high)}"
@@ -132,7 +132,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         f"fitted to {_runs_line(law)}",
     ]
     notes.append(_held_out_line(law))
-    whole = sequences(advice, target) * target.sequence_length
+    whole = advice.sequences(target.sequence_length) * target.sequence_length
     if abs(whole / recipe.batch_tokens - 1) > ROUNDED:
         notes.append(
             f"in whole sequences of {target.sequence_length:,} the batch is {whole:,} tokens; its best peak "
@@ -155,20 +155,10 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
     return Group(title, table, published, *(Text(note) for note in notes), *yellow)
 
 
-def sequences(advice: Advice, target: TargetConfig) -> int:
-    """Sequences a step, at least one."""
-    return max(1, round(advice.recipe.batch_tokens / target.sequence_length))
-
-
-def steps(advice: Advice, batch_tokens: int) -> int:
-    """Optimizer steps for the target's tokens."""
-    return max(1, round(advice.recipe.tokens / batch_tokens))
-
-
 def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[str, Any]:
     """The recommendation as plain JSON types, with units in the names."""
     recipe, optimal = advice.recipe, advice.optimal
-    batch_sequences = sequences(advice, target)
+    batch_sequences = advice.sequences(target.sequence_length)
     whole = batch_sequences * target.sequence_length
     return {
         "params": recipe.params,
@@ -179,7 +169,7 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
         **recipe.other,
         "batch_sequences": batch_sequences,
         "learning_rate_at_batch_sequences": recipe.learning_rate_at(whole),
-        "steps": steps(advice, whole),
+        "steps": advice.steps(whole),
         "width": advice.width,
         "depth": advice.depth,
         "level": advice.level,
@@ -216,7 +206,7 @@ def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
 
     Learning rate and steps belong to the batch that devices, sequences and accumulation really give.
     """
-    total = sequences(advice, target)
+    total = advice.sequences(target.sequence_length)
     per_device = max(1, min(target.sequences_per_device, total // target.devices))
     accumulated = max(1, round(total / (per_device * target.devices)))
     batch_tokens = per_device * target.devices * accumulated * target.sequence_length
@@ -224,7 +214,7 @@ def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
         "learning_rate": float(f"{advice.recipe.learning_rate_at(batch_tokens):.4g}"),
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": accumulated,
-        "max_steps": steps(advice, batch_tokens),
+        "max_steps": advice.steps(batch_tokens),
         "lr_scheduler_type": "cosine",
     }
     for name, field in (("weight_decay", "weight_decay"), ("beta2", "adam_beta2")):

@@ -5,10 +5,10 @@ from typing import Any
 
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.data.windows import training_windows, validation_windows
+from carbs_scaling.task import Limits, Point, Task, TrialContext
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
 from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
-from carbs_scaling.tasks.task import Limits, Point, Task, TrialContext
 from carbs_scaling.training.loop import TrainingJob, train
 from carbs_scaling.trial import TrialOutcome
 

@@ -6,15 +6,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from carbs_scaling.compute.flops import FLOPS_CONVENTIONS
-from carbs_scaling.config import (
-    DataConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainingConfig,
-)
+from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelShape, load_family
+from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 
 
 @dataclass(frozen=True)

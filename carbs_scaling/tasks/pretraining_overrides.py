@@ -4,7 +4,6 @@ from typing import Any
 
 from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.recommend.advice import Advice
-from carbs_scaling.report.laws import sequences
 
 
 def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
@@ -12,7 +11,7 @@ def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
 
     The learning rate is that for the batch in whole sequences.
     """
-    batch_size = sequences(advice, target)
+    batch_size = advice.sequences(target.sequence_length)
     space: dict[str, Any] = {
         "learning_rate": float(f"{advice.recipe.learning_rate_at(batch_size * target.sequence_length):.4g}"),
         "batch_size": batch_size,

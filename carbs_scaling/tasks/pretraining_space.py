@@ -21,8 +21,8 @@ from carbs_scaling.space.dimensions import (
     multiple_of,
     parse_dimensions,
 )
+from carbs_scaling.task import Point
 from carbs_scaling.tasks.pretraining_config import ModelConfig
-from carbs_scaling.tasks.task import Point
 from carbs_scaling.training.recipe import Recipe
 
 # Fewer steps than this leave no room for warmup and decay; such a run tells nothing about longer ones.

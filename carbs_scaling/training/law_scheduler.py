@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from carbs_scaling.config import ScheduleConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.prior.published import PublishedLaw
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
 from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
 from carbs_scaling.laws.schedules.sde import FunctionalExponents
+from carbs_scaling.training.config import ScheduleConfig
 from carbs_scaling.training.schedules import learning_rate_factor
 
 SHAPES = ("sde", "wsd", "cosine", "linear", "power", "constant")

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from carbs_scaling.compute.flops import flops_per_token
-from carbs_scaling.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.data.windows import (
     Indices,
@@ -28,6 +27,7 @@ from carbs_scaling.data.windows import (
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
 from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer
+from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.noise_scale import NoiseMeter

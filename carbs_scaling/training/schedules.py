@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from carbs_scaling.config import ScheduleConfig
+from carbs_scaling.training.config import ScheduleConfig
 
 
 def decay_factor(shape: str, progress: float, exponent: float = 1.0) -> float:

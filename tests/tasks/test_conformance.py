@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import create_trial
 
 from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.task import Job, TrialContext
 from carbs_scaling.tasks import TASKS
-from carbs_scaling.tasks.task import Job, TrialContext
 from carbs_scaling.trial import Completed, TrialOutcome, charged_flops
 from tests.toy_task import ToyTask
 

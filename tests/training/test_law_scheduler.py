@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from carbs_scaling import fit_law, law_scheduler
-from carbs_scaling.config import ScheduleConfig, load_section
+from carbs_scaling.config import load_section
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.laws.prior.published import BY_NAME
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
 from carbs_scaling.laws.scaling_law import LawsByOptimizer
 from carbs_scaling.laws.schedules.sde import FunctionalExponents
+from carbs_scaling.training.config import ScheduleConfig
 from carbs_scaling.training.law_scheduler import SHAPES, plan_learning_rate, untuned_warmup_steps
 from carbs_scaling.training.schedules import learning_rate_factor
 

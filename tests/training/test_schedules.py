@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from carbs_scaling.config import DECAY_SHAPES, SCHEDULES, ScheduleConfig
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.training.config import DECAY_SHAPES, SCHEDULES, ScheduleConfig
 from carbs_scaling.training.schedules import build_scheduler, decay_factor, learning_rate_factor
 
 

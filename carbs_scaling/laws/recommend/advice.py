@@ -59,6 +59,14 @@ class Advice:
     published: tuple[tuple[PublishedLaw, PublishedRecipe], ...]
     halving_flops: float | None
 
+    def sequences(self, sequence_length: int) -> int:
+        """Sequences a step, at least one."""
+        return max(1, round(self.recipe.batch_tokens / sequence_length))
+
+    def steps(self, batch_tokens: int) -> int:
+        """Optimizer steps for the target's tokens, at least one."""
+        return max(1, round(self.recipe.tokens / batch_tokens))
+
 
 def compute_optimal(law: ScalingLaw, flops: float, level: float = 0.9, draws: int = 400) -> ComputeOptimal:
     """Find the N and D of least loss for C = 6 N D.

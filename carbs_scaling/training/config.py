@@ -1,0 +1,113 @@
+"""How a candidate is trained: the schemas of `conf/optimizer`, `schedule`, `objective` and `training`."""
+
+import math
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from carbs_scaling.config import require, require_choice
+from carbs_scaling.optimizers.optimizer import load_optimizer
+
+SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
+DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
+METRICS = ("nats_per_token", "bits_per_byte")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer's constants; what is searched of them lives in the space."""
+
+    name: str = MISSING
+    beta1: float = MISSING
+    epsilon: float = MISSING
+    gradient_clip_norm: float = MISSING
+
+    def __post_init__(self) -> None:
+        load_optimizer(self.name)
+        require(0 <= self.beta1 < 1, f"optimizer.beta1={self.beta1} must lie in [0, 1)")
+        require(self.epsilon > 0, f"optimizer.epsilon={self.epsilon} must be positive")
+        require(
+            self.gradient_clip_norm > 0,
+            f"optimizer.gradient_clip_norm={self.gradient_clip_norm} must be positive (inf: no clipping)",
+        )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The shape of the learning rate after warmup, down to `final_fraction` of its peak.
+
+    `decay_fraction` and `decay_shape` are read, and checked, by `wsd` only; `decay_exponent` where a decay
+    has the shape `power`.
+    """
+
+    name: str = MISSING
+    final_fraction: float = MISSING
+    decay_fraction: float = MISSING
+    decay_shape: str = MISSING
+    decay_exponent: float = MISSING
+
+    def __post_init__(self) -> None:
+        require_choice("schedule.name", self.name, SCHEDULES)
+        require(
+            0 <= self.final_fraction <= 1, f"schedule.final_fraction={self.final_fraction} must lie in [0, 1]"
+        )
+        require(
+            0 < self.decay_fraction <= 1, f"schedule.decay_fraction={self.decay_fraction} must lie in (0, 1]"
+        )
+        if self.name == "wsd":
+            require_choice("schedule.decay_shape", self.decay_shape, DECAY_SHAPES)
+        if self.has_power_decay:
+            require(
+                0 < self.decay_exponent < math.inf,
+                f"schedule.decay_exponent={self.decay_exponent} must be a positive number",
+            )
+
+    @property
+    def has_power_decay(self) -> bool:
+        """Whether `decay_exponent` is read."""
+        return self.name == "power" or (self.name == "wsd" and self.decay_shape == "power")
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The fields that the schedule reads."""
+        names = ["name", "final_fraction"]
+        if self.name == "wsd":
+            names += ["decay_fraction", "decay_shape"]
+        return (*names, "decay_exponent") if self.has_power_decay else tuple(names)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial.
+
+    `gradient_noise_scale` says whether trials measure it along the way (`training.noise_scale`).
+    """
+
+    metric: str = MISSING
+    validation_tokens: int = MISSING
+    gradient_noise_scale: bool = MISSING
+
+    def __post_init__(self) -> None:
+        require_choice("objective.metric", self.metric, METRICS)
+        require(
+            self.validation_tokens >= 1,
+            f"objective.validation_tokens={self.validation_tokens} must be at least 1",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a training run uses its device; none of it changes what is trained, but for rounding.
+
+    `micro_batch_tokens`: larger batches are accumulated in pieces of this size; null for whole batches.
+    """
+
+    compile: bool = MISSING
+    cuda_graph: bool = MISSING
+    micro_batch_tokens: int | None = MISSING
+
+    def __post_init__(self) -> None:
+        tokens = self.micro_batch_tokens
+        require(
+            tokens is None or tokens >= 1, f"training.micro_batch_tokens={tokens} must be at least 1 or null"
+        )
