@@ -150,7 +150,7 @@ def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
     if isinstance(runs, RunTable):
         return _only({runs.optimizer: runs}, optimizer)
     frame, source = _as_frame(runs)
-    has_role = (True, True, *(name in frame.columns for name in MAY_LACK))
+    has_role = (True, True, "learning_rate" in frame.columns, "batch_tokens" in frame.columns)
     if isinstance(runs, StudyRuns) or hasattr(runs, "records"):
         frame = _filled(frame)
     _check_columns(frame, source)
