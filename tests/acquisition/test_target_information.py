@@ -143,7 +143,7 @@ def test_losses_of_runs_are_those_of_the_linear_law_given_the_others(prior):
     cross, own = model._covariance(new, features), model._covariance(new, new)
     noisy = model._covariance(features, features) + np.diag(model._noise(features))
     covariance = own - cross @ np.linalg.solve(noisy, cross.T)
-    found = posterior.distribution.covariance_matrix.numpy()
+    found = posterior.covariance_matrix.numpy()
     np.testing.assert_allclose(found, covariance, atol=1e-6 * covariance.max())
     assert np.abs(posterior.mean[:, 0].numpy() - law_value(theta, new, ALL_ROLES)).max() < 0.05
     pairs = model.posterior(rows.reshape(3, 2, 4))
