@@ -149,8 +149,9 @@ class TargetModel(Model):
             found = np.array([c / np.outer(sd[i], sd[i]) for c, i in zip(covariance, blocks, strict=True)])
             return torch.from_numpy(found).reshape(*X.shape[:-1], q)
 
-        parts = (torch.from_numpy(part).reshape(1, *X.shape[:-1]) for part in (mean, sd))
-        posterior = MixturePosterior(torch.ones(1, dtype=torch.float64), *parts, correlation)
+        means, deviations = (torch.from_numpy(part).reshape(1, *X.shape[:-1]) for part in (mean, sd))
+        one = torch.ones(1, dtype=torch.float64)
+        posterior = MixturePosterior(one, means, deviations, correlation)
         if posterior_transform is None:
             return posterior
         return cast(MixturePosterior, posterior_transform(posterior, X))
