@@ -18,9 +18,7 @@ from botorch.acquisition import AcquisitionFunction
 from botorch.acquisition.objective import PosteriorTransform
 from botorch.exceptions import UnsupportedError
 from botorch.models.model import Model
-from botorch.posteriors import GPyTorchPosterior
 from botorch.utils.transforms import t_batch_mode_transform
-from gpytorch.distributions import MultivariateNormal
 from scipy.linalg import solve_triangular
 from torch import Tensor
 
@@ -39,6 +37,7 @@ from carbs_scaling.laws.prior.prior import LawPrior
 from carbs_scaling.space.floor_field import field_correlation
 from carbs_scaling.surrogate.law_mean import features_of
 from carbs_scaling.surrogate.model import stable_cholesky
+from carbs_scaling.surrogate.posterior import MixturePosterior
 
 Reach = tuple[tuple[float, float], tuple[float, float]]
 
@@ -126,35 +125,33 @@ class TargetModel(Model):
         output_indices: list[int] | None = None,
         observation_noise: bool | Tensor = False,
         posterior_transform: PosteriorTransform | None = None,
-    ) -> GPyTorchPosterior:
-        """Losses of runs at X, `batch_shape x q x d'`, without noise.
+    ) -> MixturePosterior:
+        """Losses of runs at X, `batch_shape x q x d'`, without noise; one component.
 
         Raises:
             UnsupportedError: there is no such output, or observation noise is asked for.
         """
         if output_indices not in (None, [0]) or observation_noise is not False:
             raise UnsupportedError("the model has one noise-free output")
-        rows = features_of(X)
+        rows, q = features_of(X), X.shape[-2]
         value, _, slopes = value_and_slopes(self.theta, rows)
-        known = self._known(rows)
+        known, prior = self._known(rows), self._variance(rows)
         mean = value + slopes @ (self.prior.mean - self.theta) + known.T @ self.whitened
-        q = X.shape[-2]
-        if q == 1:
-            covariance = (self._variance(rows) - np.square(known).sum(axis=0))[:, None, None]
-        else:
-            blocks = (slice(i, i + q) for i in range(0, len(rows), q))
-            covariance = np.array(
-                [self._covariance(rows[i], rows[i]) - known[:, i].T @ known[:, i] for i in blocks]
-            )
-        posterior = GPyTorchPosterior(
-            MultivariateNormal(
-                torch.from_numpy(mean).reshape(X.shape[:-1]),
-                torch.from_numpy(covariance).reshape(*X.shape[:-1], q),
-            )
-        )
+        # What is left where the runs say everything is rounding.
+        sd = np.sqrt(np.maximum(prior - np.square(known).sum(axis=0), 1e-14 * prior))
+
+        def correlation() -> Tensor:
+            blocks = [slice(i, i + q) for i in range(0, len(rows), q)]
+            covariance = [self._covariance(rows[i], rows[i]) - known[:, i].T @ known[:, i] for i in blocks]
+            found = np.array([c / np.outer(sd[i], sd[i]) for c, i in zip(covariance, blocks, strict=True)])
+            return torch.from_numpy(found).reshape(*X.shape[:-1], q)
+
+        means, deviations = (torch.from_numpy(part).reshape(1, *X.shape[:-1]) for part in (mean, sd))
+        one = torch.ones(1, dtype=torch.float64)
+        posterior = MixturePosterior(one, means, deviations, correlation)
         if posterior_transform is None:
             return posterior
-        return cast(GPyTorchPosterior, posterior_transform(posterior, X))
+        return cast(MixturePosterior, posterior_transform(posterior, X))
 
     def with_target(self, X: Tensor) -> Array:
         """Covariance of runs at X, m rows in all, with the target's (ln rate, ln batch, loss); (m, 3)."""

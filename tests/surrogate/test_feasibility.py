@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from botorch.models import SingleTaskGP
+from botorch.settings import validate_input_scaling
+from gpytorch.means import ZeroMean
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr
 
@@ -50,6 +53,30 @@ def test_probabilities_are_those_of_the_process_written_out(count):
     np.testing.assert_allclose(model.probability(new), expected, atol=1e-6)
     np.testing.assert_allclose(model.probability(new[:, None])[:, 0], expected, atol=1e-6)
     np.testing.assert_allclose(model.probability(new.reshape(5, 10, -1)).reshape(-1), expected, atol=1e-6)
+
+
+def test_the_posterior_is_that_of_a_stock_gaussian_process():
+    """Means, variances and covariances, in batches too."""
+    rng = np.random.default_rng(3)
+    known, ended = runs(rng.random((30, 3)), rng.uniform(-3, 3, 30)), torch.from_numpy(rng.random(30) < 0.7)
+    model = Feasibility(known, ended, LAW)
+    labels = torch.where(ended, 0.0, -2.5).double()[:, None]
+    with validate_input_scaling(False):
+        stock = SingleTaskGP(
+            model.runs,
+            labels,
+            torch.full_like(labels, 0.3),
+            mean_module=ZeroMean(),
+            covar_module=model.kernel,
+            outcome_transform=None,
+        )
+    new = runs(rng.random((12, 3)), rng.uniform(-3, 3, 12))
+    for shape in ((12,), (4, 3), (2, 2, 3)):
+        X = new.reshape(*shape, 7)
+        ours, expected = model.posterior(X), stock.posterior(model._inputs(X))
+        torch.testing.assert_close(ours.mean, expected.mean + 1.5, atol=1e-6, rtol=0)
+        covariance = expected.distribution.covariance_matrix
+        torch.testing.assert_close(ours.covariance_matrix, covariance, atol=1e-6, rtol=0)
 
 
 def test_a_cliff_above_the_best_rate_is_feared_at_other_sizes_too():

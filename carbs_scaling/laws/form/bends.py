@@ -6,9 +6,8 @@ such a curve ruins the recipe for a larger model. So a bend is kept as far as ce
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from carbs_scaling.laws.form.valley import Array
+from carbs_scaling.laws.form.valley import Array, Values
 
 BENDS = ("rate", "batch")  # fitted with the valley; the floor bends by gamma already
 ALL_BENDS = (*BENDS, "floor")  # rows of a law's `bend`
@@ -22,7 +21,7 @@ WANDERING, LOSS_WANDERING = 0.15, 0.02
 Reach = tuple[tuple[float, float], tuple[float, float]]
 
 
-def bend_basis(n: npt.ArrayLike, d: npt.ArrayLike, reach: Reach) -> Array:
+def bend_basis(n: Values, d: Values, reach: Reach) -> Array:
     """Second-order terms by which a location departs from a power law.
 
     Beyond `reach` they go on along their tangents, which level off within a factor of e: that a curve goes

@@ -20,9 +20,8 @@ Runs without one of the roles have a feature of 0 there, and the prior pins the 
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from carbs_scaling.laws.form.valley import Array, valley, valley_depth
+from carbs_scaling.laws.form.valley import Array, Values, valley, valley_depth
 
 ROLES = ("params", "tokens", "learning_rate", "batch_tokens")
 
@@ -63,7 +62,7 @@ SHIFTS: dict[str, tuple[str, ...]] = {
 _REACH = 50.0  # exponents are clipped there: far beyond any run, and finite
 
 
-def _exp(value: npt.ArrayLike) -> Array:
+def _exp(value: Values) -> Array:
     # Half the time of np.clip on the small arrays of a fit, which asks for it some ten thousand times.
     return np.exp(np.minimum(np.maximum(value, -_REACH), _REACH))
 
@@ -71,7 +70,7 @@ def _exp(value: npt.ArrayLike) -> Array:
 class _Named:
     """Parameters by name, each of shape (...), from theta (..., 19): ten times as fast as a dict of them."""
 
-    def __init__(self, theta: npt.ArrayLike) -> None:
+    def __init__(self, theta: Values) -> None:
         self._theta = np.asarray(theta, dtype=float)
 
     def __getitem__(self, name: str) -> Array:
@@ -79,7 +78,7 @@ class _Named:
         return column
 
 
-def reducible(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike, shift: npt.ArrayLike = 0.0) -> Array:
+def reducible(theta: Values, n: Values, d: Values, shift: Values = 0.0) -> Array:
     """Reducible loss at the best learning rate and batch.
 
     Args:
@@ -96,34 +95,32 @@ def reducible(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike, shift: n
     return _exp(p["ln_R"] + shift) * (by_params + by_tokens) ** gamma
 
 
-def floor(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike, shift: npt.ArrayLike = 0.0) -> Array:
+def floor(theta: Values, n: Values, d: Values, shift: Values = 0.0) -> Array:
     """Loss at the best learning rate and batch; shapes as in `reducible`."""
     return _exp(_Named(theta)["ln_E"]) + reducible(theta, n, d, shift)
 
 
-def best_batch(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike) -> Array:
+def best_batch(theta: Values, n: Values, d: Values) -> Array:
     """ln B* less its centre; shapes as in `reducible`."""
     p = _Named(theta)
     return p["b0"] + p["b_N"] * n + p["b_D"] * d
 
 
-def best_rate(
-    theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike, b: npt.ArrayLike | None = None
-) -> Array:
+def best_rate(theta: Values, n: Values, d: Values, b: Values | None = None) -> Array:
     """ln e* less its centre, at the centred ln batch `b` or at the best batch; shapes as in `reducible`."""
     p = _Named(theta)
     best = p["a0"] + p["a_N"] * n + p["a_D"] * d
     return best if b is None else best + p["a_B"] * (b - best_batch(theta, n, d))
 
 
-def curvatures(theta: npt.ArrayLike, n: npt.ArrayLike, d: npt.ArrayLike) -> tuple[Array, Array]:
+def curvatures(theta: Values, n: Values, d: Values) -> tuple[Array, Array]:
     """k_e and k_B: loss per squared unit of ln rate, and of ln batch, off the best; shapes as in `floor`."""
     p = _Named(theta)
     flatter = -p["kappa_N"] * n - p["kappa_D"] * d
     return _exp(p["ln_k_e"] + flatter), _exp(p["ln_k_B"] + flatter)
 
 
-def value(theta: npt.ArrayLike, features: Array, shifts: Mapping[str, npt.ArrayLike] | None = None) -> Array:
+def value(theta: Values, features: Array, shifts: Mapping[str, Values] | None = None) -> Array:
     """Losses of runs at centred logs of N, D, learning rate and batch.
 
     Args:
@@ -139,7 +136,7 @@ def value(theta: npt.ArrayLike, features: Array, shifts: Mapping[str, npt.ArrayL
 
 
 def floor_and_height(
-    theta: npt.ArrayLike, features: Array, shifts: Mapping[str, npt.ArrayLike] | None = None
+    theta: Values, features: Array, shifts: Mapping[str, Values] | None = None
 ) -> tuple[Array, Array]:
     """The floor under runs and their heights above it, which add to `value`; shapes as there."""
     theta = np.asarray(theta, dtype=float)[..., None, :]
@@ -156,7 +153,7 @@ def floor_and_height(
 
 
 def value_and_slopes(
-    theta: Array, features: Array, shifts: Mapping[str, npt.ArrayLike] | None = None
+    theta: Array, features: Array, shifts: Mapping[str, Values] | None = None
 ) -> tuple[Array, Array, Array]:
     """Losses, how much of each is valley, and derivatives by `NAMES`.
 

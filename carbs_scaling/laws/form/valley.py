@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Values = Array | float
 
 # Beyond this distance from the floor (in logs) the valley is taken at this distance: keeps exp() finite.
 _REACH = 9.0
@@ -15,7 +16,7 @@ _REACH = 9.0
 _SMALL_SKEW = 1e-3
 
 
-def valley_depth(offset: npt.ArrayLike, skew: npt.ArrayLike) -> Array:
+def valley_depth(offset: Values, skew: Values) -> Array:
     """v alone, without derivatives: a proposal evaluates it some hundred thousand times.
 
     Args:
@@ -31,7 +32,7 @@ def valley_depth(offset: npt.ArrayLike, skew: npt.ArrayLike) -> Array:
     return np.where(small, u * u * (1 + skew * u / 3), depth) if small.any() else depth
 
 
-def valley(offset: Array, skew: npt.ArrayLike) -> tuple[Array, Array, Array]:
+def valley(offset: Array, skew: Values) -> tuple[Array, Array, Array]:
     """v = 2 (exp(r u) - r u - 1) / r^2 with its derivatives by u and by r.
 
     Args:
