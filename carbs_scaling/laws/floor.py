@@ -8,9 +8,12 @@ Huber's loss of the residuals of log L, summed over the points, by L-BFGS from a
 
 from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.runs.table import LawError
 
 HUBER = (
@@ -44,7 +47,7 @@ class FloorLaw:
     standard_errors: tuple[float, ...] = ()
     objective: float = float("nan")
 
-    def loss(self, params, tokens) -> np.ndarray:
+    def loss(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> Array:
         """Losses, in the broadcast shape of N and D."""
         return (
             self.E
@@ -52,7 +55,7 @@ class FloorLaw:
             + self.B * np.asarray(tokens, float) ** -self.beta
         )
 
-    def compute_optimal(self, flops) -> tuple[np.ndarray, np.ndarray]:
+    def compute_optimal(self, flops: npt.ArrayLike) -> tuple[Array, Array]:
         """N and D of least loss under C = 6 N D, in closed form (Hoffmann et al., equation 4)."""
         total = self.alpha + self.beta
         balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
@@ -63,17 +66,24 @@ class FloorLaw:
         """The law on one line."""
         return f"L = {self.E:.4f} + {self.A:.2f} N^-{self.alpha:.4f} + {self.B:.2f} D^-{self.beta:.4f}"
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         return asdict(self)
 
     @staticmethod
-    def from_dict(values: dict) -> "FloorLaw":
+    def from_dict(values: dict[str, Any]) -> "FloorLaw":
         """The inverse of `to_dict`."""
         return FloorLaw(**{**values, "standard_errors": tuple(values["standard_errors"])})
 
 
-def fit_floor(params, tokens, loss, huber: float = HUBER, bootstrap: int = 0, seed: int = 0) -> FloorLaw:
+def fit_floor(
+    params: npt.ArrayLike,
+    tokens: npt.ArrayLike,
+    loss: npt.ArrayLike,
+    huber: float = HUBER,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> FloorLaw:
     """The law of runs that were each tuned well.
 
     Args:
@@ -100,9 +110,9 @@ def fit_floor(params, tokens, loss, huber: float = HUBER, bootstrap: int = 0, se
             raise LawError(f"{name} is the same in all points: its exponent cannot be fitted")
     scale = float(np.median(logs[2]))
     starts = [np.array([a, b, e + scale - 0.7, alpha, beta]) for a, b, e, alpha, beta in STARTS]
-    coarse = sorted((_descend(start, *logs, huber, 60) for start in starts), key=lambda found: found[1])
+    coarse = sorted((_descend(start, logs, huber, 60) for start in starts), key=lambda found: found[1])
     point, objective = min(
-        (_descend(found[0], *logs, huber, 5000) for found in coarse[:4]), key=lambda f: f[1]
+        (_descend(found[0], logs, huber, 5000) for found in coarse[:4]), key=lambda f: f[1]
     )
     errors: tuple[float, ...] = ()
     if bootstrap:
@@ -110,21 +120,24 @@ def fit_floor(params, tokens, loss, huber: float = HUBER, bootstrap: int = 0, se
         resampled = []
         for _ in range(bootstrap):
             rows = rng.integers(0, len(logs[0]), len(logs[0]))
-            resampled.append(_natural(_descend(point, *(values[rows] for values in logs), huber, 3000)[0]))
+            resampled.append(_natural(_descend(point, [values[rows] for values in logs], huber, 3000)[0]))
         errors = tuple(np.std(resampled, axis=0, ddof=1).tolist())
-    return FloorLaw(*_natural(point), standard_errors=errors, objective=objective)
+    E, A, alpha, B, beta = _natural(point)
+    return FloorLaw(E, A, alpha, B, beta, errors, objective)
 
 
-def _natural(point: np.ndarray) -> tuple[float, ...]:
+def _natural(point: Array) -> tuple[float, ...]:
     ln_a, ln_b, ln_e, alpha, beta = point.tolist()
     return float(np.exp(ln_e)), float(np.exp(ln_a)), alpha, float(np.exp(ln_b)), beta
 
 
-def _descend(start, ln_n, ln_d, ln_loss, huber: float, iterations: int) -> tuple[np.ndarray, float]:
-    """L-BFGS on (ln A, ln B, ln E, alpha, beta) with the exact gradient."""
+def _descend(start: Array, logs: list[Array], huber: float, iterations: int) -> tuple[Array, float]:
+    """L-BFGS on (ln A, ln B, ln E, alpha, beta) with the exact gradient; logs of N, D and loss."""
     from scipy.optimize import minimize
 
-    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+    ln_n, ln_d, ln_loss = logs
+
+    def objective(point: Array) -> tuple[float, Array]:
         ln_a, ln_b, ln_e, alpha, beta = point
         terms = np.stack([ln_a - alpha * ln_n, ln_b - beta * ln_d, np.full_like(ln_n, ln_e)])
         predicted = np.logaddexp.reduce(terms)

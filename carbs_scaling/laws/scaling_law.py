@@ -1,15 +1,17 @@
 """A fitted law of loss, best learning rate and best batch: what it answers, its formula, its JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from carbs_scaling.laws.form import law as form
 from carbs_scaling.laws.form.bends import ALL_BENDS, LOSS_WANDERING, bend_basis, wander_beyond
+from carbs_scaling.laws.form.valley import Array, Values
 from carbs_scaling.laws.formula import formula_lines
 from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recipe import Recommendation
@@ -77,12 +79,18 @@ class ScalingLaw:
         i = form.INDEX[name]
         return float(np.sqrt(max(self.covariance[i][i], 0.0)))
 
-    def loss(self, params, tokens) -> np.ndarray:
+    def loss(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> Array:
         """Expected loss at the best learning rate and batch, in the broadcast shape of N and D."""
         n, d = self._centred(params, tokens)
         return form.floor(np.array(self.theta), n, d, self._shifts(n, d)["floor"])
 
-    def run_loss(self, params, tokens, learning_rate, batch_tokens) -> np.ndarray:
+    def run_loss(
+        self,
+        params: npt.ArrayLike,
+        tokens: npt.ArrayLike,
+        learning_rate: npt.ArrayLike,
+        batch_tokens: npt.ArrayLike,
+    ) -> Array:
         """Expected loss of runs, each argument of shape (n,)."""
         logs = np.log(
             np.stack(np.broadcast_arrays(params, tokens, learning_rate, batch_tokens), axis=-1).astype(float)
@@ -92,14 +100,14 @@ class ScalingLaw:
             np.array(self.theta), features, self._shifts(features[:, 0], features[:, 1])
         )[0]
 
-    def learning_rate(self, params, tokens) -> np.ndarray:
+    def learning_rate(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> Array:
         """Best peak learning rate at the best batch."""
         n, d = self._centred(params, tokens)
         return np.exp(
             self.centre[2] + form.best_rate(np.array(self.theta), n, d) + self._shifts(n, d)["rate"]
         )
 
-    def batch_tokens(self, params, tokens) -> np.ndarray:
+    def batch_tokens(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> Array:
         """Best batch in tokens."""
         n, d = self._centred(params, tokens)
         return np.exp(
@@ -117,7 +125,7 @@ class ScalingLaw:
                 found[f"{name}_{role}"] = float((np.log(curve(*up)) - np.log(curve(*down))) / (2 * h))
         return found
 
-    def draws(self, params: float, tokens: float, count: int = DRAWS, noise: bool = True) -> np.ndarray:
+    def draws(self, params: float, tokens: float, count: int = DRAWS, noise: bool = True) -> Array:
         """Draws of (ln learning rate, ln batch tokens, loss) at one (N, D), shape (count, 3).
 
         Args:
@@ -149,7 +157,7 @@ class ScalingLaw:
         out[:, 2] = np.maximum(out[:, 2], 0.0)
         return out
 
-    def scatter(self, params: float, tokens: float) -> np.ndarray:
+    def scatter(self, params: float, tokens: float) -> Array:
         """Deviations of ln learning rate, ln batch and loss that more runs like those made would leave, (3,).
 
         How a cell and a size lie off the law, what exponents do beyond the runs, and the noise of a run.
@@ -162,7 +170,7 @@ class ScalingLaw:
         of_loss = np.sqrt(self.spread[0] ** 2 + self.seed_sd**2 + of_loss**2)
         return np.array([np.hypot(self.spread[1], wander), of_batch, of_loss])
 
-    def _loss_slope(self, n, d) -> np.ndarray:
+    def _loss_slope(self, n: Values, d: Values) -> Array:
         """Of the loss at the best rate and batch, by theta and bend."""
         shifts = self._shifts(n, d)
         floor_at = np.array([[float(n), float(d), 0.0, 0.0]])
@@ -171,7 +179,7 @@ class ScalingLaw:
         by_bend = [(kind == "floor") * slopes[form.INDEX["ln_R"]] * basis for kind in ALL_BENDS]
         return np.concatenate([np.where(np.isin(form.NAMES, form.FLOOR), slopes, 0.0), *by_bend])
 
-    def excess_of_others(self, table: RunTable, but: str = "") -> np.ndarray:
+    def excess_of_others(self, table: RunTable, but: str = "") -> Array:
         """What runs lose because hyperparameters with laws in `others` are not at their best, shape (n,).
 
         Args:
@@ -185,20 +193,20 @@ class ScalingLaw:
                 total += np.where(np.isfinite(x), law.excess(np.nan_to_num(x), places), 0.0)
         return total
 
-    def places(self, table: RunTable) -> np.ndarray:
+    def places(self, table: RunTable) -> Array:
         """Where runs lie in the terms of `carbs_scaling.laws.hyperparameters.law`, shape (n, 5)."""
         off_rate = np.log(table.learning_rate / self.learning_rate(table.params, table.tokens))
         off_batch = np.log(table.batch_tokens / self.batch_tokens(table.params, table.tokens))
         return places_of(*self._centred(table.params, table.tokens), off_rate, off_batch)
 
-    def loss_draws(self, params, tokens, count: int) -> np.ndarray:
+    def loss_draws(self, params: npt.ArrayLike, tokens: npt.ArrayLike, count: int) -> Array:
         """Draws of `loss` at N and D, each of shape (k,), by what the runs leave open; shape (count, k)."""
         theta, bend = self._draw_parameters(count)
         n, d = self._centred(params, tokens)
         shift = bend[:, ALL_BENDS.index("floor")] @ bend_basis(n, d, self.reach).T
         return form.floor(theta[:, None, :], n, d, shift)
 
-    def _draw_parameters(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw_parameters(self, count: int) -> tuple[Array, Array]:
         values, vectors = np.linalg.eigh(np.array(self.covariance))
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         z = np.concatenate([self.theta, np.reshape(self.bend, -1)])
@@ -213,9 +221,9 @@ class ScalingLaw:
         """
         params, tokens = positive_number(params, "params"), positive_number(tokens, "tokens")
         low, high = self.support.low, self.support.high
-        beyond = tuple(
-            float(max(x / h, lo / x, 1.0))
-            for x, lo, h in ((params, low[0], high[0]), (tokens, low[1], high[1]))
+        beyond = (
+            float(max(params / high[0], low[0] / params, 1.0)),
+            float(max(tokens / high[1], low[1] / tokens, 1.0)),
         )
         draws = self.draws(params, tokens)
         rate, batch = (
@@ -271,7 +279,7 @@ class ScalingLaw:
         """Loss, learning rate and batch, a line each, exact (`carbs_scaling.laws.formula`)."""
         return formula_lines(self)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         return {
             "format": FORMAT,
@@ -281,7 +289,7 @@ class ScalingLaw:
         }
 
     @staticmethod
-    def from_dict(values: dict) -> "ScalingLaw":
+    def from_dict(values: dict[str, Any]) -> "ScalingLaw":
         """The inverse of `to_dict`.
 
         Raises:
@@ -299,7 +307,7 @@ class ScalingLaw:
         return law
 
     @staticmethod
-    def _from_fields(values: dict) -> "ScalingLaw":
+    def _from_fields(values: dict[str, Any]) -> "ScalingLaw":
         values = {k: v for k, v in values.items() if k not in ("format", "kind", "formula")}
         support, held_out = _tuples(values.pop("support")), values.pop("held_out")
         others = tuple(OtherLaw(**_tuples(law)) for law in values.pop("others", ()))
@@ -331,11 +339,11 @@ class ScalingLaw:
             raise LawError(f"{path} holds no law")
         return ScalingLaw.from_dict(values)
 
-    def _centred(self, params, tokens) -> tuple[np.ndarray, np.ndarray]:
+    def _centred(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> tuple[Array, Array]:
         n, d = np.log(np.asarray(params, dtype=float)), np.log(np.asarray(tokens, dtype=float))
         return n - self.centre[0], d - self.centre[1]
 
-    def _shifts(self, n, d) -> dict[str, np.ndarray]:
+    def _shifts(self, n: Values, d: Values) -> dict[str, Array]:
         basis = bend_basis(n, d, self.reach)
         return {kind: basis @ np.array(row) for kind, row in zip(ALL_BENDS, self.bend, strict=True)}
 
@@ -349,7 +357,7 @@ class LawsByOptimizer(Mapping[str, ScalingLaw]):
     def __getitem__(self, optimizer: str) -> ScalingLaw:
         return self._laws[optimizer]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._laws)
 
     def __len__(self) -> int:

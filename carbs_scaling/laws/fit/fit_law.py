@@ -20,6 +20,7 @@ from carbs_scaling.laws.fit.hyperparameters import refit_others, with_joint_erro
 from carbs_scaling.laws.fit.law_fit import LawFit, fit_bent_law
 from carbs_scaling.laws.form.bends import BENDS, reach_of
 from carbs_scaling.laws.form.law import INDEX
+from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.hyperparameters.law import varied
 from carbs_scaling.laws.prior.prior import BATCH_PARAMETERS, NO_VALLEY, RATE_PARAMETERS, LawPrior
 from carbs_scaling.laws.prior.published import PublishedLaw
@@ -110,7 +111,13 @@ def _fit_table(
 
 
 def _without_cliff(
-    law: ScalingLaw, converged: bool, said: list[str], table: RunTable, centre, prior, starts
+    law: ScalingLaw,
+    converged: bool,
+    said: list[str],
+    table: RunTable,
+    centre: Array,
+    prior: LawPrior,
+    starts: tuple[Array, ...],
 ) -> tuple[ScalingLaw, bool, list[str]]:
     """The same without runs beyond a cliff, if there are any."""
     everything, beyond = law.support, far_above(law, table)
@@ -132,7 +139,9 @@ def _without_cliff(
     return replace(better, support=everything), rested, [*said_then, left_out]
 
 
-def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw, bool, list[str]]:
+def _fit_with_others(
+    table: RunTable, centre: Array, prior: LawPrior, starts: tuple[Array, ...]
+) -> tuple[ScalingLaw, bool, list[str]]:
     """The law, whether it came to rest, and why varied hyperparameters have no law of their own.
 
     What those hyperparameters cost a run is taken off its loss, by turns with the law.
@@ -144,7 +153,8 @@ def _fit_with_others(table: RunTable, centre, prior, starts) -> tuple[ScalingLaw
     diverged = None if table.diverged_logs is None else table.diverged_logs - centre
     fit = fit_bent_law(features, table.loss, prior, starts, diverged=diverged)
     fit = _settled(fit, table, full, rules)
-    law, said = _law_of(fit, table, centre, features), []
+    law = _law_of(fit, table, centre, features)
+    said: list[str] = []
     for _ in range(OTHER_ROUNDS if varied(table) else 0):
         law, said = refit_others(law, table)
         if not law.others:
@@ -166,7 +176,8 @@ def _at_one_batch(prior: LawPrior) -> LawPrior:
 
 def _at_rules(prior: LawPrior, rules: Rules) -> LawPrior:
     """For runs whose rate or batch follows a rule: taken for the best, and no run is off it."""
-    pinned, batch = {}, np.zeros(3)
+    pinned: dict[str, float] = {}
+    batch = np.zeros(3)
     if rules.batch is not None:
         batch = rules.batch
         pinned |= dict(zip(("b0", "b_N", "b_D"), batch, strict=True)) | {"ln_k_B": NO_VALLEY, "r_B": 0.0}
@@ -211,18 +222,22 @@ def _settled(fit: LawFit, table: RunTable, prior: LawPrior, rules: Rules) -> Law
     return replace(fit, theta=theta, bend=bend, covariance=covariance, spread=spread)
 
 
-def _law_of(fit: LawFit, table: RunTable, centre: np.ndarray, features: np.ndarray) -> ScalingLaw:
-    columns = (table.params, table.tokens, table.learning_rate, table.batch_tokens)
-    spread = tuple(
-        float(np.hypot(fit.spread.get(("cell", kind), 0.0), fit.spread.get(("size", kind), 0.0)))
-        for kind in ("loss", "rate", "batch")
-    )
+def _law_of(fit: LawFit, table: RunTable, centre: Array, features: Array) -> ScalingLaw:
+
+    def spread(kind: str) -> float:
+        return float(np.hypot(fit.spread.get(("cell", kind), 0.0), fit.spread.get(("size", kind), 0.0)))
+
+    def four(values: Array) -> tuple[float, float, float, float]:
+        n, d, rate, batch = (float(v) for v in values)
+        return n, d, rate, batch
+
+    columns = np.stack([table.params, table.tokens, table.learning_rate, table.batch_tokens])
     support = Support(
         source=table.source,
         runs=len(table),
         diverged=table.diverged,
-        low=tuple(float(c.min()) for c in columns),
-        high=tuple(float(c.max()) for c in columns),
+        low=four(columns.min(axis=1)),
+        high=four(columns.max(axis=1)),
         largest_run_flops=float(table.flops.max()),
         total_flops=float(table.flops.sum()),
         shape=_shape_law(table),
@@ -232,9 +247,9 @@ def _law_of(fit: LawFit, table: RunTable, centre: np.ndarray, features: np.ndarr
         theta=tuple(fit.theta.tolist()),
         bend=tuple(map(tuple, fit.bend.tolist())),
         covariance=tuple(map(tuple, fit.covariance.tolist())),
-        centre=tuple(centre.tolist()),
+        centre=four(centre),
         reach=reach_of(features),
-        spread=spread,
+        spread=(spread("loss"), spread("rate"), spread("batch")),
         seed_sd=float(np.sqrt(fit.noise.seed2)),
         height_sd=float(np.sqrt(fit.noise.height2)),
         support=support,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,13 @@ def _regret(cell: RunTable, recipe: Recommendation) -> float | None:
     )
 
 
-def swept_loss(points: np.ndarray, loss: np.ndarray, recipe: Recommendation, linear, nearest) -> float:
+def swept_loss(
+    points: np.ndarray,
+    loss: np.ndarray,
+    recipe: Recommendation,
+    linear: Callable[..., Any],
+    nearest: Callable[..., Any],
+) -> float:
     """Loss of a recommendation in a swept cell: linear in ln rate and ln batch, clamped to the sweep."""
     at = np.clip(np.log([recipe.learning_rate, recipe.batch_tokens]), points.min(axis=0), points.max(axis=0))
     value = float(linear(points, loss, rescale=True)(*at))

@@ -167,7 +167,7 @@ class LawProblem:
         """Laplace (Gauss-Newton) posterior covariance of z, shape (p, p)."""
         value, _, design = self.evaluate(z)
         _, curvature = errors.normal_equations(self.loss - value, design)
-        return np.linalg.inv(curvature + self.too_high(z)[2] + self.precision(spread2))
+        return np.asarray(np.linalg.inv(curvature + self.too_high(z)[2] + self.precision(spread2)), float)
 
     def cost(self, z: Array, errors: Errors, spread2: Sequence[float] = ()) -> float:
         """Negative log posterior of z, up to a constant."""
@@ -191,7 +191,8 @@ class LawProblem:
         theta = self.theta(z)
         n, d, e, b = self._bounds.T
         basis = bend_basis(n, d, reach_of(self.features))
-        shift, by_z = dict.fromkeys(BENDS, 0.0), np.zeros((len(n), len(z)))
+        shift = {kind: np.zeros(len(n)) for kind in BENDS}
+        by_z = np.zeros((len(n), len(z)))
         for group, own, part in zip(self.groups, self.shifts_of(z), self._slices, strict=True):
             if group.level == "bend":
                 shift[group.kind] = basis @ own

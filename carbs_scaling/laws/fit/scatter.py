@@ -40,7 +40,7 @@ def groupings(features: Array) -> list[Grouping]:
     """
     sizes = np.unique(np.round(features[:, 0], 2), return_inverse=True)[1].reshape(-1)
     cells = np.unique(np.round(features[:, :2], 2), axis=0, return_inverse=True)[1].reshape(-1)
-    kinds = ("loss", "rate", "batch", "steepness")
+    kinds: tuple[str, ...] = ("loss", "rate", "batch", "steepness")
     if sizes.max() == cells.max():  # one cell a size: then they are sizes that scatter
         levels = [("size", sizes, _MIN_SIZES, kinds)]
     else:

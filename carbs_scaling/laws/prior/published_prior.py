@@ -5,7 +5,7 @@ schedule or parametrisation moves it by more, so an exponent from one paper is t
 exponents from several with their spread on top. Levels are taken loosely: they hang on the optimizer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: Array) -> 
         loss_level: a low loss of the runs.
         centre: (ln N0, ln D0, ln e0, ln B0).
     """
-    weak = law_prior(loss_level, centre)
+    weak = law_prior(loss_level, centre.tolist())
     mean, sd, shared = weak.mean.copy(), weak.sd.copy(), weak.shared.copy()
 
     def set_from(name: str, values: Iterable[float], own_sd: float) -> None:
@@ -85,7 +85,7 @@ def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: Array) -> 
     return LawPrior(mean, sd, shared)
 
 
-def _local(law, centre: Array) -> tuple[float, float, float]:
+def _local(law: Callable[[float, float], float], centre: Array) -> tuple[float, float, float]:
     """ln of a published quantity at the centre, and its exponents in N and D there."""
     at = np.exp(centre[:2])
     up = np.exp(_STEP)
