@@ -56,7 +56,8 @@ def tables_of(runs: str | None, study: StudyConfig, only_optimizer: str | None =
 
 def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list[ScalingLaw]:
     """The law of each optimizer, with published laws as its prior."""
-    return [fit_law(table, prior=prior) for table in tables.values()]
+    laws = [fit_law(table, prior=prior) for table in tables.values()]
+    return [law for law in laws if isinstance(law, ScalingLaw)]  # a table of one optimizer has one law
 
 
 def draw_law(law: ScalingLaw, table: RunTable, beside: Path) -> list[Path]:

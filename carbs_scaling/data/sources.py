@@ -214,7 +214,7 @@ def _hub_documents(config: DataConfig, scratch: Path) -> Iterator[str]:
     with _quiet_datasets(scratch), quiet_hub() as reachable:
         from datasets import DownloadConfig, load_dataset
         from datasets.exceptions import DatasetNotFoundError
-        from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
         try:
             rows = load_dataset(

@@ -53,11 +53,11 @@ class PretrainedTokenizer:
     """A Hugging Face tokenizer by name or folder; its end-of-text token ends a document."""
 
     def __init__(self, name: str) -> None:
-        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+        from huggingface_hub.errors import HTTPError
         from transformers import AutoTokenizer
         from transformers.utils import logging
 
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()
         try:
             with quiet_hub():
                 self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)

@@ -158,10 +158,11 @@ class CarbsSampler(Sampler):
         """
         rows = []
         for trial in read_trials(study):
-            if trial.status in (Status.COMPLETED, Status.DIVERGED) and self.space.encoding.contains(
-                trial.params
-            ):
-                roles = {name: value for name, value in self.space.roles(trial.params).items() if value}
+            ended = trial.status in (Status.COMPLETED, Status.DIVERGED)
+            if ended and self.space.encoding.contains(trial.params):
+                roles = {
+                    name: value for name, value in (self.space.roles(trial.params) or {}).items() if value
+                }
                 rows.append(study_row(trial.number, {**roles, **trial.params}, trial.loss))
         law = fit_law(StudyRuns(rows, study.study_name))
         assert isinstance(law, ScalingLaw)

@@ -135,7 +135,7 @@ def build_sampler(
     if "overhead_flops" in has:
         values.setdefault("overhead_flops", trial_overhead_flops)
     try:
-        options = load_section("sampler", entry.options, OmegaConf.create(values))
+        options: Any = load_section("sampler", entry.options, OmegaConf.create(values))
     except ValueError as error:
         raise ConfigError(f"sampler.{error}") from error
     try:

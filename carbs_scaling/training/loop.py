@@ -111,7 +111,7 @@ def train(job: TrainingJob) -> TrialOutcome:
     device = choose_device(job.device)
     if device.type == "cuda":
         # The next line fails in a process that has not used the GPU yet.
-        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
     tally = _Tally()
     loss: float | None = None

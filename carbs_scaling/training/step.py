@@ -174,4 +174,4 @@ class GraphedStep(TrainingStep):
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
     """One for all trials of a process: cuBLAS keeps a workspace for each it ever ran on, 65 MB on an H100."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device)
