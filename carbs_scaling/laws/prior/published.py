@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
+# Critical batches: C (N / 1e6)^p sequences (hlzhang109/critical-batch-size), and B L^(-1/a) tokens (Kaplan).
+ZHANG_CRITICAL_BATCH = (93.2, 0.468)
+KAPLAN_CRITICAL_BATCH = (2e8, 0.21)
 CRITICAL_BATCH_SEQUENCE = 512  # tokens, in the configurations of the critical-batch paper
 PUBLISHED_WEIGHT_DECAY = 0.1  # the usual one of AdamW, where a law needs it
 
@@ -115,6 +118,16 @@ def _power_lines_batch(params: float, tokens: float) -> float:
 _KAPLAN_FLOOR = PublishedFloor(0.0, 6.4e13**0.076, 0.076, 1.8e13**0.103, 0.103, gamma=0.103)
 
 
+def _kaplan_batch(params: float, tokens: float) -> float:
+    level, exponent = KAPLAN_CRITICAL_BATCH
+    return float(level * _KAPLAN_FLOOR.loss(params, tokens) ** (-1 / exponent))
+
+
+def _zhang_batch(params: float, tokens: float) -> float:
+    level, exponent = ZHANG_CRITICAL_BATCH
+    return float(level * (params / 1e6) ** exponent * CRITICAL_BATCH_SEQUENCE)
+
+
 LAWS = (
     PublishedLaw(
         "Step Law",
@@ -136,7 +149,7 @@ LAWS = (
         "lr = 0.003239 - 0.0001395 ln N; B_crit = 2e8 L^(-1/0.21) tokens; "
         "L = [(6.4e13/N)^(0.076/0.103) + 1.8e13/D]^0.103",
         learning_rate=_kaplan_rate,
-        batch_tokens=lambda n, d: 2e8 / _KAPLAN_FLOOR.loss(n, d) ** (1 / 0.21),
+        batch_tokens=_kaplan_batch,
         floor=_KAPLAN_FLOOR,
     ),
     PublishedLaw(
@@ -168,7 +181,7 @@ LAWS = (
         "critical batch",
         "github.com/hlzhang109/critical-batch-size; sequences of 512 tokens",
         "B_crit = 93.2 (N / 1e6)^0.468 sequences",
-        batch_tokens=lambda n, d: 93.2 * (n / 1e6) ** 0.468 * CRITICAL_BATCH_SEQUENCE,
+        batch_tokens=_zhang_batch,
     ),
 )
 BY_NAME = {law.name: law for law in LAWS}

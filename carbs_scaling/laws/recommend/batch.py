@@ -3,7 +3,11 @@
 from dataclasses import dataclass, replace
 from math import sqrt
 
-from carbs_scaling.laws.prior.published import CRITICAL_BATCH_SEQUENCE
+from carbs_scaling.laws.prior.published import (
+    CRITICAL_BATCH_SEQUENCE,
+    KAPLAN_CRITICAL_BATCH,
+    ZHANG_CRITICAL_BATCH,
+)
 from carbs_scaling.laws.runs.table import LawError
 
 
@@ -105,9 +109,11 @@ def zhang_critical_batch(params: float, sequence_length: int = CRITICAL_BATCH_SE
         params: N of a compute-optimal run; at fixed N the authors find that the critical batch grows with D.
         sequence_length: tokens in a sequence.
     """
-    return float(93.2 * (params / 1e6) ** 0.468 * sequence_length)
+    level, exponent = ZHANG_CRITICAL_BATCH
+    return float(level * (params / 1e6) ** exponent * sequence_length)
 
 
 def kaplan_critical_batch(loss: float) -> float:
     """2e8 L^(-1 / 0.21) tokens, L in nats a token of their vocabulary (arXiv 2001.08361, equation 1.4)."""
-    return float(2e8 * loss ** (-1 / 0.21))
+    level, exponent = KAPLAN_CRITICAL_BATCH
+    return float(level * loss ** (-1 / exponent))
