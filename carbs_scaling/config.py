@@ -144,7 +144,7 @@ class FrontConfig:
 
 
 LAW_FORMATS = ("table", "json")
-RECIPE_FORMATS = ("table", "json", "yaml", "training_arguments")
+RECIPE_FORMATS = ("table", "json", "yaml", "training_arguments", "recipe")
 
 
 @dataclass(frozen=True)
@@ -258,6 +258,11 @@ class RecommendConfig:
         require(
             self.law is None or not self.prior,
             "a prior enters where a law is fitted, and law=FILE is fitted already",
+        )
+        require(
+            self.format != "recipe" or self.runs is None,
+            "format=recipe takes its constants from a study's runs, which a table does not have: give "
+            "study.name (and law=FILE for its law), or use format=training_arguments",
         )
 
 

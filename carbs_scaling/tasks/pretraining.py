@@ -5,9 +5,11 @@ from typing import Any
 
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.data.windows import training_windows, validation_windows
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.task import Limits, Point, Task, TrialContext
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
 from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
+from carbs_scaling.tasks.pretraining_recipe import data_settings
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
 from carbs_scaling.training.loop import TrainingJob, train
 from carbs_scaling.trial import TrialOutcome
@@ -22,6 +24,7 @@ class Pretraining(Task):
         config: all sections.
         text: token files.
         limits: what one trial may cost and need.
+        may_be_fixed: whether every dimension may be fixed, so that the only point is the empty one.
 
     Raises:
         DataError: the text is too short for one window.
@@ -32,7 +35,9 @@ class Pretraining(Task):
     name = "pretraining"
     comparable_by = ("data.sha256", "objective.metric", "objective.validation_tokens")
 
-    def __init__(self, config: PretrainingConfig, text: PreparedText, limits: Limits) -> None:
+    def __init__(
+        self, config: PretrainingConfig, text: PreparedText, limits: Limits, may_be_fixed: bool = False
+    ) -> None:
         for windows in (training_windows, validation_windows):
             windows(text, config.model.sequence_length)  # too little text is reported now, not by a worker
         self.config = config
@@ -44,6 +49,8 @@ class Pretraining(Task):
             config.space, config.model, text.vocabulary_size, limits.max_trial_flops, config.optimizer.name
         )
         self.space = self.legal.distributions
+        if not (self.space or may_be_fixed):
+            raise ConfigError("space: every dimension is fixed; give at least one a range, or use train")
         self.memory: MemoryLimit | None = None
         if limits.memory_bytes is not None:
             self.memory = MemoryLimit(
@@ -132,6 +139,7 @@ class Pretraining(Task):
         return {
             "text_sha256": self.text.sha256,
             "text": self.text.description,
+            "data": data_settings(self.config.data),
             "flops_convention": self.flops_convention,
             "torch": torch.__version__,
         }
