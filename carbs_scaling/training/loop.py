@@ -114,6 +114,7 @@ class _Tally:
     seconds: float = 0.0
     earlier_seconds: float = 0.0
     noise_scale_tokens: float | None = None
+    float32_loss: float | None = None
 
     def seconds_so_far(self) -> float:
         """Of this process and, for a run that goes on from a checkpoint, of those before it."""
@@ -152,7 +153,7 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
         tally.seconds = tally.seconds_so_far()
     common: dict[str, Any] = {
         "seconds": tally.seconds,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
     }
     if device.type == "cuda":
         common["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
@@ -160,6 +161,8 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
     metrics = {}
     if tally.noise_scale_tokens is not None:
         metrics["noise_scale_tokens"] = tally.noise_scale_tokens
+    if tally.float32_loss is not None:
+        metrics["float32_nats_per_token"] = tally.float32_loss
     if loss is None:
         progress = tally.steps / job.recipe.steps
         return kind(progress=progress, message=trouble, metrics=metrics, **common)
@@ -184,6 +187,11 @@ def choose_device(name: str) -> torch.device:
             )
         return torch.device("cuda", device.index or 0)
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
@@ -213,6 +221,8 @@ def _train_and_score(
         if loss > uniform:
             return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
         if job.model_folder is not None:
+            # What the saved model gives where nothing is rounded to bfloat16.
+            tally.float32_loss = evaluate(model, held_out, indices, device, in_float32=True)
             save_model(model, job.tokenizer, job.model_folder)
         return loss, ""
 
@@ -420,8 +430,14 @@ def _parcels(order: Iterable[Indices], most_windows: int) -> Iterator[list[Indic
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, windows: TokenWindows, indices: Indices, device: torch.device) -> float:
-    """Mean loss of the windows `indices`, int64 [n], in nats a token."""
+def evaluate(
+    model: nn.Module,
+    windows: TokenWindows,
+    indices: Indices,
+    device: torch.device,
+    in_float32: bool = False,
+) -> float:
+    """Mean loss of the windows `indices`, int64 [n], in nats a token; in float32, or as it is trained."""
     model.eval()
     most_tokens = min(
         EVALUATION_SCORES[device.type] // windows.vocabulary_size, EVALUATION_TOKENS[device.type]
@@ -430,6 +446,6 @@ def evaluate(model: nn.Module, windows: TokenWindows, indices: Indices, device: 
     total = torch.zeros((), dtype=torch.float64, device=device)
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
     for batch in device_batches(windows, chunks, device):
-        with autocast(device):
+        with nullcontext() if in_float32 else autocast(device):
             total += window_loss(model, batch, reduction="sum")
     return total.item() / (len(indices) * windows.sequence_length)
