@@ -2,10 +2,12 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -53,7 +55,7 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     folder = config.train.directory_path / file.name
     _require_free(folder, file)
     job = _job(config, task_config, file, text, folder)
-    logging.getLogger("carbs_scaling").addHandler(_console_lines())
+    is_first = not folder.parent.exists()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECIPE).write_bytes(file.to_json())
     predicted = None if file.prediction is None else (file.prediction.loss, file.prediction.interval)
@@ -63,7 +65,7 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
         file.name, recipe.steps, recipe.batch_tokens, file.flops, predicted, Console(), device
     )
     try:
-        with display:
+        with display, warnings_to(sys.stderr):
             outcome = train(job, display.step_done)
         if not isinstance(outcome, Completed):
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -72,6 +74,8 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
             )
     except (CarbsScalingError, OSError):
         _leave_nothing(folder)
+        if is_first and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
         raise
     write_card(folder, file, outcome, text.description)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -245,8 +249,15 @@ def _leave_nothing(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _console_lines() -> logging.Handler:
-    handler = logging.StreamHandler()
+@contextmanager
+def warnings_to(stream: TextIO) -> Iterator[None]:
+    """What the package warns of meanwhile, a line each."""
+    handler = logging.StreamHandler(stream)
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("carbs-scaling: %(message)s"))
-    return handler
+    package = logging.getLogger("carbs_scaling")
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)

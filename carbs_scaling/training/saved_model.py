@@ -26,7 +26,7 @@ def save_model(model: nn.Module, tokenizer: str, folder: str | Path) -> None:
     from transformers import GenerationConfig
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     own: Any = model
     saved_tokenizer = byte_tokenizer() if tokenizer == "bytes" else _pretrained(tokenizer)
     own.set_attn_implementation(STOCK_ATTENTION)
