@@ -44,6 +44,7 @@ VERBS = {
     "recommend": Verb(
         "a recipe with intervals for a model too large to search at", "carbs_scaling.commands.recommend"
     ),
+    "train": Verb("one run, from a recipe to a trained model on disk", "carbs_scaling.commands.train"),
 }
 
 USAGE = """usage: carbs-scaling VERB [overrides...]
@@ -62,6 +63,7 @@ examples:
   carbs-scaling compare 'studies=[mine,grid]'   whose front is better, and for how many FLOPs
   carbs-scaling curves study.name=mine          tokens, steps and FLOPs to a loss; the critical batch
   carbs-scaling recommend study.name=mine target.params=7e9 target.tokens=1.4e12
+  carbs-scaling train recipe=recipe.json        what recommend format=recipe output=recipe.json wrote
 
 carbs-scaling VERB --help lists the groups and values of a verb; --cfg job prints its configuration."""
 
@@ -104,7 +106,8 @@ def main() -> None:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
         fail(f"unknown verb {name!r}: {hint}", code=2)
     # One thread for the coordinator: its thread pool and the workers' would fight over the same cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if name != "train":  # it trains in this very process, alone
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _interrupt)
     logging.raiseExceptions = False  # a log line that a full disk refuses is not worth a traceback
     try:

@@ -144,7 +144,7 @@ class FrontConfig:
 
 
 LAW_FORMATS = ("table", "json")
-RECIPE_FORMATS = ("table", "json", "yaml", "training_arguments")
+RECIPE_FORMATS = ("table", "json", "yaml", "training_arguments", "recipe")
 
 
 @dataclass(frozen=True)
@@ -259,6 +259,48 @@ class RecommendConfig:
             self.law is None or not self.prior,
             "a prior enters where a law is fitted, and law=FILE is fitted already",
         )
+        require(
+            self.format != "recipe" or self.runs is None,
+            "format=recipe takes its constants from a study's runs, which a table does not have: give "
+            "study.name (and law=FILE for its law), or use format=training_arguments",
+        )
+
+
+@dataclass(frozen=True)
+class ModelFolderConfig:
+    """The section `train` of `conf/train.yaml`: where the model goes, and on what it is trained."""
+
+    name: str | None = MISSING
+    directory: str = MISSING
+    device: str = MISSING
+    seed: int | None = MISSING
+    any_text: bool = MISSING
+
+    def __post_init__(self) -> None:
+        name = self.name
+        bad = name is not None and (not name or name.startswith(".") or any(c in "/\\:\0" for c in name))
+        require(not bad, f"train.name={name!r} is the name of a folder (a path goes into train.directory)")
+        require(self.seed is None or self.seed >= 0, f"train.seed={self.seed} must not be negative")
+
+    @property
+    def directory_path(self) -> Path:
+        """The folder of the models' folders."""
+        return Path(self.directory).expanduser()
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `conf/train.yaml` says beside the sections of pretraining."""
+
+    study: StudyConfig
+    recipe: str | None
+    trial: int | None
+    train: ModelFolderConfig
+
+    def __post_init__(self) -> None:
+        require(self.recipe is None or self.trial is None, "set recipe=FILE or trial=NUMBER, not both")
+        fine = self.trial is None or (isinstance(self.trial, int) and self.trial >= 0)
+        require(fine, f"trial={self.trial} must be the number of a trial")
 
 
 def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.executors.executor import Executor
 from carbs_scaling.executors.memory import trial_memory_bytes
+from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.study import Study, sole_coordinator, spent_flops
@@ -143,6 +144,7 @@ class Search:
         provenance = {"sampler": self._config.sampler["name"]}
         with self._proposing:
             left_open = self._affordable(self._study.unfinished(self._task, provenance))
+        self._retire()  # what was not told when the last run of this study ended
         may_propose = True  # what can be paid changes only when a trial ends
         while True:
             while executor.free:
@@ -190,6 +192,7 @@ class Search:
             outcome = self._progress_by_curve(number, outcome)
         with self._recording:
             record = self._study.tell(number, outcome)
+            self._retire()
         with self._showing:
             self._display.trial_ended(record)
         self._in_a_row = self._in_a_row + 1 if outcome.status is self._last_status else 1
@@ -204,6 +207,15 @@ class Search:
                 f"{self._in_a_row} trials in a row ran out of memory ({outcome.message}): free the device, "
                 "or set executor.memory_bytes, so that what needs more is not proposed; nothing is lost"
             )
+
+    def _retire(self) -> None:
+        """Tells the task which ended trials are not on the front."""
+        ended = [record for record in self._study.records() if not record.running]
+        completed = [record for record in ended if record.completed]
+        front = pareto_front([r.flops for r in completed], [r.loss for r in completed])
+        on_front = {completed[i].number for i in front}
+        off_front = {record.number for record in ended} - on_front
+        self._task.retire(off_front, str(self._config.study.folder))
 
     def _progress_by_curve(self, number: int, outcome: TrialOutcome) -> TrialOutcome:
         """A worker that died said nothing: how far it came is read off the loss curve that it left."""
@@ -224,7 +236,8 @@ class Search:
 
     def _job(self, record: TrialRecord) -> Job:
         curve: Path = curve_path(self._curves, record.number)
-        context = TrialContext(record.number, record.seed, self._config.executor.device, str(curve))
+        folder = str(self._config.study.folder)
+        context = TrialContext(record.number, record.seed, self._config.executor.device, str(curve), folder)
         return Job(self._task, record.point, context)
 
 

@@ -1,6 +1,6 @@
 """The door to what a trial is: search, ledger, executors and reports know tasks only by it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,12 +20,14 @@ class TrialContext:
         seed: of everything random in it.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         curve_path: file for its progress (`ledger.curves`); None for none.
+        study_folder: where a task may keep files of its own beside the ledger; None for nowhere.
     """
 
     number: int
     seed: int
     device: str = "cpu"
     curve_path: str | None = None
+    study_folder: str | None = None
 
 
 class Task(Protocol):
@@ -83,6 +85,10 @@ class Task(Protocol):
     def allowed(self, point: Point) -> bool:
         """Whether a legal point may be run, such as one that fits into memory."""
         return True
+
+    def retire(self, numbers: Collection[int], study_folder: str) -> None:
+        """Told after each trial which of the ended ones are not on the front: their files may be dropped."""
+        return None
 
     def provenance(self) -> Mapping[str, Any]:
         """What every record names beside versions and seed, such as a hash of the data."""

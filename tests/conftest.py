@@ -79,9 +79,10 @@ def pretraining(composed, random_text):
 
     from carbs_scaling.search import trial_limits  # with all samplers, which other tests do not need
 
-    def build(*overrides, vocabulary_size=256) -> Pretraining:
+    def build(*overrides, vocabulary_size=256, may_be_fixed=False) -> Pretraining:
         config, task_config = load_search(composed(*overrides))
-        return Pretraining(task_config, random_text(vocabulary_size), trial_limits(config))
+        text = random_text(vocabulary_size)
+        return Pretraining(task_config, text, trial_limits(config), may_be_fixed)
 
     return build
 

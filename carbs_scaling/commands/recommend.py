@@ -29,6 +29,13 @@ def run(composed: DictConfig) -> None:
             "say what is to be trained: target.params=7e9 target.tokens=1.4e12, or target.flops=1e22"
         )
     law = _law(config)
+    if config.format == "recipe":
+        content = _recipe_file(law, config)
+        if config.output is None:
+            sys.stdout.write(content.decode())
+        else:
+            write_atomically(config.output, content)
+        return
     advice = advise(law, target.params, target.tokens, target.flops, config.level, target.head_size)
     if config.format == "table":
         report = advice_report(law, advice, target)
@@ -57,3 +64,19 @@ def _law(config: RecommendConfig) -> ScalingLaw:
     if len(tables) > 1:
         raise ConfigError(f"the runs are of {', '.join(tables)}: say which with optimizer=NAME")
     return laws_of(tables, config.prior)[0]
+
+
+def _recipe_file(law: ScalingLaw, config: RecommendConfig) -> bytes:
+    """The recommendation as a recipe file, with all constants of the study's runs."""
+    import optuna
+
+    from carbs_scaling.laws.recommend.advice import advise
+    from carbs_scaling.ledger.study import Study
+    from carbs_scaling.tasks.pretraining_recipe import advised_recipe, best_run
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study, target = Study.load(config.study), config.target
+    best = best_run(study.records(), study.identity, study.name)
+    head_size = int(best.details["head_size"])
+    advice = advise(law, target.params, target.tokens, target.flops, config.level, head_size)
+    return advised_recipe(law, advice, best, study.identity, study.name).to_json()

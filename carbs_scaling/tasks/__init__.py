@@ -12,6 +12,7 @@ TASKS = Registry(
             "pretraining_config",
             "pretraining_memory",
             "pretraining_overrides",
+            "pretraining_recipe",
             "pretraining_space",
         }
     ),

@@ -1,17 +1,27 @@
 """Pretraining of language models from scratch: the loss on held-out text against training FLOPs."""
 
+import shutil
+from collections.abc import Collection
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.data.windows import training_windows, validation_windows
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.task import Limits, Point, Task, TrialContext
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
 from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
+from carbs_scaling.tasks.pretraining_recipe import data_settings
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
+from carbs_scaling.training.checkpoint import CheckpointPlan, run_identity
 from carbs_scaling.training.loop import TrainingJob, train
-from carbs_scaling.trial import TrialOutcome
+from carbs_scaling.training.model_card import write_card
+from carbs_scaling.training.recipe_file import RecipeFile
+from carbs_scaling.trial import Completed, TrialOutcome
 
+# The folder of kept models in that of a study.
+MODELS = "models"
 METRIC_UNITS = {"nats_per_token": "nats/token", "bits_per_byte": "bits/byte"}
 
 
@@ -22,6 +32,7 @@ class Pretraining(Task):
         config: all sections.
         text: token files.
         limits: what one trial may cost and need.
+        may_be_fixed: whether every dimension may be fixed, so that the only point is the empty one.
 
     Raises:
         DataError: the text is too short for one window.
@@ -32,7 +43,9 @@ class Pretraining(Task):
     name = "pretraining"
     comparable_by = ("data.sha256", "objective.metric", "objective.validation_tokens")
 
-    def __init__(self, config: PretrainingConfig, text: PreparedText, limits: Limits) -> None:
+    def __init__(
+        self, config: PretrainingConfig, text: PreparedText, limits: Limits, may_be_fixed: bool = False
+    ) -> None:
         for windows in (training_windows, validation_windows):
             windows(text, config.model.sequence_length)  # too little text is reported now, not by a worker
         self.config = config
@@ -44,6 +57,8 @@ class Pretraining(Task):
             config.space, config.model, text.vocabulary_size, limits.max_trial_flops, config.optimizer.name
         )
         self.space = self.legal.distributions
+        if not (self.space or may_be_fixed):
+            raise ConfigError("space: every dimension is fixed; give at least one a range, or use train")
         self.memory: MemoryLimit | None = None
         if limits.memory_bytes is not None:
             self.memory = MemoryLimit(
@@ -87,26 +102,69 @@ class Pretraining(Task):
         """Trains and scores one model."""
         job = self.job(point, context)
         try:
-            return train(job)
+            outcome = train(job)
         except RuntimeError as error:
             if not job.compile:
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise RuntimeError(f"{reason}; try training.compile=false") from error
+        if job.checkpoints is not None:  # a trial that has ended goes on from nowhere
+            shutil.rmtree(job.checkpoints.folder, ignore_errors=True)
+        if isinstance(outcome, Completed) and job.model_folder is not None:
+            write_card(
+                Path(job.model_folder), self._recipe_file(job, context), outcome, self.text.description
+            )
+        return outcome
 
     def job(self, point: Point, context: TrialContext) -> TrainingJob:
         """The training run that a legal point stands for."""
+        how, folder = self.config.training, context.study_folder
+        recipe = self.legal.recipe(point, context.seed)
+        checkpoints = model_folder = None
+        if folder is not None and how.checkpoint_minutes is not None:
+            run = run_identity(recipe.to_dict(), self.identity())
+            place = Path(folder) / "checkpoints" / f"{context.number:05d}"
+            checkpoints = CheckpointPlan(str(place), how.checkpoint_minutes, run)
+        if folder is not None and how.keep_models != "none":
+            model_folder = str(Path(folder) / MODELS / f"{context.number:05d}")
         return TrainingJob(
-            recipe=self.legal.recipe(point, context.seed),
+            recipe=recipe,
             text=self.text,
             optimizer=self.config.optimizer,
             schedule=self.config.schedule,
             objective=self.config.objective,
             device=context.device,
-            compile=self.config.training.compile,
-            micro_batch_tokens=self.config.training.micro_batch_tokens,
+            compile=how.compile,
+            micro_batch_tokens=how.micro_batch_tokens,
             curve_path=context.curve_path,
-            cuda_graph=self.config.training.cuda_graph,
+            cuda_graph=how.cuda_graph,
+            checkpoints=checkpoints,
+            model_folder=model_folder,
+            tokenizer=self.config.data.tokenizer,
+        )
+
+    def retire(self, numbers: Collection[int], study_folder: str) -> None:
+        """Drops the models of these trials where only those of the front are kept."""
+        if self.config.training.keep_models != "front":
+            return
+        for folder in (Path(study_folder) / MODELS).glob("[0-9]*"):
+            if folder.name.isdecimal() and int(folder.name) in numbers:
+                shutil.rmtree(folder)
+
+    def _recipe_file(self, job: TrainingJob, context: TrialContext) -> RecipeFile:
+        """What the model card of a trial's model says of its run."""
+        assert context.study_folder is not None
+        study = Path(context.study_folder).name
+        return RecipeFile(
+            name=f"{study}-{context.number}",
+            recipe=job.recipe,
+            optimizer=job.optimizer,
+            schedule=job.schedule,
+            objective=job.objective,
+            flops_convention=self.flops_convention,
+            data=data_settings(self.config.data),
+            data_sha256=self.text.sha256,
+            source=f"trial {context.number} of study {study}",
         )
 
     def identity(self) -> dict[str, Any]:
@@ -132,6 +190,7 @@ class Pretraining(Task):
         return {
             "text_sha256": self.text.sha256,
             "text": self.text.description,
+            "data": data_settings(self.config.data),
             "flops_convention": self.flops_convention,
             "torch": torch.__version__,
         }

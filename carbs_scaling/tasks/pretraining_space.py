@@ -95,8 +95,6 @@ class PretrainingSpace:
         self._convention = model.flops_convention
         self._max_trial_flops = max_trial_flops
         self._shapes: dict[tuple[int, int], ModelShape] = {}
-        if not self.searched:
-            raise ConfigError("space: every dimension is fixed; give at least one a range")
         self._recipe(self._cheapest)  # a law that does not answer is said now
         if self.cheapest_flops > max_trial_flops:
             shape = self._shape(self._cheapest)

@@ -10,6 +10,7 @@ from carbs_scaling.optimizers.optimizer import load_optimizer
 
 SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
 DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
+KEPT_MODELS = ("front", "all", "none")
 METRICS = ("nats_per_token", "bits_per_byte")
 
 
@@ -100,14 +101,24 @@ class TrainingConfig:
     """How a training run uses its device; none of it changes what is trained, but for rounding.
 
     `micro_batch_tokens`: larger batches are accumulated in pieces of this size; null for whole batches.
+    `checkpoint_minutes`: between two checkpoints of a run; null for none.
+    `keep_models`: which trials of a search leave their model in the study's folder.
     """
 
     compile: bool = MISSING
     cuda_graph: bool = MISSING
     micro_batch_tokens: int | None = MISSING
+    checkpoint_minutes: float | None = MISSING
+    keep_models: str = MISSING
 
     def __post_init__(self) -> None:
         tokens = self.micro_batch_tokens
         require(
             tokens is None or tokens >= 1, f"training.micro_batch_tokens={tokens} must be at least 1 or null"
         )
+        minutes = self.checkpoint_minutes
+        require(
+            minutes is None or 0 <= minutes < math.inf,
+            f"training.checkpoint_minutes={minutes} must not be negative, or null",
+        )
+        require_choice("training.keep_models", self.keep_models, KEPT_MODELS)

@@ -16,13 +16,21 @@ def point_interval(steps: int) -> int:
 class LossCurve:
     """Appends points to the file `path`, or nowhere where it is None.
 
-    Each line is written out before training goes on. A file that exists is emptied: a trial that is run again
-    starts a new curve.
+    Each line is written out before training goes on.
+
+    Args:
+        path: of the file.
+        kept_step: points up to this step are kept of a file that exists, others dropped: 0 for a new curve.
     """
 
-    def __init__(self, path: str | None) -> None:
-        # Kept open for the whole run, and closed by `__exit__`.
-        self._handle = None if path is None else Path(path).open("w", encoding="utf-8")  # noqa: SIM115
+    def __init__(self, path: str | None, kept_step: int = 0) -> None:
+        self._handle = None
+        if path is not None:
+            kept = _lines_to(Path(path), kept_step)
+            # Kept open for the whole run, and closed by `__exit__`.
+            self._handle = Path(path).open("w", encoding="utf-8")  # noqa: SIM115
+            self._handle.writelines(kept)
+            self._handle.flush()
 
     def __enter__(self) -> "LossCurve":
         return self
@@ -45,3 +53,19 @@ class LossCurve:
         if self._handle is not None:
             self._handle.write(json.dumps(point) + "\n")
             self._handle.flush()
+
+
+def _lines_to(path: Path, step: int) -> list[str]:
+    """The whole lines of a curve up to a step."""
+    if step == 0 or not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            point = json.loads(line)
+        except ValueError:  # the fragment that a killed writer leaves
+            break
+        if point["step"] > step:
+            break
+        kept.append(line)
+    return kept

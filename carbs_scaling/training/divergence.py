@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from typing import Any
 
 # A short spike above the untrained loss often passes. A run has settled there after this share of its steps,
 # and after no fewer than this many.
@@ -39,3 +40,15 @@ class DivergenceCheck:
         if mean <= self._untrained + SETTLED_NATS:
             return ""
         return f"training loss settled at {mean:.2f}, above {self._untrained:.2f} untrained"
+
+    def state(self) -> dict[str, Any]:
+        """What it has read, as plain JSON."""
+        return {
+            "untrained": None if self._untrained == math.inf else self._untrained,
+            "recent": list(self._recent),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self._untrained = math.inf if state["untrained"] is None else state["untrained"]
+        self._recent.extend(state["recent"])

@@ -5,9 +5,10 @@ Global state is left as it was, except for what `torch.compile` caches: a compil
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -27,12 +28,21 @@ from carbs_scaling.data.windows import (
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
 from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer
+from carbs_scaling.training.checkpoint import (
+    Checkpoint,
+    CheckpointPlan,
+    load_checkpoint,
+    restore_tensors,
+    run_tensors,
+    save_checkpoint,
+)
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.recipe import Recipe
-from carbs_scaling.training.schedules import build_scheduler
+from carbs_scaling.training.saved_model import save_model
+from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
 from carbs_scaling.training.step import (
     GraphedStep,
     TrainingStep,
@@ -71,6 +81,9 @@ class TrainingJob:
         curve_path: where the loss curve is written; None for nowhere.
         cuda_graph: replay the steps of small models as a CUDA graph. Ignored where the noise scale is
             measured: the measured steps would need a second set of activations beside the graph's.
+        checkpoints: where the run keeps its state from time to time, and goes on from; None for nowhere.
+        model_folder: where the trained model is saved (`training.saved_model`); None for nowhere.
+        tokenizer: `data.tokenizer`, saved with the model.
     """
 
     recipe: Recipe
@@ -83,6 +96,13 @@ class TrainingJob:
     micro_batch_tokens: int | None
     curve_path: str | None
     cuda_graph: bool = True
+    checkpoints: CheckpointPlan | None = None
+    model_folder: str | None = None
+    tokenizer: str = "bytes"
+
+
+# Called with the steps done, the seconds so far and the training loss whenever losses are read.
+Watch = Callable[[int, float, float], None]
 
 
 @dataclass
@@ -92,21 +112,26 @@ class _Tally:
     steps: int = 0
     started: float | None = None
     seconds: float = 0.0
+    earlier_seconds: float = 0.0
     noise_scale_tokens: float | None = None
+    float32_loss: float | None = None
 
     def seconds_so_far(self) -> float:
-        return 0.0 if self.started is None else time.perf_counter() - self.started
+        """Of this process and, for a run that goes on from a checkpoint, of those before it."""
+        return 0.0 if self.started is None else self.earlier_seconds + time.perf_counter() - self.started
 
 
-def train(job: TrainingJob) -> TrialOutcome:
+def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
     """Train one model and score it on the held-out windows.
 
-    Divergence and lack of memory are outcomes, not exceptions: the search learns from them.
+    Divergence and lack of memory are outcomes, not exceptions: the search learns from them. With checkpoints
+    it goes on from the last one of the same run, and ends as the unbroken run does.
 
     Raises:
         DataError: the text is too short for one window.
         ConfigError: a GPU is asked for and there is none, or there is no such optimizer.
-        OSError: the loss curve cannot be written, or the token files are gone.
+        OSError: the loss curve or the model cannot be written, or the token files are gone.
+        CarbsScalingError: a checkpoint cannot be written.
     """
     device = choose_device(job.device)
     if device.type == "cuda":
@@ -118,7 +143,7 @@ def train(job: TrainingJob) -> TrialOutcome:
     kind: type[TrialOutcome] = Diverged
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            loss, trouble = _train_and_score(job, device, tally)
+            loss, trouble = _train_and_score(job, device, tally, watch)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -128,7 +153,7 @@ def train(job: TrainingJob) -> TrialOutcome:
         tally.seconds = tally.seconds_so_far()
     common: dict[str, Any] = {
         "seconds": tally.seconds,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": device_name(device),
     }
     if device.type == "cuda":
         common["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
@@ -136,6 +161,8 @@ def train(job: TrainingJob) -> TrialOutcome:
     metrics = {}
     if tally.noise_scale_tokens is not None:
         metrics["noise_scale_tokens"] = tally.noise_scale_tokens
+    if tally.float32_loss is not None:
+        metrics["float32_nats_per_token"] = tally.float32_loss
     if loss is None:
         progress = tally.steps / job.recipe.steps
         return kind(progress=progress, message=trouble, metrics=metrics, **common)
@@ -162,18 +189,26 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
     """Cross-entropy in bits a byte of text, which compares across vocabularies."""
     return nats_per_token / math.log(2) / bytes_per_token
 
 
-def _train_and_score(job: TrainingJob, device: torch.device, tally: _Tally) -> tuple[float | None, str]:
+def _train_and_score(
+    job: TrainingJob, device: torch.device, tally: _Tally, watch: Watch | None
+) -> tuple[float | None, str]:
     """The held-out loss in nats a token and an empty text, or None and why the run diverged."""
     shape = job.recipe.shape
     held_out = validation_windows(job.text, shape.sequence_length)
     model = build_model(shape, job.recipe.seed).to(device)
-    with LossCurve(job.curve_path) as curve:
-        trouble = _train_model(model, job, device, tally, curve)
+    checkpoint = None if job.checkpoints is None else load_checkpoint(job.checkpoints)
+    with LossCurve(job.curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
+        trouble = _Run(model, job, device, tally, curve, watch).train(checkpoint)
         if trouble:
             return None, trouble
         indices = validation_indices(len(held_out), shape.sequence_length, job.objective.validation_tokens)
@@ -185,65 +220,139 @@ def _train_and_score(job: TrainingJob, device: torch.device, tally: _Tally) -> t
         uniform = math.log(shape.vocabulary_size)
         if loss > uniform:
             return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
+        if job.model_folder is not None:
+            # What the saved model gives where nothing is rounded to bfloat16.
+            tally.float32_loss = evaluate(model, held_out, indices, device, in_float32=True)
+            save_model(model, job.tokenizer, job.model_folder)
         return loss, ""
 
 
-def _train_model(
-    model: nn.Module, job: TrainingJob, device: torch.device, tally: _Tally, curve: LossCurve
-) -> str:
-    """Run all steps of the recipe; returns why the run diverged, or an empty text."""
-    recipe = job.recipe
-    windows = training_windows(job.text, recipe.shape.sequence_length)
-    order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
-    forward = _compiled(model) if job.compile else model
-    optimizer = build_optimizer(job.optimizer.name, model, _hyperparameters(job))
-    scheduler = build_scheduler(optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
-    step = _build_step(forward, optimizer, job, device)
-    divergence = DivergenceCheck(recipe.steps)
-    every = point_interval(recipe.steps)
-    noise = NoiseMeter(step.parameters, recipe) if job.objective.gradient_noise_scale else None
-    unread: list[torch.Tensor] = []
-    since_point: list[float] = []
+class _Run:
+    """The steps of a recipe, with all that a checkpoint must hold.
 
-    model.train()
-    tally.started = time.perf_counter()
-    for batch in device_batches(windows, order, device):
-        if noise is not None and noise.due(tally.steps):
-            unread.append(_measured_step(step, noise, batch, tally.steps))
-        else:
-            unread.append(step(batch))
-        tally.steps += 1
-        at_point = tally.steps % every == 0 or tally.steps == recipe.steps
-        if at_point or len(unread) == CHECK_STEPS:
-            losses: list[float] = torch.stack(unread).tolist()
-            unread.clear()
-            since_point += losses
-            tally.seconds = tally.seconds_so_far()
-            if trouble := divergence.reason(losses):
-                return trouble
-        if at_point:
-            curve.add(
-                progress=tally.steps / recipe.steps,
-                step=tally.steps,
-                tokens=tally.steps * recipe.batch_tokens,
-                seconds=round(tally.seconds, 4),
-                train_loss=sum(since_point) / len(since_point),
-                learning_rate=float(optimizer.param_groups[0]["lr"]),
-                **({} if noise is None else noise.read()),
-            )
-            since_point.clear()
-        scheduler.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    tally.seconds = tally.seconds_so_far()
-    tally.noise_scale_tokens = None if noise is None else noise.noise_scale_tokens()
-    return ""
+    Args:
+        model: on its device.
+        job, device, tally, curve: of the run.
+        watch: see `Watch`; None for nobody.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        job: TrainingJob,
+        device: torch.device,
+        tally: _Tally,
+        curve: LossCurve,
+        watch: Watch | None,
+    ) -> None:
+        recipe = job.recipe
+        self._model, self._job, self._device = model, job, device
+        self._tally, self._curve, self._watch = tally, curve, watch
+        forward = _compiled(model) if job.compile else model
+        self._optimizer = build_optimizer(job.optimizer.name, model, _hyperparameters(job))
+        self._scheduler = build_scheduler(self._optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
+        self._step = _build_step(forward, self._optimizer, job, device)
+        self._divergence = DivergenceCheck(recipe.steps)
+        measured = job.objective.gradient_noise_scale
+        self._noise = NoiseMeter(self._step.parameters, recipe) if measured else None
+        self._since_point: list[float] = []
+
+    def train(self, checkpoint: Checkpoint | None) -> str:
+        """Run the steps that are left; returns why the run diverged, or an empty text."""
+        recipe, tally = self._job.recipe, self._tally
+        if checkpoint is not None:
+            self._go_on_from(checkpoint)
+        windows = training_windows(self._job.text, recipe.shape.sequence_length)
+        order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
+        every = point_interval(recipe.steps)
+        unread: list[torch.Tensor] = []
+        self._model.train()
+        tally.started = self._saved_at = time.perf_counter()
+        for batch in device_batches(windows, islice(order, tally.steps, None), self._device):
+            unread.append(self._take_step(batch))
+            tally.steps += 1
+            at_point = tally.steps % every == 0 or tally.steps == recipe.steps
+            was_read = at_point or len(unread) == CHECK_STEPS
+            if was_read:
+                losses: list[float] = torch.stack(unread).tolist()
+                unread.clear()
+                if trouble := self._take_losses(losses):
+                    return trouble
+            if at_point:
+                self._add_point()
+            self._scheduler.step()
+            if was_read and tally.steps < recipe.steps:
+                self._save_if_due()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        tally.seconds = tally.seconds_so_far()
+        tally.noise_scale_tokens = None if self._noise is None else self._noise.noise_scale_tokens()
+        return ""
+
+    def _take_step(self, batch: torch.Tensor) -> torch.Tensor:
+        if self._noise is not None and self._noise.due(self._tally.steps):
+            return _measured_step(self._step, self._noise, batch, self._tally.steps)
+        return self._step(batch)
+
+    def _take_losses(self, losses: list[float]) -> str:
+        """Why the run has diverged after these further losses; empty if it has not."""
+        tally = self._tally
+        self._since_point += losses
+        tally.seconds = tally.seconds_so_far()
+        trouble = self._divergence.reason(losses)
+        if self._watch is not None and not trouble:
+            self._watch(tally.steps, tally.seconds, sum(losses) / len(losses))
+        return trouble
+
+    def _add_point(self) -> None:
+        recipe, tally = self._job.recipe, self._tally
+        self._curve.add(
+            progress=tally.steps / recipe.steps,
+            step=tally.steps,
+            tokens=tally.steps * recipe.batch_tokens,
+            seconds=round(tally.seconds, 4),
+            train_loss=sum(self._since_point) / len(self._since_point),
+            learning_rate=float(self._optimizer.param_groups[0]["lr"]),
+            **({} if self._noise is None else self._noise.read()),
+        )
+        self._since_point.clear()
+
+    def _save_if_due(self) -> None:
+        plan, tally = self._job.checkpoints, self._tally
+        if plan is None or time.perf_counter() - self._saved_at < 60 * plan.minutes:
+            return
+        state = {
+            "seconds": tally.seconds,
+            "since_point": self._since_point,
+            "divergence": self._divergence.state(),
+            "noise": None if self._noise is None else self._noise.state(),
+            "micro_batch": self._step.micro_batch,
+        }
+        tensors = run_tensors(self._model, self._optimizer)
+        save_checkpoint(plan, Checkpoint(tally.steps, state, tensors))
+        self._saved_at = time.perf_counter()
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        restore_tensors(self._model, self._optimizer, checkpoint.tensors)
+        set_scheduler_step(self._scheduler, checkpoint.step)
+        self._tally.steps, self._tally.earlier_seconds = checkpoint.step, state["seconds"]
+        self._since_point = list(state["since_point"])
+        self._divergence.restore(state["divergence"])
+        self._step.micro_batch = state["micro_batch"]
+        if self._noise is not None:
+            self._noise.restore(state["noise"])
 
 
 def _measured_step(step: TrainingStep, noise: NoiseMeter, batch: torch.Tensor, number: int) -> torch.Tensor:
     """One step in parts, whose gradients the noise meter sees; returns its mean loss, [] on the device."""
-    step.optimizer.zero_grad(set_to_none=True)
-    loss = accumulate_gradients(step.model, batch, noise.part_size(step.micro_batch), noise.take_part)
+
+    def passes() -> torch.Tensor:
+        step.optimizer.zero_grad(set_to_none=True)
+        noise.drop_parts()
+        return accumulate_gradients(step.model, batch, noise.part_size(step.micro_batch), noise.take_part)
+
+    loss = step.fitting(passes)
     noise.end_step(number)
     step.update()
     return loss
@@ -321,8 +430,14 @@ def _parcels(order: Iterable[Indices], most_windows: int) -> Iterator[list[Indic
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, windows: TokenWindows, indices: Indices, device: torch.device) -> float:
-    """Mean loss of the windows `indices`, int64 [n], in nats a token."""
+def evaluate(
+    model: nn.Module,
+    windows: TokenWindows,
+    indices: Indices,
+    device: torch.device,
+    in_float32: bool = False,
+) -> float:
+    """Mean loss of the windows `indices`, int64 [n], in nats a token; in float32, or as it is trained."""
     model.eval()
     most_tokens = min(
         EVALUATION_SCORES[device.type] // windows.vocabulary_size, EVALUATION_TOKENS[device.type]
@@ -331,6 +446,6 @@ def evaluate(model: nn.Module, windows: TokenWindows, indices: Indices, device: 
     total = torch.zeros((), dtype=torch.float64, device=device)
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
     for batch in device_batches(windows, chunks, device):
-        with autocast(device):
+        with nullcontext() if in_float32 else autocast(device):
             total += window_loss(model, batch, reduction="sum")
     return total.item() / (len(indices) * windows.sequence_length)

@@ -11,7 +11,8 @@ Samples are sequences, since the tokens of one sequence are not independent; cou
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -130,12 +131,16 @@ class NoiseMeter:
         else:
             self._graded, self._sum = graded, gradients
 
+    def drop_parts(self) -> None:
+        """Forget the parts of a step that is begun again."""
+        self._sum, self._shares, self._squares = [], [], []
+
     def end_step(self, step: int) -> None:
         """Give the parameters the gradient of the whole batch, and keep the squares."""
         for parameter, gradient in zip(self._graded, self._sum, strict=True):
             parameter.grad = gradient
         self._unread.append((step, torch.stack([*self._squares, _square(self._sum)]), self._shares))
-        self._sum, self._shares, self._squares = [], [], []
+        self.drop_parts()
 
     def read(self) -> dict[str, float]:
         """Means over the steps measured since the last call, as fields of a curve's point; empty for none."""
@@ -149,6 +154,16 @@ class NoiseMeter:
         self._unread = []
         mean = mean_moments(seen)
         return {} if mean is None else {"gradient_square": mean.square, "gradient_variance": mean.variance}
+
+    def state(self) -> dict[str, Any]:
+        """What was measured, as plain JSON; waits for the GPU."""
+        unread = [(step, squares.tolist(), shares) for step, squares, shares in self._unread]
+        return {"unread": unread, "late": [asdict(moments) for moments in self._late]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self._unread = [(step, torch.tensor(squares), shares) for step, squares, shares in state["unread"]]
+        self._late = [GradientMoments(**moments) for moments in state["late"]]
 
     def noise_scale_tokens(self) -> float | None:
         """The noise scale over the second half of the run, as far as `read` has been called.

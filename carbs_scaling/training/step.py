@@ -98,10 +98,33 @@ class TrainingStep:
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Take one step on int64 [b, T + 1]; returns its mean loss, [] on the device."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = accumulate_gradients(self.model, batch, self.micro_batch)
+        loss = self.fitting(lambda: self.gradients(batch))
         self.update()
         return loss
+
+    def gradients(self, batch: torch.Tensor) -> torch.Tensor:
+        """Put the gradient of the batch on the parameters; returns its mean loss, [] on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        return accumulate_gradients(self.model, batch, self.micro_batch)
+
+    def fitting(self, passes: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Run the passes of a step; out of memory, halve the micro-batch and run them again.
+
+        Raises:
+            MemoryError, RuntimeError: a single window does not fit, or what is no lack of memory.
+        """
+        while True:
+            try:
+                return passes()
+            except (MemoryError, RuntimeError) as error:
+                if self.micro_batch <= 1 or not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, whose traceback holds the tensors that did not fit.
+            self.optimizer.zero_grad(set_to_none=True)
+            self.micro_batch = -(-self.micro_batch // 2)
+            logger.warning("out of memory: going on with %d sequences at once", self.micro_batch)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def update(self) -> None:
         """Clip the gradients and move the parameters."""
@@ -161,7 +184,8 @@ class GraphedStep(TrainingStep):
             self.optimizer.zero_grad(set_to_none=True)
             # The outer context puts the stream back, which a failing capture does not.
             with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
-                self._loss = super().__call__(self._batch)
+                self._loss = self.gradients(self._batch)
+                self.update()
             self._graph = graph
         except RuntimeError as error:
             cause = error.__context__ or error  # what went wrong inside; ending the capture then fails too

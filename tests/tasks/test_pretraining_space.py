@@ -100,10 +100,13 @@ def test_a_budget_below_the_cheapest_run_is_refused():
         make(max_trial_flops=1e6)
 
 
-def test_everything_fixed_is_refused():
+def test_everything_fixed_is_one_recipe_that_a_search_refuses(pretraining):
     fixed = {"width": 16, "depth": 1, "learning_rate": 0.1, "batch_size": 2, "tokens_per_parameter": 10}
+    space = make(**fixed)
+    assert space.distributions == {}
+    assert space.recipe({}, 0).batch_size == 2
     with pytest.raises(ConfigError, match="fixed"):
-        make(**fixed)
+        pretraining(*(f"space.{name}={value}" for name, value in fixed.items()))
 
 
 def test_the_learning_rate_may_follow_a_law():

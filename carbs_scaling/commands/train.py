@@ -1,0 +1,263 @@
+"""`carbs-scaling train`: one training run, from a recipe, a trial or overrides, to a model on disk."""
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from carbs_scaling.config import StudyConfig, TrainConfig, load_config
+from carbs_scaling.errors import CarbsScalingError, ConfigError
+from carbs_scaling.tasks.pretraining_config import PretrainingConfig
+from carbs_scaling.training.model_card import RECIPE, RECORD, write_card
+from carbs_scaling.training.recipe_file import RecipeFile
+
+if TYPE_CHECKING:
+    from carbs_scaling.data.token_files import PreparedText
+    from carbs_scaling.training.loop import TrainingJob
+
+CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
+OWN = ("study", "recipe", "trial", "train")
+
+
+def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
+    """Trains, shows the progress, and leaves the model in `train.directory`/`train.name`.
+
+    Args:
+        composed: of `conf/train.yaml`.
+        overrides: those of the command line, which win over the recipe; None for Hydra's.
+
+    Raises:
+        CarbsScalingError: one line; a run that was refused leaves nothing behind.
+    """
+    overrides = _given_overrides() if overrides is None else overrides
+    config = load_config(TrainConfig, OmegaConf.masked_copy(composed, list(OWN)))
+    given = _given_recipe(config)
+    rest = [str(name) for name in composed if name not in OWN and name != "task"]
+    sections = OmegaConf.masked_copy(composed, rest)
+    if given is not None:
+        sections = with_recipe(sections, given, overrides)
+    task_config = load_config(PretrainingConfig, sections)
+
+    from rich.console import Console
+
+    from carbs_scaling.report.training import TrainingDisplay
+    from carbs_scaling.training.loop import choose_device, device_name, train
+    from carbs_scaling.trial import Completed
+
+    choose_device(config.train.device)
+    file, text = _file_to_train(config, task_config, given)
+    folder = config.train.directory_path / file.name
+    _require_free(folder, file)
+    job = _job(config, task_config, file, text, folder)
+    is_first = not folder.parent.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE).write_bytes(file.to_json())
+    predicted = None if file.prediction is None else (file.prediction.loss, file.prediction.interval)
+    device = device_name(choose_device(config.train.device))
+    recipe = file.recipe
+    display = TrainingDisplay(
+        file.name, recipe.steps, recipe.batch_tokens, file.flops, predicted, Console(), device
+    )
+    try:
+        with display, warnings_to(sys.stderr):
+            outcome = train(job, display.step_done)
+        if not isinstance(outcome, Completed):
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            raise CarbsScalingError(
+                f"the run ended without a model after {outcome.progress:.1%} of its steps: {outcome.message}"
+            )
+    except (CarbsScalingError, OSError):
+        _leave_nothing(folder)
+        if is_first and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+        raise
+    write_card(folder, file, outcome, text.description)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    display.finished(outcome, folder)
+
+
+def with_recipe(sections: DictConfig, file: RecipeFile, overrides: Sequence[str]) -> DictConfig:
+    """The configuration with a recipe's values wherever no override says otherwise."""
+    from carbs_scaling.tasks.pretraining_recipe import recipe_sections
+
+    keys = [override.lstrip("~+").split("=")[0].split("@")[0] for override in overrides]
+    result = sections.copy()
+    for group, values in recipe_sections(file).items():
+        for name, value in values.items():
+            path = f"{group}.{name}"
+            if any(key == path or path.startswith(f"{key}.") or key.startswith(f"{path}.") for key in keys):
+                continue
+            with open_dict(result):
+                # A range does not merge with a number: it is taken out first.
+                result[group].pop(name, None)
+                result[group][name] = value
+    return result
+
+
+def _given_overrides() -> Sequence[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return [str(text) for text in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
+def _given_recipe(config: TrainConfig) -> RecipeFile | None:
+    """The recipe of `recipe=` or `trial=`; None where the overrides say everything."""
+    if config.recipe is not None:
+        return RecipeFile.load(config.recipe)
+    return None if config.trial is None else _recipe_of_trial(config.study, config.trial)
+
+
+def _recipe_of_trial(config: StudyConfig, number: int) -> RecipeFile:
+    import optuna
+
+    from carbs_scaling.ledger.study import Study
+    from carbs_scaling.tasks.pretraining_recipe import trial_recipe
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = Study.load(config)
+    records = {record.number: record for record in study.records()}
+    if number not in records:
+        raise ConfigError(f"study {study.name} has no trial {number}: its trials are 0 to {len(records) - 1}")
+    return trial_recipe(records[number], study.identity, study.name)
+
+
+def _file_to_train(
+    config: TrainConfig, task_config: PretrainingConfig, given: RecipeFile | None
+) -> "tuple[RecipeFile, PreparedText]":
+    """The recipe file of what will be trained, overrides included, and its text.
+
+    Raises:
+        ConfigError: a dimension without one value, or another text than the recipe's.
+    """
+    from carbs_scaling.data.token_files import prepare_text
+    from carbs_scaling.data.windows import training_windows, validation_windows
+    from carbs_scaling.numbers import compact
+    from carbs_scaling.tasks.pretraining_recipe import data_settings
+    from carbs_scaling.tasks.pretraining_space import PretrainingSpace
+
+    text = prepare_text(task_config.data)
+    for windows in (training_windows, validation_windows):
+        windows(
+            text, task_config.model.sequence_length
+        )  # too little text is reported before anything is made
+    known = None if given is None else given.data_sha256
+    if known is not None and known != text.sha256 and not config.train.any_text:
+        raise ConfigError(
+            f"the recipe is for another text (sha256 {known[:12]}, here {text.sha256[:12]}): give the "
+            "recipe's text in data.*, or train.any_text=true"
+        )
+    space = PretrainingSpace(
+        task_config.space, task_config.model, text.vocabulary_size, optimizer=task_config.optimizer.name
+    )
+    if space.searched:
+        name = next(iter(space.searched))
+        raise ConfigError(
+            f"space.{name} is a range: train needs recipe=FILE, study.name=NAME trial=NUMBER, or one value "
+            f"for each of space.{', space.'.join(space.searched)}"
+        )
+    seed = config.train.seed
+    if seed is None:
+        seed = config.study.seed if given is None else given.recipe.seed
+    recipe = space.recipe({}, seed)
+    same = given is not None and given.recipe == recipe and known == text.sha256
+    name = config.train.name or (
+        given.name if given is not None else f"{compact(recipe.params)}-{compact(recipe.tokens)}"
+    )
+    file = RecipeFile(
+        name=name,
+        recipe=recipe,
+        optimizer=task_config.optimizer,
+        schedule=task_config.schedule,
+        objective=task_config.objective,
+        flops_convention=task_config.model.flops_convention,
+        data=data_settings(task_config.data),
+        data_sha256=text.sha256,
+        source="overrides" if given is None else given.source if same else f"{given.source}, with overrides",
+        # A law's word holds for the run that it was asked about.
+        prediction=given.prediction if given is not None and same else None,
+    )
+    return file, text
+
+
+def _require_free(folder: Path, file: RecipeFile) -> None:
+    """Refuses a folder with a model, or with an unfinished run of another recipe.
+
+    Raises:
+        ConfigError: it is one of them.
+    """
+    if (folder / RECORD).exists():
+        raise ConfigError(f"{folder} holds a trained model: take another train.name, or move it away")
+    if (folder / RECIPE).exists():
+        if run_of(RecipeFile.load(folder / RECIPE)) != run_of(file):
+            raise ConfigError(
+                f"{folder} holds an unfinished run of another recipe: take another train.name, or "
+                "move it away"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds other files: take another train.name, or move them away")
+
+
+def _job(
+    config: TrainConfig,
+    task_config: PretrainingConfig,
+    file: RecipeFile,
+    text: "PreparedText",
+    folder: Path,
+) -> "TrainingJob":
+    from carbs_scaling.training.checkpoint import CheckpointPlan
+    from carbs_scaling.training.loop import TrainingJob
+
+    how = task_config.training
+    checkpoints = None
+    if how.checkpoint_minutes is not None:
+        run = run_of(file)
+        checkpoints = CheckpointPlan(str(folder / CHECKPOINTS), how.checkpoint_minutes, run)
+    return TrainingJob(
+        recipe=file.recipe,
+        text=text,
+        optimizer=file.optimizer,
+        schedule=file.schedule,
+        objective=file.objective,
+        device=config.train.device,
+        compile=how.compile,
+        micro_batch_tokens=how.micro_batch_tokens,
+        curve_path=str(folder / CURVE),
+        cuda_graph=how.cuda_graph,
+        checkpoints=checkpoints,
+        model_folder=str(folder),
+        tokenizer=task_config.data.tokenizer,
+    )
+
+
+def run_of(file: RecipeFile) -> str:
+    """What says that two runs are the same."""
+    from carbs_scaling.training.checkpoint import run_identity
+
+    return run_identity(replace(file, prediction=None, source="", name="").to_dict())
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove the folder of a run that cannot go on from anywhere."""
+    checkpoints = folder / CHECKPOINTS
+    if not (checkpoints.is_dir() and any(checkpoints.glob("*.json"))):
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def warnings_to(stream: TextIO) -> Iterator[None]:
+    """What the package warns of meanwhile, a line each."""
+    handler = logging.StreamHandler(stream)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("carbs-scaling: %(message)s"))
+    package = logging.getLogger("carbs_scaling")
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)

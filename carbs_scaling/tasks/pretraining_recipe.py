@@ -1,0 +1,213 @@
+"""Recipe files of pretraining: from a study's law or a trial, and as sections of a configuration."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from carbs_scaling.data.config import DataConfig
+from carbs_scaling.errors import ConfigError
+from carbs_scaling.laws.recommend.advice import Advice, advise
+from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.models.family import ModelShape
+from carbs_scaling.numbers import compact
+from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.training.recipe import Recipe
+from carbs_scaling.training.recipe_file import LOCAL_DATA_KEYS, Prediction, RecipeFile
+
+# Of a run's schedule where the identity of a study leaves out what its shape does not read.
+UNREAD_SCHEDULE = {"decay_fraction": 1.0, "decay_shape": "linear", "decay_exponent": 1.0}
+# How much a factor of e in width / depth weighs against one in N, squared: the loss depends on the aspect
+# weakly (Kaplan et al. 2020, arXiv 2001.08361, section 3.1), so N is met first.
+ASPECT_WEIGHT = 0.01
+# A difference of N from what was asked that is worth a warning.
+NOTED_SHARE = 0.01
+
+
+def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -> RecipeFile:
+    """The run of a study's trial, to be trained again as it was.
+
+    Raises:
+        ConfigError: the study is not one of pretraining.
+    """
+    _require_pretraining(identity, study)
+    details = record.details
+    shape = ModelShape(
+        **{name: details[name] for name in ("architecture", "width", "depth", "head_size")},
+        vocabulary_size=details["vocabulary_size"],
+        sequence_length=details["sequence_length"],
+    )
+    batch_size = int(details["batch_size"])
+    recipe = Recipe(
+        shape=shape,
+        learning_rate=float(details["learning_rate"]),
+        batch_size=batch_size,
+        steps=int(details["steps"]),
+        weight_decay=float(details["weight_decay"]),
+        beta2=float(details["beta2"]),
+        warmup_fraction=float(details["warmup_fraction"]),
+        seed=record.seed,
+    )
+    return RecipeFile(
+        name=f"{study}-{record.number}",
+        recipe=recipe,
+        source=f"trial {record.number} of study {study}",
+        data=dict(record.provenance["data"]),
+        **_constants(identity),
+    )
+
+
+def advised_recipe(
+    law: ScalingLaw, advice: Advice, best: TrialRecord, identity: Mapping[str, Any], study: str
+) -> RecipeFile:
+    """The run that a law recommends, with the constants of the study that it was fitted to.
+
+    N is that of the nearest shape of whole heads and layers, and the law is asked again for it; D is that of
+    whole steps; the rate is the law's for the batch in whole sequences. What the runs searched and the law
+    does not say is that of the study's best run.
+
+    Args:
+        law: of the study.
+        advice: for the N and D that were asked for.
+        best: the study's best run, see `best_run`.
+        identity: of the study.
+        study: its name.
+
+    Raises:
+        ConfigError: the runs do not identify a shape.
+        LawError: the law does not answer for the shape's N.
+    """
+    shape = nearest_shape(advice, best)
+    length = shape.sequence_length
+    asked = advice.recipe
+    advice = advise(law, shape.params, asked.tokens, level=advice.level, head_size=shape.head_size)
+    batch_size = advice.sequences(length)
+    other = advice.recipe.other
+    recipe = Recipe(
+        shape=shape,
+        learning_rate=float(f"{advice.recipe.learning_rate_at(batch_size * length):.6g}"),
+        batch_size=batch_size,
+        steps=advice.steps(batch_size * length),
+        weight_decay=float(other.get("weight_decay", best.details["weight_decay"])),
+        beta2=float(other.get("beta2", best.details["beta2"])),
+        warmup_fraction=float(best.details["warmup_fraction"]),
+        seed=int(identity["seed"]),
+    )
+    warnings = list(advice.recipe.notes)
+    if abs(shape.params / asked.params - 1) > NOTED_SHARE:
+        warnings.append(
+            f"no shape of whole heads and layers has N = {compact(asked.params)}: "
+            f"{shape.width} x {shape.depth} has {compact(shape.params)}"
+        )
+    return RecipeFile(
+        name=f"{study}-{compact(shape.params)}-{compact(recipe.tokens)}",
+        recipe=recipe,
+        source=f"law of study {study} ({law.support.runs} runs)",
+        data=dict(best.provenance["data"]),
+        prediction=Prediction(
+            loss=advice.recipe.loss,
+            interval=advice.intervals["loss"],
+            level=advice.level,
+            asked_params=float(asked.params),
+            asked_tokens=float(asked.tokens),
+            warnings=tuple(warnings),
+        ),
+        **_constants(identity),
+    )
+
+
+def best_run(records: Sequence[TrialRecord], identity: Mapping[str, Any], study: str) -> TrialRecord:
+    """The run of least loss.
+
+    Raises:
+        ConfigError: the study is not one of pretraining, or none of its runs completed.
+    """
+    _require_pretraining(identity, study)
+    completed = [record for record in records if record.completed]
+    if not completed:
+        raise ConfigError(f"study {study} has no completed run yet")
+    return min(completed, key=lambda record: record.loss)
+
+
+def nearest_shape(advice: Advice, like: TrialRecord) -> ModelShape:
+    """The shape of whole heads and layers nearest to N, then to the width / depth that is advised.
+
+    Args:
+        advice: for N.
+        like: gives family, head size, vocabulary and sequence length.
+
+    Raises:
+        ConfigError: the runs do not identify a shape.
+    """
+    if advice.width is None or advice.depth is None:
+        raise ConfigError("these runs do not say which shape N should have: a recipe file cannot be written")
+    details = like.details
+    head_size, params = int(details["head_size"]), advice.recipe.params
+    aspect = advice.width / advice.depth
+
+    def shape(width: int, depth: int) -> ModelShape:
+        return ModelShape(
+            details["architecture"], width, depth, head_size, details["vocabulary_size"],
+            details["sequence_length"],
+        )  # fmt: skip
+
+    def distance(candidate: ModelShape) -> float:
+        off = math.log(candidate.params / params)
+        return off**2 + ASPECT_WEIGHT * math.log(candidate.width / candidate.depth / aspect) ** 2
+
+    candidates = []
+    for width in range(head_size, 3 * advice.width + head_size, head_size):
+        depth = params / shape(width, 1).params
+        candidates += [shape(width, max(1, whole)) for whole in {math.floor(depth), math.ceil(depth)}]
+    return min(candidates, key=distance)
+
+
+def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
+    """A recipe as the sections `space`, `model`, `optimizer`, ... of a configuration, all fixed."""
+    recipe, shape = file.recipe, file.recipe.shape
+    optimizer, schedule, objective = (vars(part) for part in (file.optimizer, file.schedule, file.objective))
+    return {
+        "space": {
+            "width": shape.width,
+            "depth": shape.depth,
+            "learning_rate": recipe.learning_rate,
+            "batch_size": recipe.batch_size,
+            "tokens_per_parameter": recipe.tokens / recipe.params,
+            "weight_decay": recipe.weight_decay,
+            "beta2": recipe.beta2,
+            "warmup_fraction": recipe.warmup_fraction,
+        },
+        "model": {
+            "architecture": shape.architecture,
+            "head_size": shape.head_size,
+            "sequence_length": shape.sequence_length,
+            "flops_convention": file.flops_convention,
+        },
+        "data": dict(file.data),
+        "optimizer": dict(optimizer),
+        "schedule": dict(schedule),
+        "objective": dict(objective),
+    }
+
+
+def data_settings(config: DataConfig) -> dict[str, Any]:
+    """What says where a text is, without the folders of this machine."""
+    return {name: value for name, value in vars(config).items() if name not in LOCAL_DATA_KEYS}
+
+
+def _require_pretraining(identity: Mapping[str, Any], study: str) -> None:
+    if identity.get("task") != "pretraining":
+        raise ConfigError(
+            f"study {study} is of task={identity.get('task')}: recipes are of pretraining alone"
+        )
+
+
+def _constants(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `RecipeFile` that are the same for all runs of a study."""
+    return {
+        "optimizer": OptimizerConfig(**identity["optimizer"]),
+        "schedule": ScheduleConfig(**{**UNREAD_SCHEDULE, **identity["schedule"]}),
+        "objective": ObjectiveConfig(**{"gradient_noise_scale": False, **identity["objective"]}),
+        "flops_convention": identity["flops_convention"],
+        "data_sha256": identity["data"]["sha256"],
+    }

@@ -1,0 +1,112 @@
+"""What stands beside a trained model: a model card for people, the recipe, and the record of its training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from carbs_scaling import __version__
+from carbs_scaling.files import write_atomically
+from carbs_scaling.training.recipe_file import RecipeFile
+from carbs_scaling.trial import Completed
+
+RECORD_FORMAT = 1
+# The record is written last: it says that the model is whole.
+RECORD, RECIPE, CARD = "training.json", "recipe.json", "README.md"
+
+
+def write_card(folder: Path, recipe: RecipeFile, outcome: Completed, text: str) -> None:
+    """Write README.md, recipe.json and training.json beside a saved model.
+
+    Args:
+        folder: of the model.
+        recipe: what was trained.
+        outcome: of the training.
+        text: one line on the data.
+
+    Raises:
+        CarbsScalingError: a file cannot be written.
+    """
+    write_atomically(folder / RECIPE, recipe.to_json())
+    write_atomically(folder / CARD, _card(recipe, outcome, text).encode())
+    record = json.dumps(training_record(recipe, outcome, text), indent=1)
+    write_atomically(folder / RECORD, f"{record}\n".encode())
+
+
+def training_record(recipe: RecipeFile, outcome: Completed, text: str) -> dict[str, Any]:
+    """The run in figures, as plain JSON types."""
+    tokens = recipe.recipe.tokens
+    return {
+        "format": RECORD_FORMAT,
+        "name": recipe.name,
+        "carbs_scaling": __version__,
+        "loss": outcome.loss,
+        "metric": recipe.objective.metric,
+        "losses": outcome.metrics,
+        "validation_tokens": recipe.objective.validation_tokens,
+        "data_sha256": recipe.data_sha256,
+        "data": text,
+        "tokens": tokens,
+        "flops": recipe.flops,
+        "flops_convention": recipe.flops_convention,
+        "seconds": outcome.seconds,
+        "tokens_per_second": tokens / outcome.seconds if outcome.seconds > 0 else None,
+        "flops_per_second": recipe.flops / outcome.seconds if outcome.seconds > 0 else None,
+        "device": outcome.device,
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+        "prediction": recipe.to_dict()["prediction"],
+    }
+
+
+def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
+    recipe, shape, prediction = file.recipe, file.recipe.shape, file.prediction
+    unit = file.objective.metric.replace("_", " ")
+    predicted = "no law was asked"
+    if prediction is not None:
+        low, high = prediction.interval
+        predicted = f"{prediction.loss:.4f} ({prediction.level:.0%} interval {low:.4f} to {high:.4f})"
+    rows = {
+        "held-out loss": f"{outcome.loss:.4f} {unit}, {file.objective.validation_tokens:,} tokens",
+        "predicted loss": predicted,
+        "parameters N (non-embedding)": f"{recipe.params:,}",
+        "shape": f"{shape.architecture}, {shape.width} x {shape.depth}, heads of {shape.head_size}",
+        "vocabulary, sequence length": f"{shape.vocabulary_size:,}, {shape.sequence_length:,} tokens",
+        "training tokens D": f"{recipe.tokens:,} in {recipe.steps:,} steps of {recipe.batch_tokens:,}",
+        "training FLOPs": f"{file.flops:.4g} ({file.flops_convention})",
+        "peak learning rate": f"{recipe.learning_rate:.4g}, warmup {recipe.warmup_fraction:.1%} of the steps",
+        "schedule": ", ".join(f"{name} {getattr(file.schedule, name)}" for name in file.schedule.read),
+        "optimizer": f"{file.optimizer.name}, beta1 {file.optimizer.beta1}, beta2 {recipe.beta2}, epsilon "
+        f"{file.optimizer.epsilon}, weight decay {recipe.weight_decay}, "
+        f"clip {file.optimizer.gradient_clip_norm}",
+        "seed": str(recipe.seed),
+        "data": text,
+        "data sha256": f"`{file.data_sha256}`",
+        "recipe from": file.source,
+        "time": f"{outcome.seconds:,.0f} s on {outcome.device}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    warnings = [] if prediction is None else [f"- {warning}" for warning in prediction.warnings]
+    said = "\n## Warnings of the law\n\n" + "\n".join(warnings) + "\n" if warnings else ""
+    tokenizer = (
+        "\nEach UTF-8 byte is a token, with the byte's value as its id; byte 0 ends a text.\n"
+        if file.data["tokenizer"] == "bytes"
+        else ""
+    )
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# {file.name}
+
+Trained from scratch by carbs_scaling {__version__}.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = (kind.from_pretrained("FOLDER") for kind in (AutoModelForCausalLM, AutoTokenizer))
+```
+{tokenizer}
+| | |
+|---|---|
+{table}
+{said}"""

@@ -1,0 +1,69 @@
+"""A trained model on disk as `transformers` loads it: weights, configuration, tokenizer, no code of ours."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Attention of `transformers` itself, which computes what `models.attention` does.
+STOCK_ATTENTION = "sdpa"
+
+
+def save_model(model: nn.Module, tokenizer: str, folder: str | Path) -> None:
+    """Write a trained model and its tokenizer; the model is for nothing else after that.
+
+    Args:
+        model: of a family in `models/`.
+        tokenizer: `data.tokenizer`: `bytes`, or a Hugging Face tokenizer's name or folder.
+        folder: made where it is missing.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from transformers import GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    own: Any = model
+    saved_tokenizer = byte_tokenizer() if tokenizer == "bytes" else _pretrained(tokenizer)
+    own.set_attn_implementation(STOCK_ATTENTION)
+    own.config.use_cache = True  # off in training, where nothing is generated
+    own.config.eos_token_id = saved_tokenizer.eos_token_id
+    own.generation_config = GenerationConfig(
+        eos_token_id=saved_tokenizer.eos_token_id, pad_token_id=saved_tokenizer.eos_token_id
+    )
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    own.save_pretrained(folder)
+    saved_tokenizer.save_pretrained(folder)
+
+
+def byte_tokenizer() -> "PreTrainedTokenizerBase":
+    """Each UTF-8 byte is the token of its value, 256 in all; byte 0 ends a text, as in `data.tokenization`.
+
+    A byte-pair tokenizer without merges, in the characters that GPT-2's tokenizer shows bytes as: it is one
+    `tokenizer.json`, which `transformers` loads with no code of ours.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    shown = bytes_to_unicode()
+    tokenizer = Tokenizer(models.BPE(vocab={shown[byte]: byte for byte in range(256)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=shown[0], clean_up_tokenization_spaces=False
+    )
+
+
+def _pretrained(name: str) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    from carbs_scaling.data.hub import quiet_hub
+
+    with quiet_hub():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return tokenizer
