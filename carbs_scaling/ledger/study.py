@@ -226,6 +226,13 @@ class Study:
                 self.optuna_study.tell(number, state=TrialState.FAIL)
             return _record(stored(self.optuna_study.get_trials(deepcopy=False)[number]))
 
+    @property
+    def space(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """The searched dimensions, as of the last trial; empty before the first."""
+        with storage_errors(self.name):
+            trials = [t for t in self.optuna_study.get_trials(deepcopy=False) if RECORD in t.user_attrs]
+        return dict(trials[-1].distributions) if trials else {}
+
     def records(self) -> list[TrialRecord]:
         """All trials, by number. One without a record (killed as it was created) is left out."""
         return [_record(trial) for trial in self._trials()]
