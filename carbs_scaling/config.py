@@ -68,12 +68,18 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How much may be spent, in FLOPs as the task counts them."""
+    """How much a study may spend: FLOPs as its task counts them; the others are null for no limit.
+
+    `hours`: wall time. `gpu_hours`: wall time times the GPUs in use. `trials`: those that ended.
+    """
 
     flops: float = MISSING
     max_trial_fraction: float = MISSING
     stop_below_fraction: float = MISSING
     trial_overhead_flops: float = MISSING
+    hours: float | None = MISSING
+    gpu_hours: float | None = MISSING
+    trials: int | None = MISSING
 
     def __post_init__(self) -> None:
         require(0 < self.flops < math.inf, f"budget.flops={self.flops} must be a positive number")
@@ -89,6 +95,12 @@ class BudgetConfig:
             0 <= self.trial_overhead_flops < math.inf,
             f"budget.trial_overhead_flops={self.trial_overhead_flops} must be a number, and not negative",
         )
+        for name in ("hours", "gpu_hours", "trials"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 < value < math.inf,
+                f"budget.{name}={value} must be above 0, or null for no limit",
+            )
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_a_target_out_of_reach_is_led_by_that_in_every_format(composed, table, c
         recommend.run(composed(f"runs={table}", *target, verb="recommend"))
     assert ended.value.code == recommend.OUT_OF_REACH
     said = capsys.readouterr()
-    first = [line for line in said.out.splitlines() if line not in ("{", "# @package _global_")][0]
+    first = next(line for line in said.out.splitlines() if line not in ("{", "# @package _global_"))
     assert "out of reach of these runs: 6 N D is" in first
     assert ("out of reach" in said.err) == (format != "table")
 
