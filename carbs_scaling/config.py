@@ -273,6 +273,42 @@ class RecommendConfig:
         )
 
 
+@dataclass(frozen=True)
+class PlanConfig:
+    """All of `conf/plan.yaml`. `model` and `optimizer` are the groups of the search."""
+
+    study: StudyConfig
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    gpus: int
+    gpu: str
+    hours: float | None
+    flops: float | None
+    share_for_search: float
+    utilization: float
+    probe: bool
+    vocabulary_size: int
+    format: str
+    output: str | None
+
+    def __post_init__(self) -> None:
+        require_choice("format", self.format, LAW_FORMATS)
+        require(
+            (self.hours is None) != (self.flops is None),
+            "say what there is: gpus=8 gpu=h100 hours=72, or flops=1e21, not both",
+        )
+        for name in ("gpus", "hours", "flops", "vocabulary_size"):
+            value = getattr(self, name)
+            fits = value is None or (isinstance(value, int | float) and 0 < value < math.inf)
+            require(fits, f"{name}={value} must be a positive number")
+        for name in ("gpus", "vocabulary_size"):
+            value = getattr(self, name)
+            require(value == int(value), f"{name}={value} must be a whole number")
+        for name in ("share_for_search", "utilization"):
+            value = getattr(self, name)
+            require(0 < value < 1, f"{name}={value} must lie in (0, 1)")
+
+
 def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
     """What people write and OmegaConf refuses: 1e6 for a whole number, one path for a list of them."""
     plain: dict[str, Any] = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
