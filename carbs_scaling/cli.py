@@ -29,6 +29,7 @@ class Verb:
 
 
 VERBS = {
+    "plan": Verb("what a budget buys, before anything is run", "carbs_scaling.commands.plan"),
     "search": Verb(
         "spend a FLOP budget on training runs, or go on with a study", "carbs_scaling.commands.search"
     ),
@@ -55,6 +56,7 @@ verbs:
 {verbs}
 
 examples:
+  carbs-scaling plan gpus=8 gpu=h100 hours=72   the split, sizes, time and memory that this buys
   carbs-scaling search                          the default: minutes on a CPU, text that is on every machine
   carbs-scaling search +experiment=smoke        half a minute, to see everything work
   carbs-scaling search study.name=mine budget.flops=1e14 data=files 'data.paths=[corpus/]'

@@ -68,12 +68,18 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """How much may be spent, in FLOPs as the task counts them."""
+    """How much a study may spend: FLOPs as its task counts them; the others are null for no limit.
+
+    `hours`: wall time. `gpu_hours`: wall time times the GPUs in use. `trials`: those that ended.
+    """
 
     flops: float = MISSING
     max_trial_fraction: float = MISSING
     stop_below_fraction: float = MISSING
     trial_overhead_flops: float = MISSING
+    hours: float | None = MISSING
+    gpu_hours: float | None = MISSING
+    trials: int | None = MISSING
 
     def __post_init__(self) -> None:
         require(0 < self.flops < math.inf, f"budget.flops={self.flops} must be a positive number")
@@ -89,6 +95,12 @@ class BudgetConfig:
             0 <= self.trial_overhead_flops < math.inf,
             f"budget.trial_overhead_flops={self.trial_overhead_flops} must be a number, and not negative",
         )
+        for name in ("hours", "gpu_hours", "trials"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 < value < math.inf,
+                f"budget.{name}={value} must be above 0, or null for no limit",
+            )
 
 
 @dataclass(frozen=True)
@@ -301,6 +313,42 @@ class TrainConfig:
         require(self.recipe is None or self.trial is None, "set recipe=FILE or trial=NUMBER, not both")
         fine = self.trial is None or (isinstance(self.trial, int) and self.trial >= 0)
         require(fine, f"trial={self.trial} must be the number of a trial")
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """All of `conf/plan.yaml`. `model` and `optimizer` are the groups of the search."""
+
+    study: StudyConfig
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    gpus: int
+    gpu: str
+    hours: float | None
+    flops: float | None
+    share_for_search: float
+    utilization: float
+    probe: bool
+    vocabulary_size: int
+    format: str
+    output: str | None
+
+    def __post_init__(self) -> None:
+        require_choice("format", self.format, LAW_FORMATS)
+        require(
+            (self.hours is None) != (self.flops is None),
+            "say what there is: gpus=8 gpu=h100 hours=72, or flops=1e21, not both",
+        )
+        for name in ("gpus", "hours", "flops", "vocabulary_size"):
+            value = getattr(self, name)
+            fits = value is None or (isinstance(value, int | float) and 0 < value < math.inf)
+            require(fits, f"{name}={value} must be a positive number")
+        for name in ("gpus", "vocabulary_size"):
+            value = getattr(self, name)
+            require(value == int(value), f"{name}={value} must be a whole number")
+        for name in ("share_for_search", "utilization"):
+            value = getattr(self, name)
+            require(0 < value < 1, f"{name}={value} must lie in (0, 1)")
 
 
 def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:

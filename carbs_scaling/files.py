@@ -1,7 +1,10 @@
 """Files that are either the old ones or the new ones, never half of one."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from carbs_scaling.errors import CarbsScalingError
@@ -29,6 +32,27 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
     except OSError as error:
         raise CarbsScalingError(f"cannot write {path}: {error.strerror or error}") from error
     return path
+
+
+@contextmanager
+def undone_if_refused(folder: Path, kept: Callable[[], bool]) -> Iterator[None]:
+    """Take away what the body made in `folder` where it ends in an error.
+
+    Args:
+        folder: there is one; what is new directly in it is removed.
+        kept: asked at the error: whether the work is worth keeping all the same.
+    """
+    before = set(folder.iterdir())
+    try:
+        yield
+    except (CarbsScalingError, OSError):
+        if not kept():
+            for path in set(folder.iterdir()) - before:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        raise
 
 
 def _umask() -> int:

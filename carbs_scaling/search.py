@@ -11,13 +11,16 @@ from carbs_scaling.config import SearchConfig
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.executors.executor import Executor
-from carbs_scaling.executors.memory import trial_memory_bytes
+from carbs_scaling.executors.memory import require_device, trial_memory_bytes
+from carbs_scaling.files import undone_if_refused
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.study import Study, sole_coordinator, spent_flops
+from carbs_scaling.numbers import scientific
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers import sampler as samplers
+from carbs_scaling.search_limits import SearchLimits
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
@@ -111,12 +114,19 @@ class Search:
     def run(self) -> Study:
         """Searches; gives the study with all its trials."""
         begun = time.perf_counter()
-        # Whatever can be refused is refused before anything is written.
+        # Whatever can be refused is refused before anything is written; what is refused later is taken back.
+        require_device(self._config.executor)
+        self._limits = SearchLimits(self._config)
         sampler = build_sampler(self._config, self._task)
         executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(self._config.executor)
         study, folder = self._config.study, self._config.study.folder
-        with sole_coordinator(study), logged_to(folder / "search.log"):
+        with (
+            sole_coordinator(study),
+            undone_if_refused(folder, lambda: self._last_status is not None),
+            logged_to(folder / "search.log"),
+        ):
             self._study = Study.begin(study, self._task, self._config.budget.flops, sampler)
+            self._limits.begin(self._study, max(executor.free, 1))
             self._curves = folder / "curves"
             self._curves.mkdir(exist_ok=True)
             logger.info("%s; proposals by sampler %s", self._task.description, self._config.sampler["name"])
@@ -183,6 +193,23 @@ class Search:
         return affordable
 
     def _may_propose(self, sampler: samplers.Sampler) -> bool:
+        records = self._study.records()
+        sampler.next_trial_flops = self._limits.next_trial_flops(records)
+        reached = self._limits.reached(records, sampler.space.lowest_flops)
+        if reached:
+            return self._ends(reached)
+        if not self._flops_remain(sampler):
+            return self._ends(f"budget.flops={scientific(self._config.budget.flops)} is spent")
+        return True
+
+    def _ends(self, why: str) -> bool:
+        """Reports why nothing more is proposed; False."""
+        logger.info("the search ends: %s", why)
+        with self._showing:
+            self._display.note(f"the search ends: {why}")
+        return False
+
+    def _flops_remain(self, sampler: samplers.Sampler) -> bool:
         remaining = sampler.remaining_flops(self._study.optuna_study)
         leftover = self._config.budget.stop_below_fraction * self._config.budget.flops
         return remaining >= leftover and sampler.affordable(self._study.optuna_study)
@@ -192,6 +219,7 @@ class Search:
             outcome = self._progress_by_curve(number, outcome)
         with self._recording:
             record = self._study.tell(number, outcome)
+            self._study.set_wall_seconds(self._limits.wall_seconds)
             self._retire()
         with self._showing:
             self._display.trial_ended(record)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from carbs_scaling.ledger.study import Study
 
 BUDGET_FLOPS = 1e6
+LIMITS = ("hours", "gpu_hours", "trials")
 
 
 @dataclass
@@ -63,7 +64,9 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
     config_type = EXECUTORS.load(executor).config_type
     return SearchConfig(
         study=StudyConfig(name, str(directory), None, options.pop("seed", 0)),
-        budget=BudgetConfig(options.pop("flops", BUDGET_FLOPS), 0.15, 0.01, 2e4),
+        budget=BudgetConfig(
+            options.pop("flops", BUDGET_FLOPS), 0.15, 0.01, 2e4, *(options.pop(k, None) for k in LIMITS)
+        ),
         task={"name": "toy"},
         sampler={"name": sampler, **options},
         executor=config_type(name=executor, workers=workers, device="cpu", memory_bytes=None, **own),

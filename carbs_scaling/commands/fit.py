@@ -1,6 +1,7 @@
 """`carbs-scaling fit`: the scaling law of a study or of a table of runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -21,6 +22,8 @@ def run(composed: DictConfig) -> None:
 
     tables = tables_of(config.runs, config.study, config.only_optimizer)
     laws = laws_of(tables, config.prior)
+    if config.runs is None:
+        laws = with_edges(laws, config.study)
     paths = []
     for law in laws:
         output = config.output
@@ -58,6 +61,15 @@ def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list
     """The law of each optimizer, with published laws as its prior."""
     laws = [fit_law(table, prior=prior) for table in tables.values()]
     return [law for law in laws if isinstance(law, ScalingLaw)]  # a table of one optimizer has one law
+
+
+def with_edges(laws: list[ScalingLaw], config: StudyConfig) -> list[ScalingLaw]:
+    """The same laws, with a warning for each edge of the study's space that its front presses on."""
+    from carbs_scaling.ledger.study import Study
+    from carbs_scaling.report.front import front_edges
+
+    edges = tuple(front_edges(Study.load(config)))
+    return [replace(law, warnings=(*law.warnings, *edges)) for law in laws]
 
 
 def draw_law(law: ScalingLaw, table: RunTable, beside: Path) -> list[Path]:

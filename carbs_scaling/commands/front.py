@@ -12,7 +12,7 @@ from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.figures import draw_front_png
-from carbs_scaling.report.front import front_law, front_rows, write_front
+from carbs_scaling.report.front import front_edges, front_law, front_rows, write_front
 from carbs_scaling.report.html import write_front_html
 from carbs_scaling.report.table import front_table
 
@@ -79,7 +79,7 @@ def law_lines(study: Study) -> list[str]:
 
     Where the runs give no scaling law, the reason stands in its place.
     """
-    lines = []
+    lines = [f"at the edge of the space:  {edge}" for edge in front_edges(study)]
     along_front = front_law(study.records())
     if along_front is not None:
         lines.append(f"along the front, C in FLOPs:  {along_front.formula()}")

@@ -3,25 +3,29 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from carbs_scaling.commands.fit import laws_of, tables_of
+from carbs_scaling.commands.fit import laws_of, tables_of, with_edges
 from carbs_scaling.config import RecommendConfig, load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.fit.fit_law import ScalingLaw
 
+if TYPE_CHECKING:
+    from carbs_scaling.laws.recommend.advice import Advice
+
+OUT_OF_REACH = 3  # exit code: the answer is there, led by why these runs cannot give it
+
 
 def run(composed: DictConfig) -> None:
-    """Fits or reads the law and says what it recommends for the target."""
+    """Fits or reads the law and says what it recommends for the target.
+
+    A target that the runs cannot reach (`laws.recommend.reach`) ends with exit code `OUT_OF_REACH`.
+    """
     config = load_config(RecommendConfig, composed)
 
-    from rich.console import Console
-
-    from carbs_scaling.files import write_atomically
     from carbs_scaling.laws.recommend.advice import advise
-    from carbs_scaling.report.laws import advice_dict, advice_report, training_arguments
-    from carbs_scaling.tasks.pretraining_overrides import space_overrides
 
     target = config.target
     if target.flops is None and (target.params is None or target.tokens is None):
@@ -30,13 +34,25 @@ def run(composed: DictConfig) -> None:
         )
     law = _law(config)
     if config.format == "recipe":
-        content = _recipe_file(law, config)
-        if config.output is None:
-            sys.stdout.write(content.decode())
-        else:
-            write_atomically(config.output, content)
-        return
-    advice = advise(law, target.params, target.tokens, target.flops, config.level, target.head_size)
+        advice = _write_recipe(config, law)
+    else:
+        advice = advise(law, target.params, target.tokens, target.flops, config.level, target.head_size)
+        _write(config, law, advice)
+    if advice.reach.reasons:
+        if config.format != "table" or config.output is not None:  # else it stands on top of the table
+            print(f"carbs-scaling: {advice.reach.line}", file=sys.stderr)
+        raise SystemExit(OUT_OF_REACH)
+
+
+def _write(config: RecommendConfig, law: ScalingLaw, advice: "Advice") -> None:
+    """The answer in the format asked for, to the terminal or a file."""
+    from rich.console import Console
+
+    from carbs_scaling.files import write_atomically
+    from carbs_scaling.report.laws import advice_dict, advice_report, training_arguments
+    from carbs_scaling.tasks.pretraining_overrides import space_overrides
+
+    target = config.target
     if config.format == "table":
         report = advice_report(law, advice, target)
         if config.output is None:
@@ -48,7 +64,9 @@ def run(composed: DictConfig) -> None:
     if config.format == "json":
         text = json.dumps(advice_dict(law, advice, target), indent=1) + "\n"
     elif config.format == "yaml":
-        text = "# @package _global_\n" + OmegaConf.to_yaml(OmegaConf.create(space_overrides(advice, target)))
+        lead = f"# {advice.reach.line}\n" if advice.reach.reasons else ""
+        values = OmegaConf.to_yaml(OmegaConf.create(space_overrides(advice, target)))
+        text = f"# @package _global_\n{lead}{values}"
     else:
         text = json.dumps(training_arguments(advice, target), indent=1) + "\n"
     if config.output is None:
@@ -63,13 +81,15 @@ def _law(config: RecommendConfig) -> ScalingLaw:
     tables = tables_of(config.runs, config.study, config.only_optimizer)
     if len(tables) > 1:
         raise ConfigError(f"the runs are of {', '.join(tables)}: say which with optimizer=NAME")
-    return laws_of(tables, config.prior)[0]
+    law = laws_of(tables, config.prior)[0]
+    return law if config.runs is not None else with_edges([law], config.study)[0]
 
 
-def _recipe_file(law: ScalingLaw, config: RecommendConfig) -> bytes:
+def _write_recipe(config: RecommendConfig, law: ScalingLaw) -> "Advice":
     """The recommendation as a recipe file, with all constants of the study's runs."""
     import optuna
 
+    from carbs_scaling.files import write_atomically
     from carbs_scaling.laws.recommend.advice import advise
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.tasks.pretraining_recipe import advised_recipe, best_run
@@ -79,4 +99,9 @@ def _recipe_file(law: ScalingLaw, config: RecommendConfig) -> bytes:
     best = best_run(study.records(), study.identity, study.name)
     head_size = int(best.details["head_size"])
     advice = advise(law, target.params, target.tokens, target.flops, config.level, head_size)
-    return advised_recipe(law, advice, best, study.identity, study.name).to_json()
+    content = advised_recipe(law, advice, best, study.identity, study.name).to_json()
+    if config.output is None:
+        sys.stdout.write(content.decode())
+    else:
+        write_atomically(config.output, content)
+    return advice

@@ -26,11 +26,13 @@ def run(composed: DictConfig) -> None:
     from rich.console import Console
 
     from carbs_scaling.commands.front import show_front
+    from carbs_scaling.executors.memory import require_device
     from carbs_scaling.report.live import SearchDisplay
     from carbs_scaling.search import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    require_device(config.executor)  # before a text is prepared for it
     task = build_task(config, task_config)
     console = Console()
     display = SearchDisplay(config.study.name, config.budget.flops, task.metric, console=console)

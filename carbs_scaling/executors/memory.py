@@ -3,10 +3,31 @@
 import math
 
 from carbs_scaling.config import ExecutorConfig
+from carbs_scaling.errors import ConfigError
 
 # The rest is for holes between the allocator's blocks, and at least so many bytes a worker for the CUDA
 # context, its libraries, and what a CUDA graph holds on top.
 USABLE_SHARE, WORKER_BYTES = 0.9, 1e9
+
+
+def require_device(executor: ExecutorConfig) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        ConfigError: CUDA is asked for and PyTorch sees none.
+    """
+    import torch
+
+    if executor.device == "cuda" and torch.cuda.device_count() == 0:
+        raise ConfigError("executor.device=cuda, but PyTorch sees no CUDA GPU: use executor.device=cpu")
+
+
+def gpus_in_use(executor: ExecutorConfig) -> int:
+    """GPUs that trials run on; 0 on the CPU."""
+    import torch
+
+    gpus = 0 if executor.device == "cpu" else torch.cuda.device_count()
+    return min(gpus, executor.workers or gpus)
 
 
 def trial_memory_bytes(executor: ExecutorConfig) -> int | None:

@@ -18,7 +18,7 @@ from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.table import LawError, RunTable, positive_number
 from carbs_scaling.laws.support import HeldOut, Support
 
-FORMAT = 4
+FORMAT = 5
 CONVENTION = (
     "N: non-embedding parameters; D: training tokens; lr: peak learning rate; B: tokens a step; C = 6 N D"
 )
@@ -259,6 +259,14 @@ class ScalingLaw:
             notes.append(
                 f"all runs are of models below {TINY_PARAMS:.0e} parameters, whose losses extrapolate badly: "
                 "trust the recipe sooner than the loss"
+            )
+        rate = float(self.learning_rate(params, tokens)) if self.has_role[2] else float("nan")
+        if rate < low[2] or rate > high[2]:
+            end, tried = ("low", low[2]) if rate < low[2] else ("high", high[2])
+            notes.append(
+                f"the law's best learning rate, {rate:.3g}, lies outside all that were tried "
+                f"({low[2]:.3g} to {high[2]:.3g}): a search tries more with "
+                f"space.learning_rate.{end} beyond {tried:.3g}"
             )
         if batch < low[3] / 2 or batch > 2 * high[3]:
             notes.append(

@@ -22,6 +22,9 @@ class Support:
         shape: ln(width / depth) of each size's best run against ln N, as (intercept, slope, residual sd);
             None where the table has no depth and width.
         by_rule: which of learning_rate and batch_tokens follow from the rest (`laws.runs.rules`).
+        hull: corners (ln N, ln D) of the convex hull of the runs.
+        aspects: least and greatest width / depth; None where the table has no depth and width.
+        lowest_loss: of a run, the level of the prior; None in a law without runs.
     """
 
     source: str
@@ -33,6 +36,9 @@ class Support:
     total_flops: float
     shape: tuple[float, float, float] | None = None
     by_rule: tuple[str, ...] = ()
+    hull: tuple[tuple[float, float], ...] = ()
+    aspects: tuple[float, float] | None = None
+    lowest_loss: float | None = None
 
     @property
     def one_batch(self) -> bool:
@@ -43,6 +49,26 @@ class Support:
     def one_token_count(self) -> bool:
         """Whether all runs had the same tokens, as `RunTable.one_token_count`."""
         return bool(np.log(self.high[1] / self.low[1]) < MIN_VARIATION)
+
+
+def convex_hull(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    """Corners of the convex hull of points (n, 2) by Andrew's monotone chain; of a line its ends."""
+    ordered = sorted({(float(x), float(y)) for x, y in points})
+    if len(ordered) < 3:
+        return tuple(ordered)
+
+    def chain(along: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        corners: list[tuple[float, float]] = []
+        for x, y in along:
+            while len(corners) > 1:
+                (x0, y0), (x1, y1) = corners[-2:]
+                if (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) > 0:
+                    break
+                corners.pop()
+            corners.append((x, y))
+        return corners[:-1]
+
+    return tuple(chain(ordered) + chain(ordered[::-1]))
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,13 @@ class Study:
 
     Args:
         optuna_study: the study underneath.
+        unwritten: attributes of a new study, its identity the last, written with its first trial.
     """
 
-    def __init__(self, optuna_study: optuna.Study) -> None:
+    def __init__(self, optuna_study: optuna.Study, unwritten: Mapping[str, Any] | None = None) -> None:
         self.optuna_study = optuna_study
-        self._attributes: dict[str, Any] = optuna_study.user_attrs
+        self._unwritten = dict(unwritten or {})
+        self._attributes: dict[str, Any] = {**optuna_study.user_attrs, **self._unwritten}
 
     @property
     def name(self) -> str:
@@ -82,6 +84,17 @@ class Study:
     def budget_flops(self) -> float:
         """The budget that it was last run with."""
         return float(self._attributes["budget_flops"])
+
+    @property
+    def wall_seconds(self) -> float:
+        """Wall time of all its searches, up to the last trial that ended."""
+        return float(self._attributes.get("wall_seconds", 0.0))
+
+    def set_wall_seconds(self, seconds: float) -> None:
+        """Stores the wall time."""
+        with storage_errors(self.name):
+            self.optuna_study.set_user_attr("wall_seconds", seconds)
+        self._attributes["wall_seconds"] = seconds
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -123,6 +136,8 @@ class Study:
                 study = optuna.load_study(study_name=config.name, storage=_storage(config))
             except KeyError:
                 raise StudyError(f"the ledger {_shown(config)} holds no study {config.name!r}") from None
+            if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
+                raise StudyError(f"study {config.name!r} holds no trial yet")
             _check_format(config, study.user_attrs)
             return Study(study)
 
@@ -156,13 +171,15 @@ class Study:
                 with warnings.catch_warnings():  # experimental in Optuna, and what its dashboard shows
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names(["loss", "flops"])
-                study.set_user_attr("ledger_format", LEDGER_FORMAT)
-                study.set_user_attr("budget_flops", budget_flops)
-                study.set_user_attr("comparable_by", list(task.comparable_by))
-                study.set_user_attr("identity", identity)  # last: it says that the others are there
-            else:
-                _check_format(config, attributes)
-                _check_identity(config, attributes["identity"], identity)
+                unwritten = {
+                    "ledger_format": LEDGER_FORMAT,
+                    "budget_flops": budget_flops,
+                    "comparable_by": list(task.comparable_by),
+                    "identity": identity,  # last: it says that the others are there
+                }
+                return Study(study, unwritten)
+            _check_format(config, attributes)
+            _check_identity(config, attributes["identity"], identity)
             study.set_user_attr("budget_flops", budget_flops)
             return Study(study)
 
@@ -173,6 +190,9 @@ class Study:
             BudgetSpent: from the sampler; no trial is left open if `affordable` was asked first.
         """
         with storage_errors(self.name):
+            for name, value in self._unwritten.items():
+                self.optuna_study.set_user_attr(name, value)
+            self._unwritten = {}
             return self._open(self.optuna_study.ask(fixed_distributions=task.space), task, provenance)
 
     def unfinished(self, task: Task, provenance: Mapping[str, Any]) -> list[TrialRecord]:
@@ -226,6 +246,13 @@ class Study:
                 self.optuna_study.tell(number, state=TrialState.FAIL)
             return _record(stored(self.optuna_study.get_trials(deepcopy=False)[number]))
 
+    @property
+    def space(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """The searched dimensions, as of the last trial; empty before the first."""
+        with storage_errors(self.name):
+            trials = [t for t in self.optuna_study.get_trials(deepcopy=False) if RECORD in t.user_attrs]
+        return dict(trials[-1].distributions) if trials else {}
+
     def records(self) -> list[TrialRecord]:
         """All trials, by number. One without a record (killed as it was created) is left out."""
         return [_record(trial) for trial in self._trials()]
@@ -272,7 +299,9 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
         StudyError: another process holds it.
         OSError: the folder cannot be made or written.
     """
+    missing = [path for path in (config.folder, *config.folder.parents) if not path.exists()]
     config.folder.mkdir(parents=True, exist_ok=True)
+    before = set(config.folder.iterdir())
     lock = filelock.FileLock(config.folder / "lock", timeout=0)
     try:
         lock.acquire()
@@ -284,6 +313,10 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if set(config.folder.iterdir()) - before == {config.folder / "lock"}:  # nothing was begun
+            (config.folder / "lock").unlink()
+            for folder in missing:
+                folder.rmdir()
 
 
 def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:

@@ -11,12 +11,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from optuna.distributions import FloatDistribution, IntDistribution
+
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.front_law import PowerLaw, fit_power_law
+from carbs_scaling.laws.recommend.reach import Range, edge_lines
 from carbs_scaling.ledger.identity import flatten
 from carbs_scaling.ledger.record import TrialRecord, ended
+from carbs_scaling.ledger.study import Study
 from carbs_scaling.trial import Completed
 
 PointKey = tuple[tuple[tuple[str, str], ...], float]
@@ -77,6 +81,16 @@ def front_law(records: Sequence[TrialRecord]) -> PowerLaw | None:
     """The power law through the front, in the study's metric; None where its points are too few."""
     front = front_records(records)
     return fit_power_law([record.flops for record in front], [record.loss for record in front])
+
+
+def front_edges(study: Study) -> list[str]:
+    """The edges of its space that a front presses on, a line each, with the override that opens each."""
+    ranges = {
+        name: Range(d.low, d.high, d.log, isinstance(d, IntDistribution))
+        for name, d in study.space.items()
+        if isinstance(d, IntDistribution | FloatDistribution)
+    }
+    return edge_lines([record.point for record in front_records(study.records())], ranges)
 
 
 def front_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:

@@ -152,7 +152,8 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
     if advice.optimal is not None and advice.optimal.at_bound:
         warnings.append("the law has no compute-optimal N within three decades: do not use this choice")
     yellow = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
-    return Group(title, table, published, *(Text(note) for note in notes), *yellow)
+    lead = [Text(advice.reach.line, style="bold red")] if advice.reach.reasons else []
+    return Group(*lead, title, table, published, *(Text(note) for note in notes), *yellow)
 
 
 def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[str, Any]:
@@ -161,6 +162,7 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
     batch_sequences = advice.sequences(target.sequence_length)
     whole = batch_sequences * target.sequence_length
     return {
+        **out_of_reach(advice),
         "params": recipe.params,
         "tokens": recipe.tokens,
         "flops_6nd": recipe.flops,
@@ -201,16 +203,23 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
     }
 
 
+def out_of_reach(advice: Advice) -> dict[str, Any]:
+    """The field `out_of_reach` of JSON answers: there where the runs cannot answer for the target."""
+    return {"out_of_reach": advice.reach.line} if advice.reach.reasons else {}
+
+
 def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
     """Fields of `transformers.TrainingArguments` for the recipe.
 
-    Learning rate and steps belong to the batch that devices, sequences and accumulation really give.
+    Learning rate and steps belong to the batch that devices, sequences and accumulation really give. For
+    a target out of reach there is one more field, which `TrainingArguments` refuses: take it out to go on.
     """
     total = advice.sequences(target.sequence_length)
     per_device = max(1, min(target.sequences_per_device, total // target.devices))
     accumulated = max(1, round(total / (per_device * target.devices)))
     batch_tokens = per_device * target.devices * accumulated * target.sequence_length
     arguments = {
+        **out_of_reach(advice),
         "learning_rate": float(f"{advice.recipe.learning_rate_at(batch_tokens):.4g}"),
         "per_device_train_batch_size": per_device,
         "gradient_accumulation_steps": accumulated,

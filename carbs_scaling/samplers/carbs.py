@@ -242,7 +242,7 @@ class CarbsSampler(Sampler):
     def _limit(self, history: History) -> float:
         """Dearest run that may be proposed now."""
         cap = self.options.max_trial_flops
-        return min(history.remaining_flops(self.budget_flops), float("inf") if cap is None else cap)
+        return min(self.may_cost(history), float("inf") if cap is None else cap)
 
     def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35

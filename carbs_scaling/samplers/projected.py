@@ -57,7 +57,7 @@ class ProjectedSampler(Sampler):
             BudgetSpent: what remains pays for none.
         """
         history = self.read(study, but=trial.number)
-        remaining = history.remaining_flops(self.budget_flops)
+        remaining = self.may_cost(history)
         self.require_affordable(remaining)
         known = tried(history)
         base = self.base_for(trial.number)

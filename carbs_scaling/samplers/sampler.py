@@ -40,6 +40,8 @@ class Sampler(BaseSampler):
         self.space, self.budget_flops, self.seed = space, budget_flops, seed
         # By trial number, where a running trial may not hold all of its parameters yet.
         self._proposed: dict[int, Point] = {}
+        # What the next trial may cost beside the budget, such as what the remaining hours pay for.
+        self.next_trial_flops = float("inf")
 
     def remaining_flops(self, study: Study) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
@@ -47,7 +49,11 @@ class Sampler(BaseSampler):
 
     def affordable(self, study: Study) -> bool:
         """Whether some legal point fits into what remains."""
-        return self.remaining_flops(study) >= self.space.lowest_flops
+        return self.may_cost(self.read(study)) >= self.space.lowest_flops
+
+    def may_cost(self, history: History) -> float:
+        """FLOPs of the dearest run that may be proposed now: what remains, or less by `next_trial_flops`."""
+        return min(history.remaining_flops(self.budget_flops), self.next_trial_flops)
 
     def read(self, study: Study, but: int | None = None) -> History:
         """The other trials, without number `but`.

@@ -67,6 +67,18 @@ def test_a_prior_and_what_else_was_varied(composed, table, tmp_path, capsys):
         fit.run(composed(f"runs={table}", "prior=Nobody", verb="fit"))
 
 
+@pytest.mark.parametrize("format", ["table", "json", "yaml", "training_arguments"])
+def test_a_target_out_of_reach_is_led_by_that_in_every_format(composed, table, capsys, format):
+    target = ("target.params=7e12", "target.tokens=1.4e14", f"format={format}")
+    with pytest.raises(SystemExit) as ended:
+        recommend.run(composed(f"runs={table}", *target, verb="recommend"))
+    assert ended.value.code == recommend.OUT_OF_REACH
+    said = capsys.readouterr()
+    first = next(line for line in said.out.splitlines() if line not in ("{", "# @package _global_"))
+    assert "out of reach of these runs: 6 N D is" in first
+    assert ("out of reach" in said.err) == (format != "table")
+
+
 @pytest.mark.parametrize("format", ["yaml", "training_arguments", "table"])
 def test_every_format_goes_to_a_file(composed, table, tmp_path, format):
     out = tmp_path / "out"

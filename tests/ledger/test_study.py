@@ -79,6 +79,7 @@ def test_a_trial_that_a_dashboard_closed_costs_nothing(tmp_path):
 
 def test_a_ledger_of_another_format_is_refused_in_one_line(tmp_path):
     study = begin(tmp_path)
+    study.ask(TASK, {})
     study.optuna_study.set_user_attr("ledger_format", LEDGER_FORMAT - 1)
     for use in (lambda: begin(tmp_path), lambda: Study.load(config(tmp_path))):
         with pytest.raises(StudyError, match=f"ledger format {LEDGER_FORMAT - 1}") as error:
@@ -110,6 +111,7 @@ def test_a_trial_killed_at_its_creation_is_proposed_again_under_its_number(tmp_p
 
 def test_a_changed_search_is_refused_in_one_line_that_says_what_differs(tmp_path, monkeypatch):
     begin(tmp_path)
+    begin(tmp_path).ask(TASK, {})  # the identity is written with the first trial
     monkeypatch.setattr(ToyTask, "identity", lambda self: {"parabola": {"width": 3}})
     with pytest.raises(StudyError, match=r"parabola\.width: 2 -> 3") as error:
         begin(tmp_path)

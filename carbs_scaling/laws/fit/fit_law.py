@@ -29,7 +29,7 @@ from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.rules import Rules, rules_of
 from carbs_scaling.laws.runs.table import LawError, RunTable, cells_of, read_runs
 from carbs_scaling.laws.scaling_law import CONVENTION, FORMAT, LawsByOptimizer, ScalingLaw
-from carbs_scaling.laws.support import HeldOut, Support
+from carbs_scaling.laws.support import HeldOut, Support, convex_hull
 
 __all__ = [
     "CONVENTION",
@@ -242,6 +242,9 @@ def _law_of(fit: LawFit, table: RunTable, centre: Array, features: Array) -> Sca
         total_flops=float(table.flops.sum()),
         shape=_shape_law(table),
         by_rule=rules_of(table).names,
+        hull=convex_hull(table.logs[:, :2]),
+        aspects=_aspects(table),
+        lowest_loss=float(table.loss.min()),
     )
     return ScalingLaw(
         theta=tuple(fit.theta.tolist()),
@@ -256,6 +259,14 @@ def _law_of(fit: LawFit, table: RunTable, centre: Array, features: Array) -> Sca
         optimizer=table.optimizer,
         has_role=table.has_role,
     )
+
+
+def _aspects(table: RunTable) -> tuple[float, float] | None:
+    """Least and greatest width / depth."""
+    if table.depth is None or table.width is None:
+        return None
+    aspect = table.width / table.depth
+    return float(aspect.min()), float(aspect.max())
 
 
 def _shape_law(table: RunTable) -> tuple[float, float, float] | None:

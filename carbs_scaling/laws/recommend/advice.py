@@ -7,6 +7,7 @@ import numpy as np
 
 from carbs_scaling.laws.prior.published import LAWS, PublishedLaw, PublishedRecipe
 from carbs_scaling.laws.recipe import FITTED, Recommendation
+from carbs_scaling.laws.recommend.reach import Reach, target_reach
 from carbs_scaling.laws.runs.table import LawError, positive_number
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
@@ -48,6 +49,7 @@ class Advice:
         width: residual width.
         published: the recipe of each published law at this target.
         halving_flops: see the function of that name.
+        reach: whether the runs can answer for this target.
     """
 
     recipe: Recommendation
@@ -58,6 +60,7 @@ class Advice:
     width: int | None
     published: tuple[tuple[PublishedLaw, PublishedRecipe], ...]
     halving_flops: float | None
+    reach: Reach
 
     def sequences(self, sequence_length: int) -> int:
         """Sequences a step, at least one."""
@@ -145,6 +148,7 @@ def advise(
         width=width,
         published=tuple((published, published.recipe(params, tokens)) for published in LAWS),
         halving_flops=halving_flops(law, params, tokens),
+        reach=target_reach(law, recipe, (depth, width)),
     )
 
 

@@ -1,0 +1,72 @@
+"""`carbs-scaling plan`: what a budget buys, before anything is run."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from carbs_scaling.config import PlanConfig, load_config
+from carbs_scaling.errors import ConfigError
+
+
+def run(composed: DictConfig) -> None:
+    """Plans, shows, and writes a preset of the search."""
+    config = load_config(PlanConfig, composed)
+
+    from carbs_scaling.compute.plan import ModelPlan, by_laws, make_plan
+    from carbs_scaling.compute.throughput import device_called, table_throughput
+    from carbs_scaling.files import write_atomically
+    from carbs_scaling.report.plan import plan_dict, plan_lines, search_preset
+
+    output = None if config.output is None else _preset_path(config.output)
+    architecture = dict(config.model)
+    try:
+        model = ModelPlan(**architecture, vocabulary_size=config.vocabulary_size)
+    except TypeError as error:
+        raise ConfigError(f"model: {error}") from error
+    memory: float | None = None
+    if config.probe:
+        from carbs_scaling.training.probe import probe
+
+        def batch_of(params: float) -> float:
+            return by_laws(lambda law: law.recipe(params, 20 * params).batch_tokens)[0]
+
+        throughput = probe(model.shape, batch_of, model.flops_convention)
+    else:
+        throughput = table_throughput(config.gpu, config.utilization)
+        memory = device_called(config.gpu).memory_bytes
+    if config.flops is not None:
+        flops = config.flops
+    else:
+        assert config.hours is not None
+        flops = config.gpus * config.hours * 3600 * max(throughput.flops_per_second)
+    plan = make_plan(
+        flops, config.share_for_search, model, throughput, config.gpus, str(config.optimizer["name"])
+    )
+    if config.format == "json":
+        print(json.dumps(plan_dict(plan), indent=1))
+    else:
+        print("\n".join(plan_lines(plan, memory)))
+    if output is None:
+        return
+    hours = None if config.hours is None else config.hours * config.share_for_search
+    preset = OmegaConf.to_yaml(OmegaConf.create(search_preset(plan, output.stem, hours)))
+    head = f"The search of carbs-scaling plan. Add a text with a vocabulary of {config.vocabulary_size:,}."
+    write_atomically(output, f"# @package _global_\n# {head}\n{preset}".encode())
+    if config.format != "json":
+        folder = output.parent.parent
+        print(f"\nwrote {output}: carbs-scaling search --config-dir {folder} +experiment={output.stem}")
+
+
+def _preset_path(output: str) -> Path:
+    """The file that Hydra finds under `+experiment=NAME` with `--config-dir DIR`.
+
+    Raises:
+        ConfigError: it would not be found there.
+    """
+    path = Path(output)
+    if path.suffix != ".yaml" or path.resolve().parent.name != "experiment":
+        raise ConfigError(
+            f"output={output} must be DIR/experiment/NAME.yaml, for search --config-dir DIR +experiment=NAME"
+        )
+    return path

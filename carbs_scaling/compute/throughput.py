@@ -1,0 +1,81 @@
+"""FLOPs a second of devices: a table of peaks and the share that training reaches, or a measurement."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbs_scaling.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU as its data sheet has it.
+
+    Args:
+        peak_flops: bf16 matrix multiplications a second, dense, with float32 sums.
+        memory_bytes: of one GPU.
+        source: of both.
+    """
+
+    peak_flops: float
+    memory_bytes: float
+    source: str
+
+
+# Data sheets often print the peak with 2:4 sparsity, twice the dense one; here it is halved.
+DEVICES = {
+    "a10": Device(125e12, 24e9, "NVIDIA A10 data sheet"),
+    "a100": Device(312e12, 80e9, "NVIDIA A100 80GB SXM data sheet"),
+    "b200": Device(2250e12, 180e9, "NVIDIA HGX B200 data sheet: 36 PFLOPS for 8, sparse"),
+    "h100": Device(989e12, 80e9, "NVIDIA H100 SXM data sheet: 1,979 sparse"),
+    "h200": Device(989e12, 141e9, "NVIDIA H200 SXM data sheet: 1,979 sparse"),
+    "l4": Device(121e12, 24e9, "NVIDIA L4 data sheet: 242 sparse"),
+    "l40s": Device(362e12, 48e9, "NVIDIA L40S data sheet: 733 sparse, 362.05 dense"),
+    "rtx3090": Device(71e12, 24e9, "NVIDIA GA102 white paper, appendix A"),
+    "rtx4090": Device(165e12, 24e9, "NVIDIA Ada white paper, appendix A: 165.2 dense"),
+}
+
+
+def device_called(name: str) -> Device:
+    """The entry of `DEVICES`, in any case.
+
+    Raises:
+        ConfigError: it is not in the table.
+    """
+    found = DEVICES.get(name.lower())
+    if found is None:
+        raise ConfigError(
+            f"gpu={name} is not in the table: choose from {', '.join(DEVICES)}, or use probe=true"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """FLOPs a second of one device by model size; between sizes a straight line in the logs, level outside.
+
+    Args:
+        params: N of the sizes, rising, shape (k,).
+        flops_per_second: at them, shape (k,).
+        source: for the report.
+    """
+
+    params: Sequence[float]
+    flops_per_second: Sequence[float]
+    source: str
+
+    def at(self, params: float) -> float:
+        """FLOPs a second of one device for a model of N parameters."""
+        return float(np.exp(np.interp(np.log(params), np.log(self.params), np.log(self.flops_per_second))))
+
+
+def table_throughput(name: str, utilization: float) -> Throughput:
+    """What a device of the table reaches at a utilisation.
+
+    Raises:
+        ConfigError: the device is not in the table.
+    """
+    device = device_called(name)
+    source = f"{device.peak_flops / 1e12:.0f} TFLOP/s x {utilization:.0%} ({device.source})"
+    return Throughput((1.0,), (device.peak_flops * utilization,), source)

@@ -1,0 +1,65 @@
+"""The time that a study may take: what has passed, and what a trial of so many FLOPs is going to take.
+
+Wall time is counted by the coordinator and stored in the study at the end of each trial, so that it goes on
+where it stopped. Time between two runs of a study is not in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from carbs_scaling.ledger.record import TrialRecord
+
+# Seconds grow with FLOPs to a power of at most about one; small models use a device worse, so below one.
+SLOPES = (0.3, 1.1)
+FEW_RUNS = 4  # with fewer the power is taken as one
+
+
+@dataclass(frozen=True)
+class Speed:
+    """ln(seconds of a run) = intercept + slope ln(FLOPs), and what each trial takes beside its run.
+
+    Args:
+        intercept: ln of seconds at one FLOP.
+        slope: power of the FLOPs.
+        overhead_seconds: of a trial beside its training: proposal, start, evaluation.
+    """
+
+    intercept: float
+    slope: float
+    overhead_seconds: float = 0.0
+
+    def seconds(self, flops: float) -> float:
+        """Wall time that a trial is going to take."""
+        return float(np.exp(self.intercept + self.slope * np.log(flops))) + self.overhead_seconds
+
+    def flops(self, seconds: float) -> float:
+        """FLOPs of the dearest run that so much time pays for; 0 where it pays for none."""
+        left = seconds - self.overhead_seconds
+        return float(np.exp((np.log(left) - self.intercept) / self.slope)) if left > 0 else 0.0
+
+
+def speed_of(records: Sequence[TrialRecord], wall_seconds: float, workers: int) -> Speed | None:
+    """Fit the seconds of the runs so far; None before the first.
+
+    Args:
+        records: of the study.
+        wall_seconds: that the study took.
+        workers: trials at once.
+    """
+    runs = [
+        (record.flops, record.outcome.seconds)
+        for record in records
+        if record.outcome is not None and record.outcome.seconds > 0 and record.flops > 0
+    ]
+    if not runs:
+        return None
+    logs = np.log(np.array(runs))
+    x, y = logs[:, 0], logs[:, 1]
+    slope = 1.0
+    if len(runs) >= FEW_RUNS and np.ptp(x) > 0.5:
+        slope = float(np.clip(np.cov(x, y)[0, 1] / np.var(x, ddof=1), *SLOPES))
+    in_runs = sum(seconds for _, seconds in runs)
+    overhead = max(wall_seconds * workers - in_runs, 0.0) / len(runs)
+    return Speed(float(np.mean(y - slope * x)), slope, overhead)

@@ -1,0 +1,22 @@
+"""Throughput: the table, and lines between measured sizes."""
+
+import pytest
+
+from carbs_scaling.compute.throughput import DEVICES, Throughput, table_throughput
+from carbs_scaling.errors import ConfigError
+
+
+def test_a_device_of_the_table_reaches_its_share_at_every_size():
+    for name, device in DEVICES.items():
+        rate = table_throughput(name.upper(), 0.4)
+        assert rate.at(1e3) == rate.at(1e12) == pytest.approx(0.4 * device.peak_flops)
+        assert device.source
+    with pytest.raises(ConfigError, match="choose from"):
+        table_throughput("abacus", 0.4)
+
+
+def test_between_sizes_the_rate_is_a_power_law_and_outside_level():
+    rate = Throughput((1e4, 1e6), (1e8, 1e10), "by hand")
+    assert rate.at(1e5) == pytest.approx(1e9)
+    assert rate.at(1e3) == pytest.approx(1e8)
+    assert rate.at(1e7) == pytest.approx(1e10)
