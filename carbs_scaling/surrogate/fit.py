@@ -187,8 +187,10 @@ def loss_scale(loss: Array) -> tuple[float, float, float]:
     quartiles = np.quantile(loss, [0.25, 0.75])
     within = 0.5 * float(np.median(np.abs(loss - np.median(loss))))
     spread = max(float(quartiles[1] - quartiles[0]) / 1.349, within)
-    level = low if low > 0 else max(abs(low), spread, 1e-9)
-    return (0.0 if low > 0 else low - level), level, max(spread, 1e-2 * level)
+    # A loss that is hardly above 0 beside the others is no level to count them in.
+    positive = low > 1e-3 * spread
+    level = low if positive else max(abs(low), spread, 1e-9)
+    return (0.0 if positive else low - level), level, max(spread, 1e-2 * level)
 
 
 def _vague(law: PlainFit, features: Array, loss: Array, spread: float) -> Array:

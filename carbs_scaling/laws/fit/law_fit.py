@@ -150,8 +150,8 @@ def most_probable(
         spread2: first variances of the shifts of the problem's groups.
         turns: at most, from the best start on.
     """
-    level = float(problem.loss.min())
-    begun = [Estimate(problem.begin(start), first_noise(level), spread2) for start in starts]
+    first = first_noise(problem.level)
+    begun = [Estimate(problem.begin(start), first, spread2) for start in starts]
     if len(begun) > 1:
         begun = [_by_turns(problem, at, spread2, _FIRST_TURNS) for at in begun]
     return _by_turns(problem, min(begun, key=lambda at: at.objective), spread2, turns)
@@ -180,7 +180,7 @@ def _by_turns(problem: LawProblem, at: Estimate, first2: tuple[float, ...], turn
 def _with_noise(problem: LawProblem, z: Array, before: Estimate, first2: tuple[float, ...]) -> Estimate:
     """The estimate at z with its noise, the variances of its shifts, and its objective."""
     base, height = problem.floor_and_height(z)
-    residual, level = problem.loss - base - height, float(problem.loss.min())
+    residual = problem.loss - base - height
     covariance = problem.covariance(z, before.noise.errors(height), before.spread2)
     of_shifts = zip(problem.shifts_of(z), problem.shifts_of(np.diag(covariance)), first2, strict=True)
     spread2 = tuple(
@@ -189,7 +189,7 @@ def _with_noise(problem: LawProblem, z: Array, before: Estimate, first2: tuple[f
     )
     # What the fit has absorbed of the noise: its effective number of parameters.
     used = len(z) - float(np.sum(problem.precision(spread2) * covariance))
-    noise = estimate_noise(residual, height, before.noise, used, level)
+    noise = estimate_noise(residual, height, before.noise, used, problem.level)
     errors = noise.errors(height)
     objective = problem.cost(z, errors, spread2) + 0.5 * float(np.log(errors.variance).sum())
     objective += sum(0.5 * g.groups * np.log(v) for g, v in zip(problem.groups, spread2, strict=True))

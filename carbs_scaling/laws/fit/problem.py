@@ -28,6 +28,7 @@ from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import LawPrior
 
 _BOUND_WIDTH = 0.1  # in logs: over this a diverged run's rate turns from above the best one to below it
+_LEAST_LEVEL = 1e-150  # its square is still a number
 _OTHER_CAUSE = 0.05  # chance that a run diverged for another reason than its rate
 
 
@@ -76,6 +77,11 @@ class LawProblem:
     groups: Sequence[Grouping] = ()
     diverged: Array = field(default_factory=lambda: np.empty((0, 4)))
     held: Mapping[str, Array] = field(default_factory=dict)
+
+    @cached_property
+    def level(self) -> float:
+        """A low loss of the runs, by which noise is judged: one run near 0 among others says nothing of it."""
+        return max(float(self.loss.min()), 1e-3 * float(self.loss.max()), _LEAST_LEVEL)
 
     @cached_property
     def size(self) -> int:

@@ -81,7 +81,7 @@ def scatter(
     # A mixed model is not robust: one run three times too high would be taken for a size that is off.
     limit = _OUTLIER * np.sqrt(errors.variance)
     residual = np.clip(residual, -limit, limit)
-    level = float(problem.loss.min())
+    level = problem.level
     slopes = problem.by_parameters(z)[2]
     effects = np.concatenate([group.design(slopes) for group in groups], axis=1)
     owner = np.repeat(np.arange(len(groups)), [group.groups for group in groups])
