@@ -73,7 +73,14 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
         "training tokens D": f"{recipe.tokens:,} in {recipe.steps:,} steps of {recipe.batch_tokens:,}",
         "training FLOPs": f"{file.flops:.4g} ({file.flops_convention})",
         "peak learning rate": f"{recipe.learning_rate:.4g}, warmup {recipe.warmup_fraction:.1%} of the steps",
-        "schedule": ", ".join(f"{name} {getattr(file.schedule, name)}" for name in file.schedule.read),
+        "schedule": ", ".join(
+            [file.schedule.name]
+            + [
+                f"{n.replace('_', ' ')} {getattr(file.schedule, n)}"
+                for n in file.schedule.read
+                if n != "name"
+            ]
+        ),
         "optimizer": f"{file.optimizer.name}, beta1 {file.optimizer.beta1}, beta2 {recipe.beta2}, epsilon "
         f"{file.optimizer.epsilon}, weight decay {recipe.weight_decay}, "
         f"clip {file.optimizer.gradient_clip_norm}",
