@@ -1,5 +1,6 @@
 """Fixtures for every test: a composed configuration, and a cache of token files that is not the user's."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the suite shares its cores
@@ -32,6 +33,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(no_gpu)
         if "network" in item.keywords and not os.environ.get("CARBS_SCALING_NETWORK_TESTS"):
             item.add_marker(no_hub)
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """The package's loggers as a program finds them: a command that ran in this process may have muted them."""
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "carbs_scaling"]
+    for logger in map(logging.getLogger, ["carbs_scaling", *names]):
+        logger.disabled, logger.propagate = False, True
 
 
 @pytest.fixture(autouse=True)
