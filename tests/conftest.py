@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def own_logging():
-    """The package's loggers as a program finds them: a command that ran in this process may have muted them."""
+    """Loggers as a program finds them: a command that ran in this process may have muted them."""
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "carbs_scaling"]
     for logger in map(logging.getLogger, ["carbs_scaling", *names]):
         logger.disabled, logger.propagate = False, True

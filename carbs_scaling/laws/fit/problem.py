@@ -80,7 +80,7 @@ class LawProblem:
 
     @cached_property
     def level(self) -> float:
-        """A low loss of the runs, by which noise is judged: one run near 0 among others says nothing of it."""
+        """A low loss of the runs, by which noise is judged; one run near 0 among others is none."""
         return max(float(self.loss.min()), 1e-3 * float(self.loss.max()), _LEAST_LEVEL)
 
     @cached_property
