@@ -110,6 +110,7 @@ class Search:
         self._proposing, self._recording, self._showing = Stopwatch(), Stopwatch(), Stopwatch()
         self._last_status: Status | None = None
         self._in_a_row = 0
+        self._why_it_ends = ""
 
     def run(self) -> Study:
         """Searches; gives the study with all its trials."""
@@ -171,6 +172,9 @@ class Search:
                 with self._showing:
                     self._display.trial_started(record)
             if not running:
+                logger.info("the search ends: %s", self._why_it_ends)
+                with self._showing:
+                    self._display.note(f"the search ends: {self._why_it_ends}")
                 return
             for number, outcome in executor.wait(POLL_SECONDS):
                 del running[number]
@@ -196,18 +200,10 @@ class Search:
         records = self._study.records()
         sampler.next_trial_flops = self._limits.next_trial_flops(records)
         reached = self._limits.reached(records, sampler.space.lowest_flops)
-        if reached:
-            return self._ends(reached)
-        if not self._flops_remain(sampler):
-            return self._ends(f"budget.flops={scientific(self._config.budget.flops)} is spent")
-        return True
-
-    def _ends(self, why: str) -> bool:
-        """Reports why nothing more is proposed; False."""
-        logger.info("the search ends: %s", why)
-        with self._showing:
-            self._display.note(f"the search ends: {why}")
-        return False
+        if not reached and not self._flops_remain(sampler):
+            reached = f"budget.flops={scientific(self._config.budget.flops)} pays for no further run"
+        self._why_it_ends = reached
+        return not reached
 
     def _flops_remain(self, sampler: samplers.Sampler) -> bool:
         remaining = sampler.remaining_flops(self._study.optuna_study)

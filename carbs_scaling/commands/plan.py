@@ -16,7 +16,8 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.compute.plan import ModelPlan, by_laws, make_plan
     from carbs_scaling.compute.throughput import device_called, table_throughput
     from carbs_scaling.files import write_atomically
-    from carbs_scaling.report.plan import plan_dict, plan_lines, search_preset
+    from carbs_scaling.report.plan import plan_dict, plan_lines
+    from carbs_scaling.tasks.pretraining_overrides import search_preset
 
     output = None if config.output is None else _preset_path(config.output)
     architecture = dict(config.model)

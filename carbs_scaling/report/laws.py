@@ -152,7 +152,11 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
     if advice.optimal is not None and advice.optimal.at_bound:
         warnings.append("the law has no compute-optimal N within three decades: do not use this choice")
     yellow = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
-    lead = [Text(advice.reach.line, style="bold red")] if advice.reach.reasons else []
+    lead = (
+        [Text(advice.reach.line, style="bold red", no_wrap=True, overflow="ignore")]
+        if advice.reach.reasons
+        else []
+    )
     return Group(*lead, title, table, published, *(Text(note) for note in notes), *yellow)
 
 

@@ -1,9 +1,16 @@
-"""A recommended recipe as overrides of a pretraining search."""
+"""A recommended recipe, and a plan, as overrides of a pretraining search."""
 
+import math
 from typing import Any
 
+from carbs_scaling.compute.plan import Plan
 from carbs_scaling.config import TargetConfig
+from carbs_scaling.laws.prior.published import LAWS
 from carbs_scaling.laws.recommend.advice import Advice
+
+OVERHEAD_SECONDS = 10.0  # of a trial beside its training, as in conf/budget/gpu_day.yaml
+WIDER = 3.0  # the preset's rates and batches reach so far beyond what published laws say
+TOKENS_WIDER = 4.0
 
 
 def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
@@ -25,3 +32,52 @@ def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
         "model": {"head_size": target.head_size, "sequence_length": target.sequence_length},
         "space": space,
     }
+
+
+def search_preset(plan: Plan, name: str, hours: float | None) -> dict[str, Any]:
+    """Overrides that make `search` run the plan's ladder: the space around it, and the budget.
+
+    Args:
+        plan: the plan.
+        name: of the study.
+        hours: wall time of the search; None for no limit.
+    """
+    shapes = [run.shape for run in plan.ladder]
+    shape, smallest, largest = shapes[0], shapes[-1], shapes[0]
+    head = shape.head_size
+    at_ends = [
+        law.recipe(run.shape.params, run.tokens) for law in LAWS for run in (plan.ladder[0], plan.ladder[-1])
+    ]
+    rates = [recipe.learning_rate for recipe in at_ends if recipe.learning_rate is not None]
+    batches = [r.batch_tokens / shape.sequence_length for r in at_ends if r.batch_tokens is not None]
+    ratios = [run.tokens / run.shape.params for run in plan.ladder]
+    speed = plan.throughput.at(largest.params)
+    return {
+        "defaults": [{"override /model": shape.architecture}, {"override /space": "language_model"}],
+        "study": {"name": name},
+        "model": {"head_size": head, "sequence_length": shape.sequence_length},
+        "space": {
+            "width": {
+                "low": max(head, smallest.width // (2 * head) * head),
+                "high": math.ceil(1.5 * largest.width / head) * head,
+            },
+            "depth": {"low": max(1, smallest.depth // 2), "high": 2 * largest.depth},
+            "learning_rate": _rounded(min(rates) / WIDER, max(rates) * WIDER),
+            "batch_size": {"low": max(1, int(min(batches) / WIDER)), "high": math.ceil(max(batches) * WIDER)},
+            "tokens_per_parameter": _rounded(min(ratios) / TOKENS_WIDER, max(ratios) * TOKENS_WIDER),
+        },
+        "budget": {
+            "flops": _round(plan.search_flops),
+            "max_trial_fraction": _round(plan.max_trial_fraction),
+            "trial_overhead_flops": _round(OVERHEAD_SECONDS * speed),
+            "hours": None if hours is None else _round(hours),
+        },
+    }
+
+
+def _rounded(low: float, high: float) -> dict[str, float]:
+    return {"low": _round(low), "high": _round(high)}
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -20,8 +20,9 @@ from carbs_scaling.laws.scaling_law import ScalingLaw
 FAR_FLOPS = 1_000.0
 # N and D both within this factor of some point of the runs' convex hull: about half a decade over that step.
 FAR_SIZE = 30.0
-# Width over depth may lie so far outside of what was trained: no run says what another shape would cost.
-FAR_ASPECT = 2.0
+# Width over depth may lie so far outside of what was trained: no run says what another shape would cost. Ten
+# times the N at one depth moves it by 3.2.
+FAR_ASPECT = 4.0
 # A search reaches what is so many times its largest N and D.
 STEP = 10.0
 LEVEL = 0.9  # of the loss intervals that are compared

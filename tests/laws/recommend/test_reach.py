@@ -74,7 +74,8 @@ def test_a_shape_never_tried_is_out_of_reach(runs):
     low, high = shaped.support.aspects
     assert low == pytest.approx(np.sqrt(2e7 / 48) / 4)
     assert advise(shaped, 2e8, 4e9).reach.line == ""
-    tall = replace(shaped, support=replace(shaped.support, shape=(np.log(high * 4), 0.0, 0.1)))
+    assert advise(shaped, 6e9, 1.6e10).reach.line == ""  # ten times the N at the one depth that was tried
+    tall = replace(shaped, support=replace(shaped.support, shape=(np.log(high * 8), 0.0, 0.1)))
     assert "was never tried" in advise(tall, 2e8, 4e9).reach.line
 
 
