@@ -15,7 +15,7 @@ from carbs_scaling.trial import Completed, Diverged, TrialOutcome
 from tests.laws.test_formula import by_hand
 from tests.toy_task import ToyTask, search, toy_config
 
-TARGETS = [(2e7, 8e8), (1.2e8, 5e9)]
+TARGETS = [(4e6, 1.5e8), (2e7, 5e8)]
 
 
 @dataclass
