@@ -111,7 +111,7 @@ def test_it_writes_a_table_a_picture_and_values(composed, studies, capsys):
         (["studies=[one,none]"], "no study 'none'"),
         (["studies=[one,text]"], r"one and text differ in data.sha256 \(a, b\)"),
         (["studies=[one,bits]"], r"metric \(nats, bits\)"),
-        (["studies=[one,empty]"], "study empty has no completed run"),
+        (["studies=[one,empty]"], "study 'empty' holds no trial yet"),
         (["studies=[one,two]", "format=xml"], "table, csv, json"),
         (["studies=[one,two]", "output=x.csv"], "needs format"),
     ],
