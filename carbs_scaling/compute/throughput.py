@@ -29,6 +29,7 @@ DEVICES = {
     "a100": Device(312e12, 80e9, "NVIDIA A100 80GB SXM data sheet"),
     "b200": Device(2250e12, 180e9, "NVIDIA HGX B200 data sheet: 36 PFLOPS for 8, sparse"),
     "h100": Device(989e12, 80e9, "NVIDIA H100 SXM data sheet: 1,979 sparse"),
+    "h100pcie": Device(756e12, 80e9, "NVIDIA H100 PCIe data sheet: 1,513 sparse"),
     "h200": Device(989e12, 141e9, "NVIDIA H200 SXM data sheet: 1,979 sparse"),
     "l4": Device(121e12, 24e9, "NVIDIA L4 data sheet: 242 sparse"),
     "l40s": Device(362e12, 48e9, "NVIDIA L40S data sheet: 733 sparse, 362.05 dense"),
@@ -49,6 +50,13 @@ def device_called(name: str) -> Device:
             f"gpu={name} is not in the table: choose from {', '.join(DEVICES)}, or use probe=true"
         )
     return found
+
+
+def peak_flops_per_second(device: str) -> float | None:
+    """Of a device by PyTorch's name, such as `NVIDIA H100 80GB HBM3`; None where it is not in the table."""
+    name = device.lower().replace(" ", "")
+    found = max((key for key in DEVICES if key in name), key=len, default=None)
+    return None if found is None else DEVICES[found].peak_flops
 
 
 @dataclass(frozen=True)

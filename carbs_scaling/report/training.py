@@ -7,7 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 
-from carbs_scaling.compute.peak import peak_flops_per_second
+from carbs_scaling.compute.throughput import peak_flops_per_second
 from carbs_scaling.numbers import clock_text, compact, rough_duration, scientific
 from carbs_scaling.trial import Completed
 

@@ -20,3 +20,17 @@ def test_between_sizes_the_rate_is_a_power_law_and_outside_level():
     assert rate.at(1e5) == pytest.approx(1e9)
     assert rate.at(1e3) == pytest.approx(1e8)
     assert rate.at(1e7) == pytest.approx(1e10)
+
+
+def test_a_device_is_found_by_pytorchs_name_for_it():
+    from carbs_scaling.compute.throughput import peak_flops_per_second
+
+    names = {
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA H100 PCIe": 756e12,
+        "NVIDIA A100-SXM4-80GB": 312e12,
+        "NVIDIA L40S": 362e12,
+        "NVIDIA GeForce RTX 4090": 165e12,
+        "Tesla V100": None,
+    }
+    assert {name: peak_flops_per_second(name) for name in names} == names
