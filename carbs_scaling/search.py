@@ -108,6 +108,7 @@ class Search:
         self._task = task
         self._display = display
         self._proposing, self._recording, self._showing = Stopwatch(), Stopwatch(), Stopwatch()
+        self._begun = False  # whether a trial was: from then on nothing is taken back
         self._last_status: Status | None = None
         self._in_a_row = 0
         self._why_it_ends = ""
@@ -123,7 +124,7 @@ class Search:
         study, folder = self._config.study, self._config.study.folder
         with (
             sole_coordinator(study),
-            undone_if_refused(folder, lambda: self._last_status is not None),
+            undone_if_refused(folder, lambda: self._begun),
             logged_to(folder / "search.log"),
         ):
             self._study = Study.begin(study, self._task, self._config.budget.flops, sampler)
@@ -167,6 +168,7 @@ class Search:
                         if not may_propose:
                             break
                         record = self._study.ask(self._task, provenance)
+                self._begun = True
                 executor.submit(record.number, self._job(record))
                 running[record.number] = record
                 with self._showing:
@@ -176,10 +178,13 @@ class Search:
                 with self._showing:
                     self._display.note(f"the search ends: {self._why_it_ends}")
                 return
-            for number, outcome in executor.wait(POLL_SECONDS):
+            ended = executor.wait(POLL_SECONDS)
+            for number, outcome in ended:
                 del running[number]
                 self._tell(number, outcome)
                 may_propose = True
+            if ended:
+                self._stop_if_hopeless(ended[-1][1])
             with self._showing:
                 self._show_progress(running)
 
@@ -221,6 +226,13 @@ class Search:
             self._display.trial_ended(record)
         self._in_a_row = self._in_a_row + 1 if outcome.status is self._last_status else 1
         self._last_status = outcome.status
+
+    def _stop_if_hopeless(self, outcome: TrialOutcome) -> None:
+        """Ends the search where trial after trial fails alike; what has ended is told before.
+
+        Raises:
+            CarbsScalingError: the last ones all were lost to the machine, or ran out of memory.
+        """
         if outcome.status is Status.MACHINE and self._in_a_row >= MACHINE_FAILURES_IN_A_ROW:
             raise CarbsScalingError(
                 f"{self._in_a_row} trials in a row were lost to the machine ({outcome.message}): "

@@ -3,7 +3,7 @@
 No law is exact: its best rate, best batch and floor are off by smooth fields over (ln N, ln D) that runs of
 another size only half reveal. With them a cheap run far from the target stops teaching once the fields'
 spread is all that is left, where a law taken to be exact would go on buying the cheapest runs for ever. And
-exponents of rate and batch change along the way (`laws.bends`), which only runs of many sizes show.
+exponents of rate and batch change along the way (`laws.form.bends`), which only runs of many sizes show.
 Everything is linear around the most probable law, so a run's worth is known before it is made
 (Chaloner and Verdinelli 1995, Bayesian experimental design).
 """

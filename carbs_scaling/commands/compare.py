@@ -85,11 +85,11 @@ def require_comparable(names: Sequence[str], studies: "Sequence[Study]") -> None
     identities = [flatten(study.identity) for study in studies]
     keys = dict.fromkeys((*ALWAYS_SHARED, *(key for study in studies for key in study.comparable_by)))
     for key in keys:
-        values = [str(identity.get(key))[:16] for identity in identities]
+        values = [str(identity.get(key)) for identity in identities]
         for name, value in zip(names, values, strict=True):
             if value != values[0]:
                 raise StudyError(
-                    f"studies {names[0]} and {name} differ in {key} ({values[0]}, {value}): "
+                    f"studies {names[0]} and {name} differ in {key} ({values[0][:16]}, {value[:16]}): "
                     "their losses or FLOPs cannot be compared"
                 )
 

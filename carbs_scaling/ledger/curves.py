@@ -54,7 +54,7 @@ def last_point(path: str | Path) -> dict[str, Any] | None:
 
 
 def run_curves(records: Sequence[TrialRecord], folder: str | Path) -> list[RunCurve]:
-    """The curves in `folder` of the completed trials, as `laws.convergence_fit` takes them."""
+    """The curves in `folder` of the completed trials, as `laws.convergence.fit` takes them."""
     completed = [record for record in records if record.completed]
     curves = [_run_curve(record, read_curve(curve_path(folder, record.number))) for record in completed]
     return [curve for curve in curves if curve is not None]
@@ -67,20 +67,21 @@ def curve_path(folder: str | Path, number: int) -> Path:
 
 def _run_curve(record: TrialRecord, points: list[dict[str, Any]]) -> RunCurve | None:
     points = [point for point in points if "train_loss" in point]
-    if not points or not {"params", "tokens", "batch_tokens"} <= set(record.roles):
+    needed = {"params", "tokens", "batch_tokens", "learning_rate"}
+    if not points or not needed <= set(record.values) or any("step" not in point for point in points):
         return None
     # A point is the mean loss of the steps since the one before, each scored before its update.
     steps = np.array([0, *(point["step"] for point in points)], dtype=float)
-    batch_tokens = float(record.roles["batch_tokens"])
+    batch_tokens = float(record.values["batch_tokens"])
 
     def column(name: str) -> np.ndarray:
         return np.array([point.get(name, np.nan) for point in points], dtype=float)
 
     return RunCurve(
-        params=float(record.roles["params"]),
+        params=float(record.values["params"]),
         batch_tokens=batch_tokens,
         learning_rate=float(record.values["learning_rate"]),
-        flops_per_token=record.flops / record.roles["tokens"],
+        flops_per_token=record.flops / record.values["tokens"],
         tokens=(steps[:-1] + steps[1:] - 1) / 2 * batch_tokens,
         loss=column("train_loss"),
         rate=column("learning_rate"),

@@ -7,7 +7,7 @@ that was running when the program died is found open and run again under its own
 import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -312,15 +312,26 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
         if set(config.folder.iterdir()) - before == {config.folder / "lock"}:  # nothing was begun
             (config.folder / "lock").unlink()
-            for folder in missing:
-                folder.rmdir()
+            lock.release()
+            with suppress(OSError):  # another study has come into the folder above
+                for folder in missing:
+                    folder.rmdir()
+        else:
+            lock.release()
 
 
 def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
     if config.storage is not None:
+        try:
+            sqlalchemy.make_url(config.storage)
+        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+            # Without the error's own words: they hold parts of the URL, perhaps of its password.
+            raise StudyError(
+                "study.storage is no database URL: write postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME, "
+                "with %40 for an @ in the password"
+            ) from error
         return optuna.storages.RDBStorage(config.storage)
     file = config.folder / "study.db"
     if file.exists():
@@ -340,7 +351,7 @@ def _shown(config: StudyConfig) -> str:
         return str(config.folder / "study.db")
     try:
         return sqlalchemy.make_url(config.storage).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         return "at study.storage"
 
 

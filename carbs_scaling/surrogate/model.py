@@ -188,11 +188,11 @@ def stable_cholesky(matrix: torch.Tensor) -> torch.Tensor:
     """Lower Cholesky factor of a symmetric (n, n) matrix, with as little jitter as makes it one.
 
     Raises:
-        NotPSDError: not even a jitter of a thousandth of the mean diagonal helps.
+        NotPSDError: not even a jitter of a tenth of the mean diagonal helps.
     """
     typical = float(matrix.diagonal().abs().mean())
     identity = torch.eye(len(matrix), dtype=matrix.dtype)
-    for jitter in (0.0, 1e-10, 1e-8, 1e-6, 1e-4, 1e-3):
+    for jitter in (0.0, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 0.1):
         factor, info = torch.linalg.cholesky_ex(matrix + jitter * typical * identity)
         if int(info) == 0:
             return factor

@@ -93,7 +93,8 @@ def advised_recipe(
         warmup_fraction=float(best.details["warmup_fraction"]),
         seed=int(identity["seed"]),
     )
-    warnings = list(advice.recipe.notes)
+    warnings = [advice.reach.line] if advice.reach.reasons else []
+    warnings += advice.recipe.notes
     if abs(shape.params / asked.params - 1) > NOTED_SHARE:
         warnings.append(
             f"no shape of whole heads and layers has N = {compact(asked.params)}: "
@@ -102,7 +103,7 @@ def advised_recipe(
     return RecipeFile(
         name=f"{study}-{compact(shape.params)}-{compact(recipe.tokens)}",
         recipe=recipe,
-        source=f"law of study {study} ({law.support.runs} runs)",
+        source=f"law of {law.support.source} ({law.support.runs} runs)",
         data=dict(best.provenance["data"]),
         prediction=Prediction(
             loss=advice.recipe.loss,

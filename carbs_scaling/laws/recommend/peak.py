@@ -79,6 +79,8 @@ def peak_learning_rate(
         found = _of_optimizer(found, optimizer)
     if found.optimizer and _is_sgd(found.optimizer) != _is_sgd(optimizer):
         raise LawError(f"the law was fitted to runs of {found.optimizer} and does not hold for {optimizer}")
+    if not all(found.has_role[2:]):
+        raise LawError("the law's runs have no learning rate or no batch, so it has no peak")
     best = found.recommend(params, tokens)
     batch = best.batch_tokens if batch_tokens is None else float(batch_tokens)
     return Peak(best.learning_rate_at(batch), batch, "fitted law")

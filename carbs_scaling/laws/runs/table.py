@@ -274,7 +274,10 @@ def records_frame(records: Sequence[Any]) -> "pd.DataFrame":
     ended = [record for record in records if record.completed or record.status == "diverged"]
     return _study_frame(
         [
-            study_row(record.number, record.values, record.loss if record.completed else None)
+            # Not the details: what a task keeps to itself, such as a rate by a law, is no role.
+            study_row(
+                record.number, {**record.point, **record.roles}, record.loss if record.completed else None
+            )
             for record in ended
         ]
     )
