@@ -69,6 +69,11 @@ examples:
 
 carbs-scaling VERB --help lists the groups and values of a verb; --cfg job prints its configuration."""
 
+# What the same command does once more, by verb.
+GOES_ON = {
+    "search": "The same command goes on from here.",
+    "train": "The same command goes on from the last checkpoint (training.checkpoint_minutes), or else begins again.",
+}
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
@@ -115,7 +120,7 @@ def main() -> None:
     try:
         _run_verb(name, overrides)
     except KeyboardInterrupt:
-        print("carbs-scaling: stopped. The same command goes on from here.", file=sys.stderr)
+        print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

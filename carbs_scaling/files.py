@@ -35,18 +35,18 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
 
 
 @contextmanager
-def undone_if_refused(folder: Path, kept: Callable[[], bool]) -> Iterator[None]:
+def undone_if_refused(folder: Path, kept: Callable[[Exception], bool]) -> Iterator[None]:
     """Take away what the body made in `folder` where it ends in an error.
 
     Args:
         folder: there is one; what is new directly in it is removed.
-        kept: asked at the error: whether the work is worth keeping all the same.
+        kept: whether the work is worth keeping at an error all the same.
     """
     before = set(folder.iterdir())
     try:
         yield
-    except (CarbsScalingError, OSError):
-        if not kept():
+    except (CarbsScalingError, OSError) as error:
+        if not kept(error):
             for path in set(folder.iterdir()) - before:
                 if path.is_dir():
                     shutil.rmtree(path)

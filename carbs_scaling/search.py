@@ -124,7 +124,7 @@ class Search:
         study, folder = self._config.study, self._config.study.folder
         with (
             sole_coordinator(study),
-            undone_if_refused(folder, lambda: self._begun),
+            undone_if_refused(folder, self._kept_at),
             logged_to(folder / "search.log"),
         ):
             self._study = Study.begin(study, self._task, self._config.budget.flops, sampler)
@@ -145,6 +145,11 @@ class Search:
             )
             logger.info("timings: %s", self.timings)
         return self._study
+
+    def _kept_at(self, error: Exception) -> bool:
+        """Whether an error leaves the study as it is: not where nothing or a refused first trial was begun."""
+        refused = isinstance(error, ConfigError) and self._last_status is None
+        return self._begun and not refused
 
     def _loop(self, sampler: samplers.Sampler, executor: Executor) -> None:
         records = self._study.records()
