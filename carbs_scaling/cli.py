@@ -72,7 +72,7 @@ carbs-scaling VERB --help lists the groups and values of a verb; --cfg job print
 # What the same command does once more, by verb.
 GOES_ON = {
     "search": "The same command goes on from here.",
-    "train": "The same command goes on from the last checkpoint (training.checkpoint_minutes), or else begins again.",
+    "train": "The same command goes on from the last checkpoint, or begins again where there is none yet.",
 }
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 

@@ -147,7 +147,7 @@ class Search:
         return self._study
 
     def _kept_at(self, error: Exception) -> bool:
-        """Whether an error leaves the study as it is: not where nothing or a refused first trial was begun."""
+        """Whether an error leaves the study: not where nothing, or a refused trial alone, was begun."""
         refused = isinstance(error, ConfigError) and self._last_status is None
         return self._begun and not refused
 
