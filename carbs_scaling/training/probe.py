@@ -14,7 +14,10 @@ from carbs_scaling.training.step import TrainingStep
 
 WARM_UP_STEPS = 2
 LEAST_STEPS, LEAST_SECONDS = 3, 0.5  # of a size
-CPU_PARAMS, GPU_PARAMS = (1e4, 1e5, 1e6, 1e7), (1e6, 1e7, 1e8, 3e8)
+CPU_PARAMS, GPU_PARAMS = (1e4, 1e5, 1e6), (1e6, 1e7, 1e8, 3e8)
+# Tokens in memory at once: their scores over a large vocabulary are most of it.
+TOKENS_AT_ONCE = {"cpu": 1 << 12, "cuda": 1 << 15}
+MOST_PARTS = 2  # of a step that are timed: further ones take in proportion
 
 
 def probe(
@@ -31,8 +34,12 @@ def probe(
     measured: dict[int, float] = {}
     for params in CPU_PARAMS if device.type == "cpu" else GPU_PARAMS:
         shape = shape_of(params)
-        sequences = max(1, round(batch_of(params) / shape.sequence_length))
-        seconds = step_seconds(shape, sequences, device)
+        if shape.params in measured:  # the smallest shape of this model
+            continue
+        at_once = max(1, TOKENS_AT_ONCE[device.type] // shape.sequence_length)
+        batch = max(1, round(batch_of(params) / shape.sequence_length))
+        sequences = min(batch, MOST_PARTS * at_once)
+        seconds = step_seconds(shape, sequences, device, at_once)
         cost = flops_per_token(shape, convention) * sequences * shape.sequence_length
         measured[shape.params] = cost / seconds
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "one core"
@@ -40,11 +47,11 @@ def probe(
     return Throughput(sizes, [measured[size] for size in sizes], f"measured on {name}")
 
 
-def step_seconds(shape: ModelShape, sequences: int, device: torch.device) -> float:
-    """Seconds of one training step with a batch of so many sequences."""
+def step_seconds(shape: ModelShape, sequences: int, device: torch.device, at_once: int) -> float:
+    """Seconds of one training step with a batch of so many sequences, `at_once` of them in memory."""
     model = build_model(shape, seed=0).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    step = TrainingStep(model, optimizer, sequences, clip_norm=1.0)
+    step = TrainingStep(model, optimizer, min(at_once, sequences), clip_norm=1.0)
     generator = torch.Generator().manual_seed(0)
     batch = torch.randint(
         shape.vocabulary_size, (sequences, shape.sequence_length + 1), generator=generator

@@ -156,7 +156,7 @@ def test_one_process_at_a_time_trains_a_folder(run, tmp_path):
 
 
 def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(CarbsScalingError, match="data.tokenizer=.* cannot be loaded") as error:
+    with pytest.raises(CarbsScalingError, match=r"data.tokenizer=.* cannot be loaded") as error:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(error.value)
 
