@@ -14,10 +14,11 @@ from carbs_scaling.training.step import TrainingStep
 
 WARM_UP_STEPS = 2
 LEAST_STEPS, LEAST_SECONDS = 3, 0.5  # of a size
+ENOUGH_SECONDS = 5.0  # of a size, after which fewer steps do
 CPU_PARAMS, GPU_PARAMS = (1e4, 1e5, 1e6), (1e6, 1e7, 1e8, 3e8)
-# Tokens in memory at once: their scores over a large vocabulary are most of it.
+# Most tokens of a step: their scores over a large vocabulary fill the memory. A larger batch is taken as so
+# many parts, which take in proportion.
 TOKENS_AT_ONCE = {"cpu": 1 << 12, "cuda": 1 << 15}
-MOST_PARTS = 2  # of a step that are timed: further ones take in proportion
 
 
 def probe(
@@ -38,8 +39,8 @@ def probe(
             continue
         at_once = max(1, TOKENS_AT_ONCE[device.type] // shape.sequence_length)
         batch = max(1, round(batch_of(params) / shape.sequence_length))
-        sequences = min(batch, MOST_PARTS * at_once)
-        seconds = step_seconds(shape, sequences, device, at_once)
+        sequences = min(batch, at_once)
+        seconds = step_seconds(shape, sequences, device)
         cost = flops_per_token(shape, convention) * sequences * shape.sequence_length
         measured[shape.params] = cost / seconds
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "one core"
@@ -47,19 +48,23 @@ def probe(
     return Throughput(sizes, [measured[size] for size in sizes], f"measured on {name}")
 
 
-def step_seconds(shape: ModelShape, sequences: int, device: torch.device, at_once: int) -> float:
-    """Seconds of one training step with a batch of so many sequences, `at_once` of them in memory."""
+def step_seconds(shape: ModelShape, sequences: int, device: torch.device) -> float:
+    """Seconds of one training step with a batch of so many sequences."""
     model = build_model(shape, seed=0).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    step = TrainingStep(model, optimizer, min(at_once, sequences), clip_norm=1.0)
+    step = TrainingStep(model, optimizer, sequences, clip_norm=1.0)
     generator = torch.Generator().manual_seed(0)
     batch = torch.randint(
         shape.vocabulary_size, (sequences, shape.sequence_length + 1), generator=generator
     ).to(device)
+    begun = time.perf_counter()
     for _ in range(WARM_UP_STEPS):
         step(batch).item()
-    steps, begun = 0, time.perf_counter()
-    while steps < LEAST_STEPS or time.perf_counter() - begun < LEAST_SECONDS:
+        if time.perf_counter() - begun > ENOUGH_SECONDS:
+            break
+    steps, begun, seconds = 0, time.perf_counter(), 0.0
+    while steps == 0 or seconds < (LEAST_SECONDS if steps >= LEAST_STEPS else ENOUGH_SECONDS):
         step(batch).item()  # waits for the GPU
         steps += 1
-    return (time.perf_counter() - begun) / steps
+        seconds = time.perf_counter() - begun
+    return seconds / steps
