@@ -5,6 +5,7 @@ missing from a preset is an error and not a silent choice.
 """
 
 import math
+import re
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -37,6 +38,16 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         ConfigError: it is none.
     """
     require(value in choices, f"{name}={value} is not one of {', '.join(choices)}")
+
+
+def require_folder_name(key: str, name: str) -> None:
+    """Refuse what cannot be the name of a model's folder, such as a path.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    bad = not name or name.startswith(".") or any(c in "/\\:\0" for c in name)
+    require(not bad, f"{key}={name!r} must be the name of a folder (a path goes into train.directory)")
 
 
 @dataclass(frozen=True)
@@ -289,9 +300,12 @@ class ModelFolderConfig:
     any_text: bool = MISSING
 
     def __post_init__(self) -> None:
-        name = self.name
-        bad = name is not None and (not name or name.startswith(".") or any(c in "/\\:\0" for c in name))
-        require(not bad, f"train.name={name!r} is the name of a folder (a path goes into train.directory)")
+        if self.name is not None:
+            require_folder_name("train.name", self.name)
+        require(
+            re.fullmatch("auto|cpu|cuda(:[0-9]+)?", self.device) is not None,
+            f"train.device={self.device} is not one of auto, cpu, cuda, cuda:0, cuda:1 and so on",
+        )
         require(self.seed is None or self.seed >= 0, f"train.seed={self.seed} must not be negative")
 
     @property

@@ -128,7 +128,7 @@ class Search:
             logged_to(folder / "search.log"),
         ):
             self._study = Study.begin(study, self._task, self._config.budget.flops, sampler)
-            self._limits.begin(self._study, max(executor.free, 1))
+            self._limits.begin(self._study)
             self._curves = folder / "curves"
             self._curves.mkdir(exist_ok=True)
             logger.info("%s; proposals by sampler %s", self._task.description, self._config.sampler["name"])

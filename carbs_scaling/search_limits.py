@@ -28,19 +28,18 @@ class SearchLimits:
         budget = config.budget
         self._trials = budget.trials
         self._hours: dict[str, float] = {} if budget.hours is None else {"hours": budget.hours}
+        self._gpus = 0
         if budget.gpu_hours is not None:
-            gpus = gpus_in_use(config.executor)
-            if gpus == 0:
+            self._gpus = gpus_in_use(config.executor)
+            if self._gpus == 0:
                 raise ConfigError(
                     f"budget.gpu_hours={budget.gpu_hours}: trials use no GPU here; use budget.hours"
                 )
-            self._hours["gpu_hours"] = budget.gpu_hours / gpus
-        self._workers = 1
+            self._hours["gpu_hours"] = budget.gpu_hours / self._gpus
         self._before, self._begun = 0.0, time.monotonic()
 
-    def begin(self, study: Study, workers: int) -> None:
-        """Counts on from what earlier searches of the study took; `workers` trials run at once."""
-        self._workers = workers
+    def begin(self, study: Study) -> None:
+        """Counts on from what earlier searches of the study took."""
         self._before, self._begun = study.wall_seconds, time.monotonic()
 
     @property
@@ -54,7 +53,7 @@ class SearchLimits:
 
     def next_trial_flops(self, records: Sequence[TrialRecord]) -> float:
         """FLOPs of the dearest run that the remaining time pays for; infinite where that is not known."""
-        speed = speed_of(records, self.wall_seconds, self._workers)
+        speed = speed_of(records)
         if not self._hours or speed is None:
             return math.inf
         return speed.flops(self._remaining_seconds)
@@ -71,11 +70,13 @@ class SearchLimits:
         if not self._hours:
             return ""
         name = min(self._hours, key=lambda key: self._hours[key])
-        passed = f"{self.wall_seconds / HOUR_SECONDS:.3g} of {self._hours[name]:.3g} hours"
+        at_once, unit = (self._gpus, "GPU hours") if name == "gpu_hours" else (1, "hours")
+        hours = self.wall_seconds / HOUR_SECONDS
+        passed = f"{hours * at_once:.3g} of {self._hours[name] * at_once:.3g} {unit}"
         said = f"budget.{name}: {passed} have passed"
         if self._remaining_seconds <= 0:
             return said
-        speed = speed_of(records, self.wall_seconds, self._workers)
+        speed = speed_of(records)
         if speed is not None and speed.seconds(lowest_flops) > self._remaining_seconds:
             return f"{said}, and the cheapest run takes about {speed.seconds(lowest_flops):.3g} seconds"
         return ""

@@ -4,6 +4,7 @@ import pytest
 
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.ledger.study import Study
+from carbs_scaling.search_limits import SearchLimits
 from tests.toy_task import ToyTask, search, toy_config
 
 SECONDS = 0.1  # of a trial, which takes as long whatever its FLOPs
@@ -61,3 +62,15 @@ def test_flops_that_are_spent_first_end_it_and_are_named(configure):
 def test_gpu_hours_need_a_gpu(configure):
     with pytest.raises(ConfigError, match="no GPU here"):
         search(configure("none", gpu_hours=1.0))
+
+
+def test_gpu_hours_are_told_in_gpu_hours(configure, monkeypatch):
+    monkeypatch.setattr("carbs_scaling.search_limits.gpus_in_use", lambda executor: 4)
+    limits = SearchLimits(configure("four", gpu_hours=2.0))
+    limits._before = 1800.0
+    assert "2 of 2 GPU hours have passed" in limits.reached([], 1.0)
+
+
+def test_the_ledger_says_what_a_trial_took_from_its_proposal_to_its_end(configure):
+    records = search(configure("took", trials=3), SlowTask(seconds=SECONDS)).records()
+    assert all(record.wall_seconds >= SECONDS for record in records)

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import filelock
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from carbs_scaling.config import StudyConfig, TrainConfig, load_config
 from carbs_scaling.errors import CarbsScalingError, ConfigError
+from carbs_scaling.files import write_atomically
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
 from carbs_scaling.training.model_card import RECIPE, RECORD, write_card
 from carbs_scaling.training.recipe_file import RecipeFile
@@ -53,33 +55,56 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     choose_device(config.train.device)
     file, text = _file_to_train(config, task_config, given)
     folder = config.train.directory_path / file.name
-    _require_free(folder, file)
     job = _job(config, task_config, file, text, folder)
-    is_first = not folder.parent.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECIPE).write_bytes(file.to_json())
     predicted = None if file.prediction is None else (file.prediction.loss, file.prediction.interval)
     device = device_name(choose_device(config.train.device))
     recipe = file.recipe
     display = TrainingDisplay(
         file.name, recipe.steps, recipe.batch_tokens, file.flops, predicted, Console(), device
     )
-    try:
-        with display, warnings_to(sys.stderr):
-            outcome = train(job, display.step_done)
-        if not isinstance(outcome, Completed):
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            raise CarbsScalingError(
-                f"the run ended without a model after {outcome.progress:.1%} of its steps: {outcome.message}"
-            )
-    except (CarbsScalingError, OSError):
-        _leave_nothing(folder)
-        if is_first and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
-        raise
-    write_card(folder, file, outcome, text.description)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    with _sole_trainer(folder):
+        _require_free(folder, file)
+        try:
+            write_atomically(folder / RECIPE, file.to_json())
+            with display, warnings_to(sys.stderr):
+                outcome = train(job, display.step_done)
+            if not isinstance(outcome, Completed):
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+                said = f"after {outcome.progress:.1%} of its steps: {outcome.message}"
+                raise CarbsScalingError(f"the run ended without a model {said}")
+        except (CarbsScalingError, OSError):
+            _leave_nothing(folder)
+            raise
+        write_card(folder, file, outcome, text.description)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     display.finished(outcome, folder)
+
+
+@contextmanager
+def _sole_trainer(folder: Path) -> Iterator[None]:
+    """Holds a model's folder by a lock beside it, which goes away with what else was made in vain.
+
+    Raises:
+        ConfigError: another process trains it.
+        OSError: the folder of models cannot be made or written.
+    """
+    missing = [path for path in folder.parents if not path.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(
+            f"{folder} is being trained by another process: wait for it, or take another train.name"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+        for path in missing:
+            if not any(path.iterdir()):
+                path.rmdir()
 
 
 def with_recipe(sections: DictConfig, file: RecipeFile, overrides: Sequence[str]) -> DictConfig:
@@ -165,7 +190,6 @@ def _file_to_train(
     if seed is None:
         seed = config.study.seed if given is None else given.recipe.seed
     recipe = space.recipe({}, seed)
-    same = given is not None and given.recipe == recipe and known == text.sha256
     name = config.train.name or (
         given.name if given is not None else f"{compact(recipe.params)}-{compact(recipe.tokens)}"
     )
@@ -178,11 +202,19 @@ def _file_to_train(
         flops_convention=task_config.model.flops_convention,
         data=data_settings(task_config.data),
         data_sha256=text.sha256,
-        source="overrides" if given is None else given.source if same else f"{given.source}, with overrides",
-        # A law's word holds for the run that it was asked about.
-        prediction=given.prediction if given is not None and same else None,
+        source="overrides" if given is None else given.source,
     )
-    return file, text
+    if given is None:
+        return file, text
+    if _asked_about(given) != _asked_about(file):
+        return replace(file, source=f"{given.source}, with overrides"), text
+    return replace(file, prediction=given.prediction), text
+
+
+def _asked_about(file: RecipeFile) -> tuple[object, ...]:
+    """All that a prediction is about; where the text lies is not."""
+    constants = file.optimizer, file.schedule, file.objective, file.flops_convention
+    return file.recipe, *constants, file.data_sha256
 
 
 def _require_free(folder: Path, file: RecipeFile) -> None:
@@ -239,14 +271,14 @@ def run_of(file: RecipeFile) -> str:
     """What says that two runs are the same."""
     from carbs_scaling.training.checkpoint import run_identity
 
-    return run_identity(replace(file, prediction=None, source="", name="").to_dict())
+    return run_identity(replace(file, prediction=None, source="", name="any").to_dict())
 
 
 def _leave_nothing(folder: Path) -> None:
     """Remove the folder of a run that cannot go on from anywhere."""
     checkpoints = folder / CHECKPOINTS
     if not (checkpoints.is_dir() and any(checkpoints.glob("*.json"))):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

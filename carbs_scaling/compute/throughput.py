@@ -1,7 +1,9 @@
 """FLOPs a second of devices: a table of peaks and the share that training reaches, or a measurement."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -53,9 +55,13 @@ def device_called(name: str) -> Device:
 
 
 def peak_flops_per_second(device: str) -> float | None:
-    """Of a device by PyTorch's name, such as `NVIDIA H100 80GB HBM3`; None where it is not in the table."""
-    name = device.lower().replace(" ", "")
-    found = max((key for key in DEVICES if key in name), key=len, default=None)
+    """Of a device by PyTorch's name, such as `NVIDIA H100 80GB HBM3`; None where it is not in the table.
+
+    Whole words of the name are compared, one or two of them: an L40 is no L4.
+    """
+    words = re.findall("[a-z0-9]+", device.lower())
+    named = {*words, *(first + second for first, second in pairwise(words))}
+    found = max((key for key in DEVICES if key in named), key=len, default=None)
     return None if found is None else DEVICES[found].peak_flops
 
 

@@ -1,6 +1,6 @@
 """One trial as the ledger knows it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from carbs_scaling.trial import Completed, Status, TrialOutcome
@@ -19,6 +19,7 @@ class TrialRecord:
         seed: of the trial.
         outcome: how it ended; None while it runs.
         provenance: what else its record names: versions, the sampler, a hash of the data.
+        wall_seconds: from its proposal to its end; None while it runs, or where that was not stored.
     """
 
     number: int
@@ -29,6 +30,7 @@ class TrialRecord:
     seed: int
     outcome: TrialOutcome | None
     provenance: dict[str, Any]
+    wall_seconds: float | None = field(default=None, compare=False)
 
     @property
     def running(self) -> bool:

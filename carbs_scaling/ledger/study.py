@@ -276,7 +276,9 @@ def _record(trial: StoredTrial) -> TrialRecord:
         failure = MachineFailure(message="closed from outside")
         outcome = failure if fields is None else TrialOutcome.from_dict(fields)
         written["flops"] = charged_flops(written["flops"], outcome)
-    return TrialRecord(number=trial.number, point=trial.params, outcome=outcome, **written)
+    return TrialRecord(
+        number=trial.number, point=trial.params, outcome=outcome, wall_seconds=trial.wall_seconds, **written
+    )
 
 
 def spent_flops(records: Iterable[TrialRecord]) -> float:

@@ -40,19 +40,17 @@ class Speed:
         return float(np.exp((np.log(left) - self.intercept) / self.slope)) if left > 0 else 0.0
 
 
-def speed_of(records: Sequence[TrialRecord], wall_seconds: float, workers: int) -> Speed | None:
-    """Fit the seconds of the runs so far; None before the first.
+def speed_of(records: Sequence[TrialRecord]) -> Speed | None:
+    """Fit the seconds of the runs that ended; None before the first.
 
-    Args:
-        records: of the study.
-        wall_seconds: that the study took.
-        workers: trials at once.
+    Trials that are still running say nothing: neither what they take nor what they take beside their run.
     """
-    runs = [
-        (record.flops, record.outcome.seconds)
+    ended = [
+        (record.flops, record.outcome.seconds, record.wall_seconds)
         for record in records
         if record.outcome is not None and record.outcome.seconds > 0 and record.flops > 0
     ]
+    runs = [(flops, seconds) for flops, seconds, _ in ended]
     if not runs:
         return None
     logs = np.log(np.array(runs))
@@ -60,6 +58,7 @@ def speed_of(records: Sequence[TrialRecord], wall_seconds: float, workers: int) 
     slope = 1.0
     if len(runs) >= FEW_RUNS and np.ptp(x) > 0.5:
         slope = float(np.clip(np.cov(x, y)[0, 1] / np.var(x, ddof=1), *SLOPES))
-    in_runs = sum(seconds for _, seconds in runs)
-    overhead = max(wall_seconds * workers - in_runs, 0.0) / len(runs)
+    beside = [max(wall - seconds, 0.0) for _, seconds, wall in ended if wall is not None]
+    # The median: a trial that was open while no search ran took as long as the break.
+    overhead = float(np.median(beside)) if beside else 0.0
     return Speed(float(np.mean(y - slope * x)), slope, overhead)

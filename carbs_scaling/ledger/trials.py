@@ -24,6 +24,7 @@ class StoredTrial:
         flops: that it was charged, where it says so.
         attributes: user attributes.
         ended_at: when it ended.
+        wall_seconds: from its proposal to its end; None while it runs.
     """
 
     number: int
@@ -33,6 +34,7 @@ class StoredTrial:
     flops: float | None
     attributes: dict[str, Any]
     ended_at: datetime | None
+    wall_seconds: float | None
 
 
 def read_trials(study: Study) -> list[StoredTrial]:
@@ -47,8 +49,9 @@ def read_trials(study: Study) -> list[StoredTrial]:
 def stored(trial: FrozenTrial) -> StoredTrial:
     """One trial."""
     status, loss, flops = _ending(trial)
+    wall = None if trial.duration is None else trial.duration.total_seconds()
     return StoredTrial(
-        trial.number, trial.params, status, loss, flops, trial.user_attrs, trial.datetime_complete
+        trial.number, trial.params, status, loss, flops, trial.user_attrs, trial.datetime_complete, wall
     )
 
 

@@ -41,7 +41,7 @@ from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.recipe import Recipe
-from carbs_scaling.training.saved_model import save_model
+from carbs_scaling.training.saved_model import load_tokenizer, save_model
 from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
 from carbs_scaling.training.step import (
     GraphedStep,
@@ -129,7 +129,8 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
 
     Raises:
         DataError: the text is too short for one window.
-        ConfigError: a GPU is asked for and there is none, or there is no such optimizer.
+        ConfigError: a GPU is asked for and there is none, there is no such optimizer, or a model is to be
+            saved and its tokenizer cannot be loaded.
         OSError: the loss curve or the model cannot be written, or the token files are gone.
         CarbsScalingError: a checkpoint cannot be written.
     """
@@ -183,7 +184,7 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise ConfigError(
-                f"executor.device={name}: PyTorch sees {count} CUDA GPUs here; use executor.device=cpu"
+                f"there is no device {name}: PyTorch sees {count} CUDA GPUs here; use the device cpu or auto"
             )
         return torch.device("cuda", device.index or 0)
     return device
@@ -205,6 +206,8 @@ def _train_and_score(
     """The held-out loss in nats a token and an empty text, or None and why the run diverged."""
     shape = job.recipe.shape
     held_out = validation_windows(job.text, shape.sequence_length)
+    # Before the first step: without it, the model could not be saved after the last.
+    tokenizer = None if job.model_folder is None else load_tokenizer(job.tokenizer)
     model = build_model(shape, job.recipe.seed).to(device)
     checkpoint = None if job.checkpoints is None else load_checkpoint(job.checkpoints)
     with LossCurve(job.curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
@@ -220,10 +223,10 @@ def _train_and_score(
         uniform = math.log(shape.vocabulary_size)
         if loss > uniform:
             return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
-        if job.model_folder is not None:
+        if job.model_folder is not None and tokenizer is not None:
             # What the saved model gives where nothing is rounded to bfloat16.
             tally.float32_loss = evaluate(model, held_out, indices, device, in_float32=True)
-            save_model(model, job.tokenizer, job.model_folder)
+            save_model(model, tokenizer, job.model_folder)
         return loss, ""
 
 
@@ -339,7 +342,8 @@ class _Run:
         self._tally.steps, self._tally.earlier_seconds = checkpoint.step, state["seconds"]
         self._since_point = list(state["since_point"])
         self._divergence.restore(state["divergence"])
-        self._step.micro_batch = state["micro_batch"]
+        # What did not fit then does not fit now; a smaller setting of today holds too.
+        self._step.micro_batch = min(self._step.micro_batch, state["micro_batch"])
         if self._noise is not None:
             self._noise.restore(state["noise"])
 

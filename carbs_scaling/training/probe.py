@@ -14,7 +14,11 @@ from carbs_scaling.training.step import TrainingStep
 
 WARM_UP_STEPS = 2
 LEAST_STEPS, LEAST_SECONDS = 3, 0.5  # of a size
-CPU_PARAMS, GPU_PARAMS = (1e4, 1e5, 1e6, 1e7), (1e6, 1e7, 1e8, 3e8)
+ENOUGH_SECONDS = 5.0  # of a size, after which fewer steps do
+CPU_PARAMS, GPU_PARAMS = (1e4, 1e5, 1e6), (1e6, 1e7, 1e8, 3e8)
+# Most tokens of a step: their scores over a large vocabulary fill the memory. A larger batch is taken as so
+# many parts, which take in proportion.
+TOKENS_AT_ONCE = {"cpu": 1 << 12, "cuda": 1 << 15}
 
 
 def probe(
@@ -31,7 +35,11 @@ def probe(
     measured: dict[int, float] = {}
     for params in CPU_PARAMS if device.type == "cpu" else GPU_PARAMS:
         shape = shape_of(params)
-        sequences = max(1, round(batch_of(params) / shape.sequence_length))
+        if shape.params in measured:  # the smallest shape of this model
+            continue
+        at_once = max(1, TOKENS_AT_ONCE[device.type] // shape.sequence_length)
+        batch = max(1, round(batch_of(params) / shape.sequence_length))
+        sequences = min(batch, at_once)
         seconds = step_seconds(shape, sequences, device)
         cost = flops_per_token(shape, convention) * sequences * shape.sequence_length
         measured[shape.params] = cost / seconds
@@ -49,10 +57,14 @@ def step_seconds(shape: ModelShape, sequences: int, device: torch.device) -> flo
     batch = torch.randint(
         shape.vocabulary_size, (sequences, shape.sequence_length + 1), generator=generator
     ).to(device)
+    begun = time.perf_counter()
     for _ in range(WARM_UP_STEPS):
         step(batch).item()
-    steps, begun = 0, time.perf_counter()
-    while steps < LEAST_STEPS or time.perf_counter() - begun < LEAST_SECONDS:
+        if time.perf_counter() - begun > ENOUGH_SECONDS:
+            break
+    steps, begun, seconds = 0, time.perf_counter(), 0.0
+    while steps == 0 or seconds < (LEAST_SECONDS if steps >= LEAST_STEPS else ENOUGH_SECONDS):
         step(batch).item()  # waits for the GPU
         steps += 1
-    return (time.perf_counter() - begun) / steps
+        seconds = time.perf_counter() - begun
+    return seconds / steps

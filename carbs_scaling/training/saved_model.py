@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from carbs_scaling.errors import ConfigError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -12,12 +14,31 @@ if TYPE_CHECKING:
 STOCK_ATTENTION = "sdpa"
 
 
-def save_model(model: nn.Module, tokenizer: str, folder: str | Path) -> None:
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer called `bytes`, or a Hugging Face tokenizer's name or folder (`data.tokenizer`).
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    if name == "bytes":
+        return byte_tokenizer()
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return _pretrained(name)
+    except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise ConfigError(
+            f"data.tokenizer={name} cannot be loaded to be saved with a model: {reason}"
+        ) from error
+
+
+def save_model(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> None:
     """Write a trained model and its tokenizer; the model is for nothing else after that.
 
     Args:
         model: of a family in `models/`.
-        tokenizer: `data.tokenizer`: `bytes`, or a Hugging Face tokenizer's name or folder.
+        tokenizer: of its text, see `load_tokenizer`.
         folder: made where it is missing.
 
     Raises:
@@ -28,16 +49,15 @@ def save_model(model: nn.Module, tokenizer: str, folder: str | Path) -> None:
 
     logging.disable_progress_bar()
     own: Any = model
-    saved_tokenizer = byte_tokenizer() if tokenizer == "bytes" else _pretrained(tokenizer)
     own.set_attn_implementation(STOCK_ATTENTION)
     own.config.use_cache = True  # off in training, where nothing is generated
-    own.config.eos_token_id = saved_tokenizer.eos_token_id
+    own.config.eos_token_id = tokenizer.eos_token_id
     own.generation_config = GenerationConfig(
-        eos_token_id=saved_tokenizer.eos_token_id, pad_token_id=saved_tokenizer.eos_token_id
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id
     )
     Path(folder).mkdir(parents=True, exist_ok=True)
     own.save_pretrained(folder)
-    saved_tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerBase":

@@ -2,19 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 from carbs_scaling.commands import train
 from carbs_scaling.errors import CarbsScalingError
-from carbs_scaling.training import checkpoint
+from carbs_scaling.training import checkpoint, loop
 from carbs_scaling.training.model_card import RECORD
 from carbs_scaling.training.recipe_file import Prediction, RecipeFile
+from carbs_scaling.training.saved_model import load_tokenizer
 from tests.conftest import counting_text
 
 FIXED = (
@@ -136,6 +139,37 @@ def test_a_recipe_is_trained_as_it_stands_and_compared_with_its_prediction(run, 
         5,
     )
     assert changed.prediction is None
+    for override in ("optimizer.beta1=0.7", "schedule=cosine", "objective.validation_tokens=512"):
+        folder = run(f"recipe={tmp_path / 'recipe.json'}", override, "train.name=third")
+        assert RecipeFile.load(folder / "third" / "recipe.json").prediction is None
+        shutil.rmtree(folder / "third")
+
+
+def test_one_process_at_a_time_trains_a_folder(run, tmp_path):
+    (tmp_path / "trained").mkdir()
+    with filelock.FileLock(tmp_path / "trained" / ".mine.lock"):
+        with pytest.raises(CarbsScalingError, match="by another process"):
+            run(*FIXED, "train.name=mine")
+        assert not (tmp_path / "trained" / "mine").exists()
+    run(*FIXED, "train.name=mine")
+    assert [path.name for path in (tmp_path / "trained").iterdir()] == ["mine"]
+
+
+def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(CarbsScalingError, match=r"data.tokenizer=.* cannot be loaded") as error:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_told_before_the_first_step(run, tmp_path, monkeypatch):
+    def gone():
+        raise OSError("no such tokenizer")
+
+    monkeypatch.setattr(loop, "load_tokenizer", lambda name: gone())
+    monkeypatch.setattr(loop, "build_model", None)
+    with pytest.raises(OSError, match="no such tokenizer"):
+        run(*FIXED)
+    assert not (tmp_path / "trained").exists()
 
 
 def files(folder: Path):
@@ -152,6 +186,7 @@ def files(folder: Path):
         (("trial=3", "study.name=none"), "no study"),
         ((*FIXED, "train.name=a/b"), "train.name"),
         ((*FIXED, "train.device=cuda:9"), "CUDA"),
+        ((*FIXED, "train.device=mps"), "train.device=mps is not one of"),
         ((*FIXED, "training.checkpoint_minutes=-1"), "checkpoint_minutes"),
         ((*FIXED, "model.sequence_length=100000"), "too few"),
         ((*FIXED, "space.learning_rate=1e4", "space.tokens_per_parameter=30"), "without a model"),

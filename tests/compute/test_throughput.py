@@ -32,5 +32,9 @@ def test_a_device_is_found_by_pytorchs_name_for_it():
         "NVIDIA L40S": 362e12,
         "NVIDIA GeForce RTX 4090": 165e12,
         "Tesla V100": None,
+        "NVIDIA L4": 121e12,
+        "NVIDIA L40": None,
+        "NVIDIA A10G": None,
+        "NVIDIA RTX A1000": None,
     }
     assert {name: peak_flops_per_second(name) for name in names} == names

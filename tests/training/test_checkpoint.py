@@ -83,6 +83,16 @@ def test_it_goes_on_and_does_not_begin_anew(changed, tmp_path, monkeypatch):
     assert seen[0][1] > 0
 
 
+def test_a_smaller_micro_batch_than_the_checkpoints_holds(changed, tmp_path, monkeypatch):
+    job = kept(changed(steps=120), tmp_path)
+    broken_off(job, 90, monkeypatch)
+    sizes = set()
+    real = accumulate_gradients
+    monkeypatch.setattr(step, "accumulate_gradients", lambda *args: (sizes.add(args[2]), real(*args))[1])
+    train(replace(job, micro_batch_tokens=2 * job.recipe.shape.sequence_length))
+    assert sizes == {2}
+
+
 @pytest.mark.parametrize("damage", ["cut short", "garbled", "json"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(changed, tmp_path, monkeypatch, caplog, damage):
     job = kept(changed(steps=120), tmp_path)

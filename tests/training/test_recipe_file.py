@@ -90,7 +90,16 @@ def test_what_is_no_recipe_is_refused(tmp_path, content, said):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", -1), ("steps", "many"), ("params", 5), ("peak_learning_rate", 0), ("model", 3)],
+    [
+        ("steps", -1),
+        ("steps", "many"),
+        ("params", 5),
+        ("peak_learning_rate", 0),
+        ("model", 3),
+        ("name", "../../escape"),
+        ("name", "/tmp/escape"),
+        ("name", ""),
+    ],
 )
 def test_values_that_cannot_be_are_refused(recipe_file, tmp_path, name, value):
     file = tmp_path / "recipe.json"
