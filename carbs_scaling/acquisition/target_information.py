@@ -41,14 +41,15 @@ from carbs_scaling.surrogate.posterior import MixturePosterior
 
 Reach = tuple[tuple[float, float], tuple[float, float]]
 
-# Spread, in nepers, of best rate and best batch around a power law, and of the floor as a share of what N and
-# D lack; over so many nepers of N and D they forget. Of the order in which published exponents differ (.1 to
-# .2) over the two decades that laws are fitted on.
+# Spread, in logs, of best rate and best batch around a power law, and of the floor as a share of the
+# reducible loss; over such a distance in ln N and ln D they forget. About as far as
+# published exponents differ (.1 to .2) over the two decades that laws are fitted on.
 RATE_FIELD, BATCH_FIELD, FLOOR_FIELD = 0.2, 0.25, 0.05
 FIELD_REACH = 2.0
 # Noise of a run as a share of its height above the floor: how steep walls are is the least known thing.
 HEIGHT_NOISE = 0.2
-BEND = WANDERING  # change of an exponent of best rate or batch over a neper, among the runs as beyond them
+# Change of an exponent of best rate or batch over a factor of e, among the runs as beyond them.
+BEND = WANDERING
 
 
 class TargetModel(Model):
@@ -196,7 +197,7 @@ class TargetModel(Model):
         )
 
     def _target_bends(self) -> Array:
-        """Of (ln rate, ln batch, loss) at the target by the bends, times `BEND`; shape (3, 6)."""
+        """Slopes of (ln rate, ln batch, loss) at the target by the bends, times `BEND`; shape (3, 6)."""
         basis = BEND * bend_basis(self.at[:, 0], self.at[:, 1], self.reach)[0]
         moved = np.zeros((3, 6))
         moved[0, :3] = moved[1, 3:] = basis
@@ -214,7 +215,7 @@ class TargetModel(Model):
         return self.noise_sd**2 + (HEIGHT_NOISE * height) ** 2
 
     def _target_slopes(self) -> Array:
-        """Of (ln rate, ln batch, loss) at the target by the law's parameters, shape (3, 19)."""
+        """Slopes of (ln rate, ln batch, loss) at the target by the law's parameters, shape (3, 19)."""
         n, d = self.at[0, :2]
         slopes = np.zeros((3, len(NAMES)))
         for row, moves in enumerate(({"a0": 1.0, "a_N": n, "a_D": d}, {"b0": 1.0, "b_N": n, "b_D": d})):

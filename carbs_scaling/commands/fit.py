@@ -64,7 +64,7 @@ def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list
 
 
 def with_edges(laws: list[ScalingLaw], config: StudyConfig) -> list[ScalingLaw]:
-    """The same laws, with a warning for each edge of the study's space that its front presses on."""
+    """Add to laws a warning for each edge of the study's space that its front presses on."""
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.front import front_edges
 

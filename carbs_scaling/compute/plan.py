@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the final run on all devices."""
+        """Tokens a second of the final run on all devices."""
         return self.final.tokens / self.final.seconds
 
 

@@ -55,7 +55,7 @@ def device_called(name: str) -> Device:
 
 
 def peak_flops_per_second(device: str) -> float | None:
-    """Of a device by PyTorch's name, such as `NVIDIA H100 80GB HBM3`; None where it is not in the table.
+    """Peak of a device by PyTorch's name, such as `NVIDIA H100 80GB HBM3`; None where it is not in the table.
 
     Whole words of the name are compared, one or two of them: an L40 is no L4.
     """

@@ -37,14 +37,13 @@ class ScalingLaw:
         covariance: of theta and bend, 28 x 28.
         centre: (ln N0, ln D0, ln e0, ln B0).
         reach: ((lowest, highest) centred ln N, the same of ln D) of the runs.
-        spread: standard deviation of what one cell, and one size, adds: (loss, rate, batch), in nepers or
+        spread: standard deviation of what one cell, and one size, adds: (loss, rate, batch), in logs or
             loss.
         seed_sd: noise of a run at the floor, in units of the loss.
         height_sd: noise of a run as a share of its height above the floor.
         support: the runs.
         optimizer: that it is for.
-        drift: standard deviation of the loss for each neper of N beyond the runs, beside what the parameters
-            leave
+        drift: standard deviation of the loss a unit of ln N beyond the runs, beside what the parameters leave
             open: what the law missed on held-out sizes.
         held_out: goodness of fit without the largest sizes; None where there are too few.
         warnings: one line each.

@@ -83,7 +83,7 @@ class HeldOut:
         coverage: share of the best runs of each cell inside its 90% interval of the best loss.
         regret: mean loss that the recommended learning rate and batch cost over the best run, as far as the
             runs of each cell tell; None where no cell was swept.
-        drift: what the biases show beyond the law's own uncertainty, in loss for each neper of N (root mean
+        drift: what the biases show beyond the law's own uncertainty, in loss a unit of ln N (root mean
             square).
     """
 

@@ -169,7 +169,7 @@ def target_candidates(
     limit: float,
     count: int,
 ) -> Candidates:
-    """Points of any size within a neper or so of one law's valley floor, for what they teach about it.
+    """Points of any size within a factor of e or so of one law's valley floor, for what they teach about it.
 
     Farther up the walls a law says least of what it was fitted for. What neither the law nor the cost knows
     stays near the front's own values, so that it adds no noise.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Nepers of N and D, and share of a unit cube's side, over which the field forgets.
+# Distance in ln N and ln D, and share of a unit cube's side, over which the field forgets.
 FLOOR_REACH = 1.5
 SHAPE_REACH = 0.5
 

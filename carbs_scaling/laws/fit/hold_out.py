@@ -61,7 +61,7 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
 
 
 def _drift(miss: np.ndarray, expected: np.ndarray, beyond: np.ndarray) -> float:
-    """Of the cells' misses, each (c,), what the law did not expect, for each neper of N beyond its runs.
+    """Part of the cells' misses (c,) that the law did not expect, for each factor of e of N beyond its runs.
 
     Least squares of what was not expected, squared, on the squared way: a cell hardly beyond the runs says
     nothing of what lies far beyond. Nor does one whose only run went wrong: misses count up to three robust

@@ -18,7 +18,7 @@ from carbs_scaling.laws.runs.table import LawError
 TRANSFER_SD = 0.1  # of an exponent between settings; of the loss exponents' logs, twice that
 LEVEL_SD = 1.0  # of ln learning rate and ln batch at the centre
 LOSS_EXPONENTS = ("ln_alpha", "ln_beta", "ln_gamma")
-_STEP = 1e-3  # nepers, of the differences by which exponents are read off
+_STEP = 1e-3  # in logs: the step by which exponents are read off
 
 
 def published_laws(names: str | Sequence[str] | None) -> tuple[PublishedLaw, ...]:
