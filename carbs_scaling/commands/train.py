@@ -49,7 +49,8 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     from carbs_scaling.report.training import TrainingDisplay
-    from carbs_scaling.training.loop import choose_device, device_name, train
+    from carbs_scaling.training.device import choose_device, device_name
+    from carbs_scaling.training.loop import train
     from carbs_scaling.trial import Completed
 
     choose_device(config.train.device)
