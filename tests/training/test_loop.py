@@ -12,7 +12,7 @@ from carbs_scaling.data.windows import training_windows, validation_indices, val
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.family import FAMILIES, ModelShape
-from carbs_scaling.training import batches, evaluation, loop, step
+from carbs_scaling.training import batches, evaluation, step
 from carbs_scaling.training.device import choose_device
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
