@@ -6,7 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import FitConfig, StudyConfig, load_config
+from carbs_scaling.config import FitConfig, StudyConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.laws.fit.fit_law import ScalingLaw, fit_law
 from carbs_scaling.laws.runs.table import RunTable, read_runs
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from carbs_scaling.commands.fit import laws_of, tables_of, with_edges
-from carbs_scaling.config import RecommendConfig, load_config
+from carbs_scaling.config import RecommendConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.fit.fit_law import ScalingLaw
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TextIO
 import filelock
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from carbs_scaling.config import StudyConfig, TrainConfig, load_config
+from carbs_scaling.config import StudyConfig, TrainConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
