@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.recipe import Recommendation
-from carbs_scaling.laws.runs.table import StudyRuns, study_row
+from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
 from carbs_scaling.ledger.trials import read_trials

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from carbs_scaling.laws.fit.fit_law import fit_law
-from carbs_scaling.laws.runs.table import read_runs
+from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.report.laws_figures import draw_held_out_png, draw_law_png, draw_valleys_png, swept_cells
 
 

@@ -26,8 +26,9 @@ from carbs_scaling.laws.prior.prior import BATCH_PARAMETERS, NO_VALLEY, RATE_PAR
 from carbs_scaling.laws.prior.published import PublishedLaw
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
 from carbs_scaling.laws.recipe import Recommendation
+from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.rules import Rules, rules_of
-from carbs_scaling.laws.runs.table import LawError, RunTable, cells_of, read_runs
+from carbs_scaling.laws.runs.table import LawError, RunTable, cells_of
 from carbs_scaling.laws.scaling_law import CONVENTION, FORMAT, LawsByOptimizer, ScalingLaw
 from carbs_scaling.laws.support import HeldOut, Support, convex_hull
 

@@ -6,7 +6,8 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.errors import CarbsScalingError
-from carbs_scaling.laws.runs.table import LawError, read_runs
+from carbs_scaling.laws.runs.reading import read_runs
+from carbs_scaling.laws.runs.table import LawError
 
 
 def changed(frame, **columns):
