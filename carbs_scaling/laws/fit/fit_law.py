@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws.fit.cliff import FEW_ENOUGH, MOST, QUIETER, far_above, walls_unlike
-from carbs_scaling.laws.fit.diagnostics import EXPONENTS, warnings_of
-from carbs_scaling.laws.fit.hold_out import hold_out, swept_loss
+from carbs_scaling.laws.fit.diagnostics import warnings_of
+from carbs_scaling.laws.fit.hold_out import hold_out
 from carbs_scaling.laws.fit.hyperparameters import refit_others, with_joint_errors
 from carbs_scaling.laws.fit.law_fit import LawFit, fit_bent_law
 from carbs_scaling.laws.form.bends import BENDS, reach_of
@@ -25,26 +25,11 @@ from carbs_scaling.laws.hyperparameters.law import varied
 from carbs_scaling.laws.prior.prior import BATCH_PARAMETERS, NO_VALLEY, RATE_PARAMETERS, LawPrior
 from carbs_scaling.laws.prior.published import PublishedLaw
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
-from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.rules import Rules, rules_of
 from carbs_scaling.laws.runs.table import LawError, RunTable, cells_of
-from carbs_scaling.laws.scaling_law import CONVENTION, FORMAT, LawsByOptimizer, ScalingLaw
-from carbs_scaling.laws.support import HeldOut, Support, convex_hull
-
-__all__ = [
-    "CONVENTION",
-    "EXPONENTS",
-    "FORMAT",
-    "HeldOut",
-    "LawsByOptimizer",
-    "Recommendation",
-    "ScalingLaw",
-    "Support",
-    "cells_of",
-    "fit_law",
-    "swept_loss",
-]
+from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
+from carbs_scaling.laws.support import Support, convex_hull
 
 STARTS = ({"ln_gamma": -0.1}, {"ln_gamma": -1.2, "ln_E": -1.5, "ln_alpha": -2.0, "ln_beta": -2.0})
 

@@ -9,10 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
-# Critical batches: C (N / 1e6)^p sequences (hlzhang109/critical-batch-size), and B L^(-1/a) tokens (Kaplan).
-ZHANG_CRITICAL_BATCH = (93.2, 0.468)
-KAPLAN_CRITICAL_BATCH = (2e8, 0.21)
-CRITICAL_BATCH_SEQUENCE = 512  # tokens, in the configurations of the critical-batch paper
 PUBLISHED_WEIGHT_DECAY = 0.1  # the usual one of AdamW, where a law needs it
 
 
@@ -99,6 +95,19 @@ class PublishedLaw:
         )
 
 
+def zhang_critical_batch(params: float) -> float:
+    """93.2 (N / 1e6)^0.468 sequences of 512 tokens, in tokens (github.com/hlzhang109/critical-batch-size).
+
+    For compute-optimal runs; at fixed N the authors find that the critical batch grows with D.
+    """
+    return float(93.2 * (params / 1e6) ** 0.468 * 512)
+
+
+def kaplan_critical_batch(loss: float) -> float:
+    """2e8 L^(-1 / 0.21) tokens, L in nats a token of their vocabulary (arXiv 2001.08361, equation 1.4)."""
+    return float(2e8 * loss ** (-1 / 0.21))
+
+
 def _kaplan_rate(params: float, tokens: float) -> float:
     """Linear in ln N, and below zero beyond 1e10 parameters: kept above a tenth of its value at 1e9."""
     return max(0.003239 - 0.0001395 * log(params), 3.5e-5)
@@ -116,16 +125,6 @@ def _power_lines_batch(params: float, tokens: float) -> float:
 
 # The joint law has constants of its own: equation 1.5, table 2.
 _KAPLAN_FLOOR = PublishedFloor(0.0, 6.4e13**0.076, 0.076, 1.8e13**0.103, 0.103, gamma=0.103)
-
-
-def _kaplan_batch(params: float, tokens: float) -> float:
-    level, exponent = KAPLAN_CRITICAL_BATCH
-    return float(level * _KAPLAN_FLOOR.loss(params, tokens) ** (-1 / exponent))
-
-
-def _zhang_batch(params: float, tokens: float) -> float:
-    level, exponent = ZHANG_CRITICAL_BATCH
-    return float(level * (params / 1e6) ** exponent * CRITICAL_BATCH_SEQUENCE)
 
 
 LAWS = (
@@ -149,7 +148,7 @@ LAWS = (
         "lr = 0.003239 - 0.0001395 ln N; B_crit = 2e8 L^(-1/0.21) tokens; "
         "L = [(6.4e13/N)^(0.076/0.103) + 1.8e13/D]^0.103",
         learning_rate=_kaplan_rate,
-        batch_tokens=_kaplan_batch,
+        batch_tokens=lambda n, d: kaplan_critical_batch(_KAPLAN_FLOOR.loss(n, d)),
         floor=_KAPLAN_FLOOR,
     ),
     PublishedLaw(
@@ -181,7 +180,7 @@ LAWS = (
         "critical batch",
         "github.com/hlzhang109/critical-batch-size; sequences of 512 tokens",
         "B_crit = 93.2 (N / 1e6)^0.468 sequences",
-        batch_tokens=_zhang_batch,
+        batch_tokens=lambda n, d: zhang_critical_batch(n),
     ),
 )
 BY_NAME = {law.name: law for law in LAWS}

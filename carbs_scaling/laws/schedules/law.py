@@ -9,8 +9,8 @@ gradient noise so far. A law holds for one model, text and batch; only the sched
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.signal import lfilter
@@ -265,22 +265,3 @@ def merged_drops(schedule: Schedule, most: int = MAX_DROPS) -> tuple[np.ndarray,
     groups = np.array_split(moved, min(most, len(moved)))
     at = np.array([group[len(group) // 2] for group in groups])
     return at, np.array([drops[group].sum() for group in groups]), schedule.learning_rates[at]
-
-
-def law_to_dict(law: ScheduleLaw) -> dict[str, Any]:
-    """Convert a law to plain JSON types, with its name under `law`."""
-    return {"law": law.name, **asdict(law)}
-
-
-def law_from_dict(fields: dict[str, Any]) -> ScheduleLaw:
-    """Invert `law_to_dict`.
-
-    Raises:
-        ValueError: there is no law of that name.
-    """
-    fields = dict(fields)
-    name = fields.pop("law", None)
-    for kind in SCHEDULE_LAWS:
-        if kind.name == name:
-            return kind(**fields)
-    raise ValueError(f"no schedule law {name!r}; there are {', '.join(kind.name for kind in SCHEDULE_LAWS)}")

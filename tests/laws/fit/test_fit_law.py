@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.fit.fit_law import LawsByOptimizer, ScalingLaw
 from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
 
 
 def test_exponents_are_recovered_within_their_errors(law, truth):
