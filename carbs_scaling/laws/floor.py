@@ -1,14 +1,15 @@
 """The law of loss in model size and tokens alone, and its compute-optimal split.
 
-    L = E + A N^-alpha + B D^-beta
+    L = E + [(A N^-alpha)^(1/gamma) + (B D^-beta)^(1/gamma)]^gamma
 
-Approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556), fitted as Besiroglu et al. 2024 (arXiv 2404.10102) do:
-Huber's loss of the residuals of log L, summed over the points, by L-BFGS from a grid of starts.
+With gamma = 1 it is approach 3 of Hoffmann et al. 2022 (arXiv 2203.15556), fitted as Besiroglu et al. 2024
+(arXiv 2404.10102) do: Huber's loss of the residuals of log L, summed over the points, by L-BFGS from a grid
+of starts.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,10 @@ import numpy.typing as npt
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.runs.table import LawError
 
-HUBER = (
-    1e-3  # of log loss, as published; far below the residuals' spread, so close to least absolute deviations
-)
+Numbers = TypeVar("Numbers", float, Array)
+
+# Of log loss, as published; far below the residuals' spread, so close to least absolute deviations.
+HUBER = 1e-3
 # Hoffmann et al., appendix D.3, thinned: logs of A, B, E and the exponents.
 STARTS = tuple(product((0.0, 10.0, 20.0), (0.0, 10.0, 20.0), (-0.5, 0.5), (0.2, 0.8), (0.2, 0.8)))
 NAMES = ("E", "A", "alpha", "B", "beta")
@@ -27,7 +29,7 @@ MIN_POINTS = 8
 
 @dataclass(frozen=True)
 class FloorLaw:
-    """L = E + A N^-alpha + B D^-beta.
+    """L = E + [(A N^-alpha)^(1/gamma) + (B D^-beta)^(1/gamma)]^gamma.
 
     Args:
         E: irreducible loss.
@@ -35,8 +37,8 @@ class FloorLaw:
         alpha: exponent of the parameters.
         B: coefficient of the tokens, for D in tokens.
         beta: exponent of the tokens.
-        standard_errors: of the five in this order; empty where they were not asked for.
-        objective: summed Huber loss of the log residuals.
+        gamma: how the two combine; 1 adds them.
+        standard_errors: of the first five in this order; empty where they were not asked for.
     """
 
     E: float
@@ -44,36 +46,24 @@ class FloorLaw:
     alpha: float
     B: float
     beta: float
+    gamma: float = 1.0
     standard_errors: tuple[float, ...] = ()
-    objective: float = float("nan")
 
-    def loss(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> Array:
+    def loss(self, params: Numbers, tokens: Numbers) -> Numbers:
         """Losses, in the broadcast shape of N and D."""
-        return (
-            self.E
-            + self.A * np.asarray(params, float) ** -self.alpha
-            + self.B * np.asarray(tokens, float) ** -self.beta
-        )
+        by_params, by_tokens = self.A * params**-self.alpha, self.B * tokens**-self.beta
+        return self.E + (by_params ** (1 / self.gamma) + by_tokens ** (1 / self.gamma)) ** self.gamma
 
-    def compute_optimal(self, flops: npt.ArrayLike) -> tuple[Array, Array]:
-        """N and D of least loss under C = 6 N D, in closed form (Hoffmann et al., equation 4)."""
+    def compute_optimal(self, flops: Numbers) -> tuple[Numbers, Numbers]:
+        """N and D of least loss under C = 6 N D, for gamma = 1 (Hoffmann et al., equation 4)."""
         total = self.alpha + self.beta
         balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
-        product_nd = np.asarray(flops, float) / 6
+        product_nd = flops / 6
         return balance * product_nd ** (self.beta / total), product_nd ** (self.alpha / total) / balance
 
     def formula(self) -> str:
-        """The law on one line."""
+        """The law on one line; for gamma = 1."""
         return f"L = {self.E:.4f} + {self.A:.2f} N^-{self.alpha:.4f} + {self.B:.2f} D^-{self.beta:.4f}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> "FloorLaw":
-        """The inverse of `to_dict`."""
-        return FloorLaw(**{**values, "standard_errors": tuple(values["standard_errors"])})
 
 
 def fit_floor(
@@ -111,9 +101,7 @@ def fit_floor(
     scale = float(np.median(logs[2]))
     starts = [np.array([a, b, e + scale - 0.7, alpha, beta]) for a, b, e, alpha, beta in STARTS]
     coarse = sorted((_descend(start, logs, huber, 60) for start in starts), key=lambda found: found[1])
-    point, objective = min(
-        (_descend(found[0], logs, huber, 5000) for found in coarse[:4]), key=lambda f: f[1]
-    )
+    point, _ = min((_descend(found[0], logs, huber, 5000) for found in coarse[:4]), key=lambda f: f[1])
     errors: tuple[float, ...] = ()
     if bootstrap:
         rng = np.random.default_rng(seed)
@@ -123,7 +111,7 @@ def fit_floor(
             resampled.append(_natural(_descend(point, [values[rows] for values in logs], huber, 3000)[0]))
         errors = tuple(np.std(resampled, axis=0, ddof=1).tolist())
     E, A, alpha, B, beta = _natural(point)
-    return FloorLaw(E, A, alpha, B, beta, errors, objective)
+    return FloorLaw(E, A, alpha, B, beta, standard_errors=errors)
 
 
 def _natural(point: Array) -> tuple[float, ...]:

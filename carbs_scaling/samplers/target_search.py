@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from botorch.optim import optimize_acqf_discrete
 
-from carbs_scaling.acquisition.price import KnownCosts, KnownRows, LogGainPerCost, per_flop
+from carbs_scaling.acquisition.price import KnownRows, LogGainPerCost, known_costs, per_flop
 from carbs_scaling.acquisition.target_information import TargetInformation, TargetModel
 from carbs_scaling.laws.fit.law_fit import fit_plain_law
 from carbs_scaling.laws.form.law import value
@@ -43,7 +43,7 @@ def most_informative(
     if not len(pool):
         return None
     rows = pool.rows
-    costs = KnownCosts(rows, torch.from_numpy(pool.flops))
+    costs = known_costs(rows, torch.from_numpy(pool.flops))
     feasibility = feasibility_of(space, history, LawMean(model.theta, space.has_role, 1.0))
     acquisition = LogGainPerCost([TargetInformation(model)], per_flop(costs, overhead_flops), feasibility)
     best, _ = optimize_acqf_discrete(acquisition, q=1, choices=rows)

@@ -20,7 +20,6 @@ def test_constants_are_recovered():
     for index, name in enumerate(("E", "A", "alpha", "B", "beta")):
         assert abs(getattr(law, name) - getattr(TRUE, name)) < 4 * law.standard_errors[index], name
     assert pytest.approx(1.8, abs=0.03) == law.E
-    assert FloorLaw.from_dict(law.to_dict()) == law
 
 
 def test_the_split_is_the_best_one():

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
+from carbs_scaling.laws.floor import FloorLaw
+
 PUBLISHED_WEIGHT_DECAY = 0.1  # the usual one of AdamW, where a law needs it
 
 
@@ -22,38 +24,6 @@ class PublishedRecipe:
 
 
 @dataclass(frozen=True)
-class PublishedFloor:
-    """Constants of L = E + [(A N^-alpha)^(1/gamma) + (B D^-beta)^(1/gamma)]^gamma.
-
-    Args:
-        E: irreducible loss in nats a token.
-        A: coefficient of the parameters.
-        alpha: exponent of the parameters.
-        B: coefficient of the tokens.
-        beta: exponent of the tokens.
-        gamma: how the two combine; 1 adds them.
-    """
-
-    E: float
-    A: float
-    alpha: float
-    B: float
-    beta: float
-    gamma: float = 1.0
-
-    def loss(self, params: float, tokens: float) -> float:
-        """L at N and D."""
-        by_params, by_tokens = self.A * params**-self.alpha, self.B * tokens**-self.beta
-        return float(self.E + (by_params ** (1 / self.gamma) + by_tokens ** (1 / self.gamma)) ** self.gamma)
-
-    def optimal_params(self, flops: float) -> float:
-        """Compute-optimal N of C = 6 N D, in closed form (Hoffmann et al., equation 4); for gamma = 1."""
-        total = self.alpha + self.beta
-        balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
-        return float(balance * (flops / 6) ** (self.beta / total))
-
-
-@dataclass(frozen=True)
 class PublishedLaw:
     """One law.
 
@@ -63,7 +33,7 @@ class PublishedLaw:
         formula: as published, in this program's letters.
         learning_rate: of (N, D), or None.
         batch_tokens: of (N, D), or None.
-        floor: of the loss, or None.
+        floor: of the loss in nats a token, or None.
         fixed_batch: whether its learning rate is for one batch at every N and D, not for the best batch.
     """
 
@@ -72,18 +42,13 @@ class PublishedLaw:
     formula: str
     learning_rate: Callable[[float, float], float] | None = None
     batch_tokens: Callable[[float, float], float] | None = None
-    floor: PublishedFloor | None = None
+    floor: FloorLaw | None = None
     fixed_batch: bool = False
 
     @property
     def loss(self) -> Callable[[float, float], float] | None:
         """Loss of (N, D), or None."""
         return None if self.floor is None else self.floor.loss
-
-    @property
-    def optimal_params(self) -> Callable[[float], float] | None:
-        """Compute-optimal N of C, or None."""
-        return self.floor.optimal_params if self.floor is not None and self.floor.gamma == 1 else None
 
     def recipe(self, params: float, tokens: float) -> PublishedRecipe:
         """What it says at N and D."""
@@ -124,7 +89,7 @@ def _power_lines_batch(params: float, tokens: float) -> float:
 
 
 # The joint law has constants of its own: equation 1.5, table 2.
-_KAPLAN_FLOOR = PublishedFloor(0.0, 6.4e13**0.076, 0.076, 1.8e13**0.103, 0.103, gamma=0.103)
+_KAPLAN_FLOOR = FloorLaw(0.0, 6.4e13**0.076, 0.076, 1.8e13**0.103, 0.103, gamma=0.103)
 
 
 LAWS = (
@@ -155,13 +120,13 @@ LAWS = (
         "Hoffmann",
         "arXiv 2203.15556 (Chinchilla, approach 3)",
         "L = 1.69 + 406.4 N^-0.34 + 410.7 D^-0.28",
-        floor=PublishedFloor(1.69, 406.4, 0.34, 410.7, 0.28),
+        floor=FloorLaw(1.69, 406.4, 0.34, 410.7, 0.28),
     ),
     PublishedLaw(
         "Besiroglu",
         "arXiv 2404.10102 (Chinchilla's points, fitted again)",
         "L = 1.8172 + 482.01 N^-0.3478 + 2085.43 D^-0.3658",
-        floor=PublishedFloor(1.8172, 482.01, 0.3478, 2085.43, 0.3658),
+        floor=FloorLaw(1.8172, 482.01, 0.3478, 2085.43, 0.3658),
     ),
     PublishedLaw(
         "Bjorck",

@@ -17,7 +17,7 @@ def test_step_law_and_deepseek_at_a_billion_parameters():
 
 def test_besiroglu_asks_for_about_twenty_tokens_a_parameter():
     flops = 5.76e23
-    params = BY_NAME["Besiroglu"].optimal_params(flops)
+    params = BY_NAME["Besiroglu"].floor.compute_optimal(flops)[0]
     assert 12 < flops / 6 / params**2 < 25
 
 
