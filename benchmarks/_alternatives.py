@@ -161,7 +161,7 @@ def _carbs_local(
 # run's own cost. `ei_per_cost`: improvement on the lowest loss by cost (Snoek et al. 2012). `gittins`:
 # Pandora's box. `carbs_local`: CARBS's factor for staying near the front.
 ALTERNATIVES: dict[
-    str, Callable[[AlternativeSampler, FrontState, Costs], AcquisitionFunction]
+    str, Callable[[AlternativeSampler, FrontState, DeterministicModel], AcquisitionFunction]
 ] = {
     "front_gain": _front_gain,
     "ei_front": _ei_front,
