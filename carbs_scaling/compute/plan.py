@@ -14,8 +14,7 @@ from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.compute.throughput import Throughput
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.laws.floor import FloorLaw
-from carbs_scaling.laws.prior.published import LAWS, PublishedLaw
+from carbs_scaling.laws.prior.published import LAWS, PublishedFloor, PublishedLaw
 from carbs_scaling.models.family import ModelShape
 
 # Six sizes, each of a quarter of the FLOPs of the one above: 1.5 decades of N, in some 45 trials.
@@ -108,7 +107,7 @@ class Plan:
         return self.final.tokens / self.final.seconds
 
 
-def optimal_params(floor: FloorLaw, flops: float) -> float:
+def optimal_params(floor: PublishedFloor, flops: float) -> float:
     """N of least loss for C = 6 N D, among `SIZES`: with gamma there is no closed form."""
     tokens = flops / (6 * SIZES)
     return float(SIZES[np.argmin([floor.loss(n, d) for n, d in zip(SIZES, tokens, strict=True)])])

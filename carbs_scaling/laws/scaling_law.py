@@ -247,9 +247,6 @@ class ScalingLaw:
     def _notes(self, params: float, tokens: float, batch: float, beyond: tuple[float, ...]) -> list[str]:
         """What to keep in mind about a recommendation, one line each; `batch` is nan where runs have none."""
         low, high, notes = self.support.low, self.support.high, []
-        absent = [name for name, there in zip(form.ROLES, self.has_role, strict=True) if not there]
-        if absent:
-            notes.append(f"the points of this study have no {' and no '.join(absent)}: none is recommended")
         if beyond[0] > 30 or beyond[1] > 30:
             notes.append(
                 f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"

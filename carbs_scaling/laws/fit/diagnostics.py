@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from carbs_scaling.laws.form.law import INDEX
+from carbs_scaling.laws.form.law import INDEX, ROLES
 from carbs_scaling.laws.runs.table import RunTable, cells_of
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
@@ -62,13 +62,16 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
         said.append(
             f"{len(table)} runs fit almost any law: the interval of the loss is narrower than it should be"
         )
-    if table.one_batch:
+    absent = [name for name, there in zip(ROLES, table.has_role, strict=True) if not there]
+    if absent:
+        said.append(f"these runs have no {' and no '.join(absent)}: none is recommended")
+    if table.one_batch and table.has_role[3]:
         said.append(
             f"all runs had a batch of {np.median(table.batch_tokens):.4g} tokens: the learning rate is for "
             "that, and nothing is said of the best batch"
         )
-    if law.support.by_rule:
-        names = " and the ".join(law.support.by_rule)
+    if by_rule := [name for name in law.support.by_rule if name not in absent]:
+        names = " and the ".join(by_rule)
         said.append(
             f"the {names} of the runs follow from the rest by a rule: what is recommended is that rule, with "
             "the loss that it brings; of better ones these runs say nothing"

@@ -27,7 +27,8 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
     if large.sum() < 2 or (~large).sum() < MIN_RUNS:
         return None
     small, held = table.take(~large), table.take(large)
-    varied = [0, *(() if table.one_token_count else (1,)), 2, *(() if table.one_batch else (3,))]
+    there = (True, not table.one_token_count, table.has_role[2], table.has_role[3] and not table.one_batch)
+    varied = np.flatnonzero(there)
     if any(np.ptp(small.logs[:, role]) < MIN_VARIATION for role in varied):
         return None
     law = fit(small)

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
-from carbs_scaling.laws.floor import FloorLaw
-
 PUBLISHED_WEIGHT_DECAY = 0.1  # the usual one of AdamW, where a law needs it
 
 
@@ -21,6 +19,32 @@ class PublishedRecipe:
     learning_rate: float | None
     batch_tokens: float | None
     loss: float | None
+
+
+@dataclass(frozen=True)
+class PublishedFloor:
+    """L = E + [(A N^-alpha)^(1/gamma) + (B D^-beta)^(1/gamma)]^gamma.
+
+    Args:
+        E: irreducible loss in nats a token.
+        A: coefficient of the parameters.
+        alpha: exponent of the parameters.
+        B: coefficient of the tokens.
+        beta: exponent of the tokens.
+        gamma: how the two combine; 1 adds them.
+    """
+
+    E: float
+    A: float
+    alpha: float
+    B: float
+    beta: float
+    gamma: float = 1.0
+
+    def loss(self, params: float, tokens: float) -> float:
+        """L at N and D."""
+        by_params, by_tokens = self.A * params**-self.alpha, self.B * tokens**-self.beta
+        return float(self.E + (by_params ** (1 / self.gamma) + by_tokens ** (1 / self.gamma)) ** self.gamma)
 
 
 @dataclass(frozen=True)
@@ -42,7 +66,7 @@ class PublishedLaw:
     formula: str
     learning_rate: Callable[[float, float], float] | None = None
     batch_tokens: Callable[[float, float], float] | None = None
-    floor: FloorLaw | None = None
+    floor: PublishedFloor | None = None
     fixed_batch: bool = False
 
     @property
@@ -89,7 +113,7 @@ def _power_lines_batch(params: float, tokens: float) -> float:
 
 
 # The joint law has constants of its own: equation 1.5, table 2.
-_KAPLAN_FLOOR = FloorLaw(0.0, 6.4e13**0.076, 0.076, 1.8e13**0.103, 0.103, gamma=0.103)
+_KAPLAN_FLOOR = PublishedFloor(0.0, 6.4e13**0.076, 0.076, 1.8e13**0.103, 0.103, gamma=0.103)
 
 
 LAWS = (
@@ -120,13 +144,13 @@ LAWS = (
         "Hoffmann",
         "arXiv 2203.15556 (Chinchilla, approach 3)",
         "L = 1.69 + 406.4 N^-0.34 + 410.7 D^-0.28",
-        floor=FloorLaw(1.69, 406.4, 0.34, 410.7, 0.28),
+        floor=PublishedFloor(1.69, 406.4, 0.34, 410.7, 0.28),
     ),
     PublishedLaw(
         "Besiroglu",
         "arXiv 2404.10102 (Chinchilla's points, fitted again)",
         "L = 1.8172 + 482.01 N^-0.3478 + 2085.43 D^-0.3658",
-        floor=FloorLaw(1.8172, 482.01, 0.3478, 2085.43, 0.3658),
+        floor=PublishedFloor(1.8172, 482.01, 0.3478, 2085.43, 0.3658),
     ),
     PublishedLaw(
         "Bjorck",

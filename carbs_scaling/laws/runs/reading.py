@@ -24,7 +24,7 @@ OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
 # Marks of a run that diverged, and of one that did not; anything else is refused.
 MARKED = ("true", "1", "1.0", "yes", "y", "t", "x", "diverged")
 NOT_MARKED = ("false", "0", "0.0", "no", "n", "f", "", "nan", "none", "<na>", "-")
-LOSS_ALONE = "; for a law of the loss alone in N and D: carbs_scaling.laws.floor.fit_floor"
+LOSS_ALONE = "; for a law of the loss alone in N and D, leave out rate and batch, under any name"
 # Bounds that reveal a wrong unit: millions of parameters, billions of tokens, sequences a batch.
 MIN_PARAMS, MIN_TOKENS, MAX_RATE, MAX_STEPS, MAX_LOSS = 500.0, 2_000.0, 100.0, 5e6, 50.0
 READERS = {".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json", ".parquet": "read_parquet"}
@@ -46,7 +46,7 @@ def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
         return _only({runs.optimizer: runs}, optimizer)
     frame, source = _as_frame(runs)
     has_role = (True, True, "learning_rate" in frame.columns, "batch_tokens" in frame.columns)
-    if isinstance(runs, StudyRuns) or hasattr(runs, "records"):
+    if isinstance(runs, StudyRuns) or hasattr(runs, "records") or _of_the_loss_alone(frame):
         frame = _filled(frame)
     _check_columns(frame, source)
     names = _optimizers(frame)
@@ -80,6 +80,11 @@ def study_row(number: int, values: Mapping[str, Any], loss: float | None) -> dic
     columns = (*REQUIRED[:4], "depth", "width", *SEARCHED)
     kept = {name: values[name] for name in columns if values.get(name) is not None}
     return {**kept, "loss": loss, "diverged": loss is None, "trial": number}
+
+
+def _of_the_loss_alone(frame: "pd.DataFrame") -> bool:
+    """Whether a table has no rate and no batch, nor a column that may be one under another name."""
+    return not any(part in str(name).lower() for name in frame.columns for part in ("lr", "rate", "batch"))
 
 
 def _filled(frame: "pd.DataFrame") -> "pd.DataFrame":

@@ -30,6 +30,10 @@ CASES = {
     "perplexity": (lambda f: changed(f, loss=np.exp(f.loss) * 20), "perplexity"),
     "words": (lambda f: changed(f, loss="low"), "no number"),
     "a missing column": (lambda f: f.drop(columns="batch_tokens"), "batch_tokens"),
+    "other names": (
+        lambda f: f.rename(columns={"learning_rate": "lr", "batch_tokens": "batch"}),
+        "under any name",
+    ),
     "no table": (lambda f: 7, "not a table"),
 }
 
