@@ -113,17 +113,6 @@ class ScalingLaw:
             self.centre[3] + form.best_batch(np.array(self.theta), n, d) + self._shifts(n, d)["batch"]
         )
 
-    def exponents(self, params: float, tokens: float) -> dict[str, float]:
-        """Local exponents of the learning rate and the batch at (N, D)."""
-        h, found = 1e-3, {}
-        for name, curve in (("learning_rate", self.learning_rate), ("batch_tokens", self.batch_tokens)):
-            for role, (up, down) in {
-                "N": ((params * np.exp(h), tokens), (params * np.exp(-h), tokens)),
-                "D": ((params, tokens * np.exp(h)), (params, tokens * np.exp(-h))),
-            }.items():
-                found[f"{name}_{role}"] = float((np.log(curve(*up)) - np.log(curve(*down))) / (2 * h))
-        return found
-
     def draws(self, params: float, tokens: float, count: int = DRAWS, noise: bool = True) -> Array:
         """Draws of (ln learning rate, ln batch tokens, loss) at one (N, D), shape (count, 3).
 

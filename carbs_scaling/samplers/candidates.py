@@ -9,7 +9,7 @@ from scipy.stats import qmc
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.form.law import best_batch, best_rate
 from carbs_scaling.laws.form.valley import Array
-from carbs_scaling.laws.prior.prior import LawPrior, law_prior, published_level_sd
+from carbs_scaling.laws.prior.prior import published_level_sd
 from carbs_scaling.ledger.history import History
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import Candidates, Key, LegalSpace, point_key
@@ -54,11 +54,6 @@ def design_point(space: LegalSpace, history: History, rng: np.random.Generator, 
     return new.points[int(np.argmax(gaps))]
 
 
-def _published(space: LegalSpace) -> LawPrior:
-    ranges = space.role_range("learning_rate"), space.role_range("batch_tokens")
-    return law_prior(1.0, space.centre, space.has_role, *ranges)
-
-
 def _level_sd(space: LegalSpace) -> tuple[float, float]:
     """Standard deviations of the published rate and batch at the middle of the space, in logs."""
     if not all(space.has_role[:2]):
@@ -85,7 +80,7 @@ def _lower_rate(space: LegalSpace, history: History) -> float:
     """
     if not space.has_role[2] or len(history.failed) <= len(history.points):
         return 0.0
-    theta = _published(space).mean
+    theta = space.law_prior(1.0).mean
 
     def above(points: list[Point]) -> Array:
         features = space.describe(points).features
@@ -108,7 +103,7 @@ def _around_published_optimum(
     spread = _DESIGN_SPREAD if lower else np.hypot(_DESIGN_SPREAD, rate_sd)
     off_batch = rng.normal(0, np.hypot(_DESIGN_SPREAD, batch_sd), len(knobs))
     _onto_valley_floor(
-        space, knobs, _published(space).mean, off_batch, rng.normal(0, spread, len(knobs)) - lower
+        space, knobs, space.law_prior(1.0).mean, off_batch, rng.normal(0, spread, len(knobs)) - lower
     )
 
 

@@ -8,7 +8,6 @@ from carbs_scaling.acquisition.price import KnownRows, LogGainPerCost, known_cos
 from carbs_scaling.acquisition.target_information import TargetInformation, TargetModel
 from carbs_scaling.laws.fit.law_fit import fit_plain_law
 from carbs_scaling.laws.form.law import value
-from carbs_scaling.laws.prior.prior import law_prior
 from carbs_scaling.ledger.history import History
 from carbs_scaling.samplers.candidates import target_candidates
 from carbs_scaling.space.encoding import Point
@@ -55,8 +54,7 @@ def target_model(space: LegalSpace, history: History, target: tuple[float, float
     runs = space.describe(history.points + history.pending).features
     offset, level, _ = loss_scale(np.asarray(history.loss, dtype=float))
     loss = np.asarray(history.loss, dtype=float) - offset
-    ranges = space.role_range("learning_rate"), space.role_range("batch_tokens")
-    prior = law_prior(level, space.centre, space.has_role, *ranges)
+    prior = space.law_prior(level)
     theta = fit_plain_law(runs[: len(loss)], loss, prior).theta
     predicted = value(theta, runs[len(loss) :])
     place = np.log(target) - np.asarray(space.centre[:2])

@@ -99,9 +99,6 @@ class TissueLaw(ScheduleLaw):
     1 - lambda a step.
 
     Args:
-        floor: L0.
-        amplitude: A.
-        exponent: alpha.
         annealing: C.
         forgetting: 1 - lambda.
     """
@@ -130,9 +127,6 @@ class MultiPowerLaw(ScheduleLaw):
     then.
 
     Args:
-        floor: L0.
-        amplitude: A.
-        exponent: alpha.
         drop_gain: B.
         drop_rate: C.
         drop_exponent: beta.
@@ -170,9 +164,6 @@ class FunctionalLaw(ScheduleLaw):
     theory q = 1 - 1 / beta is below 1; here it is free.
 
     Args:
-        floor: L0.
-        amplitude: A.
-        exponent: s.
         drop_gain: B.
         forgetting_rate: C.
         forgetting_exponent: q.
@@ -218,9 +209,6 @@ class NoiseLaw(ScheduleLaw):
     learning rate is annealed.
 
     Args:
-        floor: L0.
-        amplitude: A.
-        exponent: alpha.
         noise: C.
         curvature: h, per unit of area.
     """
