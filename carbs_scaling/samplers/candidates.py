@@ -113,7 +113,6 @@ def _onto_valley_floor(
     """Sets learning rate and batch of rows of `knobs` to what a law finds best for their N, D.
 
     Args:
-        space: of the caller.
         knobs: changed in place, shape (m, k).
         theta: one law (19,), or one each (m, 19).
         off_batch: what is added to the best batch, in logs, shape (m,).
@@ -137,15 +136,9 @@ def candidates(
     limit: float,
     count: int,
 ) -> Candidates:
-    """Points spread over the space, on the valley floor of drawn laws, and around the front.
+    """Somewhat over `count` points of at most `limit` FLOPs.
 
-    Args:
-        space: of the caller.
-        history: of the other trials.
-        model: of the loss.
-        rng: of the points.
-        limit: FLOPs that one may cost.
-        count: points, about; somewhat more than as many.
+    They are spread over the space, on the valley floor of drawn laws, and around the front.
     """
     spread_out = _sobol(space, rng, count)
     guided = _sobol(space, rng, count)[: count * 3 // 4]

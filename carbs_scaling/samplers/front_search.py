@@ -66,8 +66,6 @@ class FrontSearch:
     """Chooses runs by what they are expected to add to the front.
 
     Args:
-        space: of the caller.
-        options: of the search.
         budget_flops: of the whole search, or None.
         overhead_flops: what a trial costs beside its FLOPs.
         acquisition: scores candidates; other ones than ours are compared in the benchmarks.
@@ -82,15 +80,13 @@ class FrontSearch:
     def best(
         self, history: History, model: LawEnsembleModel, rng: np.random.Generator, limit: float
     ) -> Point | None:
-        """The best new point that costs at most `limit`; the front's least often run one where all are known.
+        """The best new point of at most `limit` FLOPs; the front's least often run one where all are known.
 
         None where there is neither.
 
         Args:
             history: of the other trials; running ones are taken to end as predicted.
             model: of the loss, fitted to the completed ones.
-            rng: of the candidates.
-            limit: FLOPs.
         """
         known = history.merged()
         runs = self.space.describe(known.points)

@@ -26,16 +26,12 @@ def most_informative(
     overhead_flops: float,
     count: int,
 ) -> Point | None:
-    """The best of `count` new points that cost at most `limit`; None where there is none.
+    """The best of `count` new points that cost at most `limit` FLOPs; None where there is none.
 
     Args:
-        space: of the caller.
         history: at least two completed trials.
         target: (params, tokens).
-        rng: of the candidates.
-        limit: FLOPs.
         overhead_flops: what a trial costs beside its FLOPs.
-        count: candidates.
     """
     model = target_model(space, history, target)
     pool = target_candidates(space, history, model.theta, rng, limit, count)

@@ -90,13 +90,7 @@ class Feasibility(LossModel):
 
 
 def feasibility_of(space: LegalSpace, history: History, law: LawMean) -> Feasibility | None:
-    """The model of the other trials' ends; None while no run has failed.
-
-    Args:
-        space: of the caller.
-        history: of the other trials.
-        law: the most probable law.
-    """
+    """The model of the other trials' ends by the most probable law; None while no run has failed."""
     if not history.failed:
         return None
     failed = history.failed[-_MAX_RUNS:]

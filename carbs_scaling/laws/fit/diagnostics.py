@@ -29,14 +29,7 @@ def exponents_of(law: ScalingLaw) -> dict[str, str]:
 
 
 def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.ndarray) -> list[str]:
-    """One line for each thing that the runs leave open.
-
-    Args:
-        law: fitted to `table`.
-        table: its runs.
-        converged: whether the fit came to rest.
-        prior_sd: of `law.NAMES`, shape (19,).
-    """
+    """One line for each thing that a law's runs leave open; `prior_sd` is of `law.NAMES`, shape (19,)."""
     said = []
     span = law.support.high[0] / law.support.low[0]
     if span < 10:

@@ -12,12 +12,7 @@ from carbs_scaling.laws.support import HeldOut
 
 
 def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut | None:
-    """Fits without the largest sizes - a quarter of them, at least one - and predicts them.
-
-    Args:
-        table: all runs.
-        fit: gives the law of a table.
-    """
+    """Fits without the largest sizes - a quarter of them, at least one - and predicts them."""
     sizes = np.round(np.log(table.params), 2)
     distinct = np.unique(sizes)
     if len(distinct) < 3:
