@@ -6,7 +6,7 @@ from carbs_scaling.laws.form.law import INDEX, ROLES
 from carbs_scaling.laws.runs.table import RunTable, cells_of
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
-NOT_IDENTIFIED = 0.75  # posterior over prior standard deviation above which the runs have said little
+NOT_IDENTIFIED = 0.75  # posterior over prior standard deviation above which an exponent is not identified
 EXPONENTS = {
     "ln_alpha": "of the loss in N",
     "ln_beta": "of the loss in D",
@@ -18,7 +18,7 @@ EXPONENTS = {
 ON_ONE_LINE = 0.98  # correlation of ln N and ln D from which they cannot be told apart
 ROLE = {"a": "learning_rate", "b": "batch_tokens"}  # by how their exponents' names begin
 FEW_RUNS = 12  # of fewer, drawn from a known law, the loss lay inside its 90% interval about half the time
-EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
+EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which a warning says so
 
 
 def exponents_of(law: ScalingLaw) -> dict[str, str]:
