@@ -20,8 +20,8 @@ BATCH_PARAMETERS = ("a_B", "b0", "b_N", "b_D", "ln_k_B", "r_B")
 LEVEL_LAWS = ("Step Law", "DeepSeek")
 _FITTED_ON = (2e8, 1e10)
 _EXPONENT_SD = 0.1
-# Deviation of the level of rate and batch where no range is given, in logs.
-_LEVEL_SD = 2.0
+# Deviations of the level of rate and batch, in logs: where no range is given, and for the narrowest range.
+_LEVEL_SD, _NARROWEST_SD = 2.0, 0.5
 # The floor lies between these two laws, one standard deviation to either side.
 FLOOR_LAWS = ("Besiroglu", "Kaplan")
 # Kaplan's law has no irreducible loss. In logs a tenth of the loss stands for none: runs cannot tell them
@@ -214,8 +214,11 @@ def _floor_of(name: str, centre: Iterable[float]) -> dict[str, float]:
 
 
 def _level_sd(bounds: tuple[float, float] | None) -> float:
-    """A range that is searched has the optimum in it: it is two deviations to either side of its middle."""
-    return _LEVEL_SD if bounds is None else min(_LEVEL_SD, (bounds[1] - bounds[0]) / 4)
+    """A range that is searched is meant to hold the optimum: its ends lie two deviations off its middle.
+
+    A narrow one may miss it.
+    """
+    return _LEVEL_SD if bounds is None else min(max((bounds[1] - bounds[0]) / 4, _NARROWEST_SD), _LEVEL_SD)
 
 
 def _inside(value: float, bounds: tuple[float, float] | None) -> float:
