@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
-from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.laws.runs.collapse import collapsed
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class LawError(CarbsScalingError):
     """Runs that give no law, or a law that cannot answer; the message says why."""
 
 
+class LawArgumentError(LawError, ConfigError):
+    """An argument that cannot be, or that names a file, a column, an optimizer or a law that is not there."""
+
+
 def positive_number(value: Any, name: str) -> float:
     """Convert a value that a user gave to a float.
 
@@ -50,7 +54,9 @@ def positive_number(value: Any, name: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = np.nan
     if not 0 < number < MAX_NUMBER:
-        raise LawError(f"{name}={value!r} must be a positive number" + (", below 1e60" if number > 0 else ""))
+        raise LawArgumentError(
+            f"{name}={value!r} must be a positive number" + (", below 1e60" if number > 0 else "")
+        )
     return number
 
 
@@ -198,10 +204,10 @@ def _filled(frame: "pd.DataFrame") -> "pd.DataFrame":
 def _check_columns(frame: "pd.DataFrame", source: str) -> None:
     used = (*REQUIRED, *OPTIONAL, *ALSO_CALLED.values())
     if twice := [name for name in used if list(frame.columns).count(name) > 1]:
-        raise LawError(f"{source} has the column {twice[0]} twice: keep one")
+        raise LawArgumentError(f"{source} has the column {twice[0]} twice: keep one")
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
-        raise LawError(
+        raise LawArgumentError(
             f"{source} has no column {', '.join(missing)}: needed are {', '.join(REQUIRED)} (params: "
             "non-embedding parameters; tokens and batch_tokens in tokens), it has "
             f"{', '.join(map(str, frame.columns)) or 'none'}"
@@ -216,7 +222,7 @@ def _only(tables: dict[str, Table], optimizer: str | None) -> dict[str, Table]:
         return tables
     if optimizer not in tables:
         named = ", ".join(filter(None, tables)) or "no names"
-        raise LawError(f"there are no runs of {optimizer!r}: there are {named}")
+        raise LawArgumentError(f"there are no runs of {optimizer!r}: there are {named}")
     return {optimizer: tables[optimizer]}
 
 
@@ -255,17 +261,19 @@ def _read_file(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if not path.is_file():
-        raise LawError(
+        raise LawArgumentError(
             f"{path} is not a file: give a CSV, JSONL or Parquet table with columns {', '.join(REQUIRED)}"
         )
     if path.suffix.lower() not in READERS:
-        raise LawError(f"{path} ends in none of {', '.join(READERS)}")
+        raise LawArgumentError(f"{path} ends in none of {', '.join(READERS)}")
     reader = getattr(pd, READERS[path.suffix.lower()])
     options = {"lines": True} if reader is pd.read_json else {}
     try:
         frame: pd.DataFrame = reader(path, **options)
     except (ValueError, OSError) as error:  # pandas' ParserError and Arrow's errors are ValueErrors
-        raise LawError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+        raise LawArgumentError(
+            f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}"
+        ) from error
     return frame
 
 
