@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.names import require_name
 
 DEVICES = ("auto", "cpu", "cuda")
 FORMATS = ("table", "csv", "json", "parquet")
@@ -37,16 +38,6 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, f"{name}={value} is not one of {', '.join(choices)}")
 
 
-def require_folder_name(key: str, name: str) -> None:
-    """Refuse what cannot be the name of a model's folder, such as a path.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    bad = not name or name.startswith(".") or any(c in "/\\:\0" for c in name)
-    require(not bad, f"{key}={name!r} must be the name of a folder (a path goes into train.directory)")
-
-
 @dataclass(frozen=True)
 class StudyConfig:
     """Where the ledger is. `storage`: an SQLAlchemy URL, or null for SQLite in the study's folder."""
@@ -57,15 +48,7 @@ class StudyConfig:
     seed: int = MISSING
 
     def __post_init__(self) -> None:
-        bad = (
-            not self.name or self.name.startswith(".") or any(c in "/\\:\0" or c.isspace() for c in self.name)
-        )
-        require(
-            not bad,
-            f"study.name={self.name!r} is the name of a folder: use letters, digits, '-', '_' and '.' "
-            "(a path goes into study.directory)",
-        )
-
+        require_name("study.name", self.name, "study.directory")
         require(self.seed >= 0, f"study.seed={self.seed} must not be negative")
 
     @property
@@ -117,15 +100,18 @@ class ExecutorConfig:
 
     `workers`: trials at once; null for one a GPU, or one a core where there is no GPU.
     `memory_bytes`: what a trial may need by estimate; null for most of a GPU's (`executors.memory`).
+    `retries`: times that a trial is begun again that the machine failed.
     """
 
     name: str = MISSING
     workers: int | None = MISSING
     device: str = MISSING
     memory_bytes: int | None = MISSING
+    retries: int = MISSING
 
     def __post_init__(self) -> None:
         require_choice("executor.device", self.device, DEVICES)
+        require(self.retries >= 0, f"executor.retries={self.retries} must not be negative")
         for name in ("workers", "memory_bytes"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"executor.{name}={value} must be at least 1 or null")
@@ -298,7 +284,7 @@ class ModelFolderConfig:
 
     def __post_init__(self) -> None:
         if self.name is not None:
-            require_folder_name("train.name", self.name)
+            require_name("train.name", self.name, "train.directory")
         require(
             re.fullmatch("auto|cpu|cuda(:[0-9]+)?", self.device) is not None,
             f"train.device={self.device} is not one of auto, cpu, cuda, cuda:0, cuda:1 and so on",

@@ -285,7 +285,7 @@ class Search:
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
     """What the package logs meanwhile goes to `file`, and not into the display."""
-    handler = logging.FileHandler(file)
+    handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("carbs_scaling")
     before = package.level, package.propagate

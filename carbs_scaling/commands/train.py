@@ -47,8 +47,7 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
         sections = with_recipe(sections, given, overrides)
     task_config = load_config(PretrainingConfig, sections)
 
-    from rich.console import Console
-
+    from carbs_scaling.report.terminal import console
     from carbs_scaling.report.training import TrainingDisplay
     from carbs_scaling.training.device import choose_device, device_name
     from carbs_scaling.training.loop import train
@@ -62,7 +61,7 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     device = device_name(choose_device(config.train.device))
     recipe = file.recipe
     display = TrainingDisplay(
-        file.name, recipe.steps, recipe.batch_tokens, file.flops, predicted, Console(), device
+        file.name, recipe.steps, recipe.batch_tokens, file.flops, predicted, console(), device
     )
     with _sole_trainer(folder):
         _require_free(folder, file)

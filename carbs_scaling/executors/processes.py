@@ -54,7 +54,6 @@ class ProcessesConfig(ExecutorConfig):
     """The section `executor` of `executor=processes`."""
 
     trials_per_worker: int | None = MISSING
-    retries: int = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,8 +61,6 @@ class ProcessesConfig(ExecutorConfig):
             raise ConfigError(
                 f"executor.trials_per_worker={self.trials_per_worker} must be at least 1 or null"
             )
-        if self.retries < 0:
-            raise ConfigError(f"executor.retries={self.retries} must not be negative")
 
 
 @dataclass
@@ -85,7 +82,7 @@ class ProcessExecutor:
         environments: environment variables of each slot's worker; one slot each.
         trials_per_worker: a worker is replaced after so many trials; None for never, but for those that the
             machine failed or that ran out of memory (a fresh process has a fresh GPU context, without holes).
-        retries: times that a trial is begun again when its worker died.
+        retries: times that a trial is begun again when its worker died, or the machine failed it.
     """
 
     config_type = ProcessesConfig
@@ -139,15 +136,26 @@ class ProcessExecutor:
             self._begin(slot)
 
     def wait(self, timeout: float) -> list[tuple[int, TrialOutcome]]:
-        """Outcomes of the trials that ended; see `Executor.wait`."""
+        """Outcomes of the trials that ended; see `Executor.wait`.
+
+        What a trial raised waits until the outcomes beside it are told, and is raised by the next call.
+        """
         running = [slot.future for slot in self._slots if slot.future is not None]
         ended, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
         outcomes = []
+        raised: BaseException | None = None
         for slot in self._slots:
-            if slot.future is not None and slot.future in ended:
-                outcome = self._collect(slot, slot.future)
-                if outcome is not None:
-                    outcomes.append((slot.number, outcome))
+            if slot.future is None or slot.future not in ended:
+                continue
+            error = slot.future.exception()
+            if error is not None and not isinstance(error, BrokenProcessPool):
+                raised = error
+                continue
+            outcome = self._collect(slot, slot.future)
+            if outcome is not None:
+                outcomes.append((slot.number, outcome))
+        if raised is not None and not outcomes:
+            raise raised
         return outcomes
 
     def _collect(self, slot: _Slot, future: Future[TrialOutcome]) -> TrialOutcome | None:

@@ -15,7 +15,7 @@ from carbs_scaling.laws.form.valley import Array, Values
 from carbs_scaling.laws.formula import formula_lines
 from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recipe import Recommendation
-from carbs_scaling.laws.runs.table import LawError, RunTable, positive_number
+from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, positive_number
 from carbs_scaling.laws.support import HeldOut, Support
 
 FORMAT = 5
@@ -289,14 +289,16 @@ class ScalingLaw:
             LawError: it is not a law of this program's format.
         """
         if values.get("kind") != "carbs_scaling.ScalingLaw" or values.get("format") != FORMAT:
-            raise LawError(f"this is no scaling law of format {FORMAT}")
+            raise LawArgumentError(f"this is no scaling law of format {FORMAT}")
         try:
             law = ScalingLaw._from_fields(values)
         except (KeyError, TypeError, ValueError) as error:
-            raise LawError(f"this law is damaged: {type(error).__name__} {error}") from error
+            raise LawArgumentError(f"this law is damaged: {type(error).__name__} {error}") from error
         size = len(law.theta) + np.size(law.bend)
         if len(law.theta) != len(form.NAMES) or np.shape(law.covariance) != (size, size):
-            raise LawError("this law is damaged: its parameters and their covariance do not belong together")
+            raise LawArgumentError(
+                "this law is damaged: its parameters and their covariance do not belong together"
+            )
         return law
 
     @staticmethod
@@ -325,11 +327,11 @@ class ScalingLaw:
             LawError: the file holds no law.
         """
         try:
-            values = json.loads(Path(path).read_text())
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise LawError(f"{path} holds no law: {str(error).splitlines()[0]}") from error
+            raise LawArgumentError(f"{path} holds no law: {str(error).splitlines()[0]}") from error
         if not isinstance(values, dict):
-            raise LawError(f"{path} holds no law")
+            raise LawArgumentError(f"{path} holds no law")
         return ScalingLaw.from_dict(values)
 
     def _centred(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> tuple[Array, Array]:
@@ -363,7 +365,9 @@ class LawsByOptimizer(Mapping[str, ScalingLaw]):
             LawError: no optimizer is named, or one without runs.
         """
         if optimizer not in self._laws:
-            raise LawError(f"these runs are of {', '.join(self._laws)}: say which with optimizer=NAME")
+            raise LawArgumentError(
+                f"these runs are of {', '.join(self._laws)}: say which with optimizer=NAME"
+            )
         return self._laws[optimizer].recommend(params, tokens)
 
 

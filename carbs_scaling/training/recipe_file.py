@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from carbs_scaling.compute.flops import FLOPS_CONVENTIONS, flops_by_convention
-from carbs_scaling.config import require, require_folder_name
+from carbs_scaling.config import require
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.names import require_name
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.recipe import Recipe
 
@@ -71,7 +72,7 @@ class RecipeFile:
     prediction: Prediction | None = None
 
     def __post_init__(self) -> None:
-        require_folder_name("name", self.name)
+        require_name("name", self.name, "train.directory")
         require(
             self.flops_convention in FLOPS_CONVENTIONS,
             f"flops_convention={self.flops_convention} is not one of {', '.join(FLOPS_CONVENTIONS)}",

@@ -1,13 +1,18 @@
 """`fit` and `recommend` as a person uses them."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 import pytest
+from optuna.samplers import RandomSampler
 
 from carbs_scaling.commands import fit, recommend
+from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.ledger.study import Study
+from carbs_scaling.trial import Completed
 
 
 @pytest.fixture
@@ -80,12 +85,13 @@ def test_a_target_out_of_reach_is_led_by_that_in_every_format(composed, table, c
 
 
 @pytest.mark.parametrize("format", ["yaml", "training_arguments", "table"])
-def test_every_format_goes_to_a_file(composed, table, tmp_path, format):
+def test_every_format_goes_to_a_file(composed, table, tmp_path, format, capsys):
     out = tmp_path / "out"
     recommend.run(
         composed(f"runs={table}", "target.flops=1e18", f"format={format}", f"output={out}", verb="recommend")
     )
-    assert out.read_text().strip()
+    assert out.read_text(encoding="utf-8").strip()
+    assert capsys.readouterr().out == f"wrote {out}\n"
 
 
 @pytest.mark.parametrize(
@@ -120,3 +126,36 @@ def test_a_table_of_two_optimizers_asks_which_and_takes_the_answer(composed, tab
         recommend.run(composed(*target, f"only_optimizer={name}", verb="recommend"))
         rates.append(json.loads(capsys.readouterr().out)["learning_rate"])
     assert rates[1] == pytest.approx(10 * rates[0], rel=0.1)
+
+
+@pytest.fixture
+def mine(tmp_path, pretraining):
+    """Overrides for a study of sequences of 32 tokens and heads of 8, with losses by a formula."""
+    task = pretraining("model.sequence_length=32", "model.head_size=8", "space.width.low=8")
+    place = StudyConfig("mine", str(tmp_path), None, 0)
+    place.folder.mkdir()
+    study = Study.begin(place, task, 1e15, RandomSampler(seed=0))
+    for _ in range(16):
+        record = study.ask(task, {})
+        n, d, rate, batch = (record.roles[k] for k in ("params", "tokens", "learning_rate", "batch_tokens"))
+        valley = 0.05 * np.log(rate / 0.01) ** 2 + 0.02 * np.log(batch / 512) ** 2
+        study.tell(record.number, Completed(loss=float(1 + (n / 1e3) ** -0.3 + (d / 1e5) ** -0.3 + valley)))
+    return f"study.directory={tmp_path}", "study.name=mine", "target.params=400000", "target.tokens=2e7"
+
+
+def test_a_study_is_answered_in_its_own_sequences_and_a_file_says_what_is_in_it(
+    composed, mine, tmp_path, capsys
+):
+    with suppress(SystemExit):
+        recommend.run(composed(*mine, "format=json", verb="recommend"))
+    values = json.loads(capsys.readouterr().out)
+    assert values["batch_sequences"] == max(1, round(values["batch_tokens"] / 32))
+    assert values["width"] % 8 == 0
+    out = tmp_path / "recipe.json"
+    with suppress(SystemExit):
+        recommend.run(composed(*mine, "format=recipe", f"output={out}", verb="recommend"))
+    recipe = json.loads(out.read_text())
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"wrote {out}: N = {recipe['params']:,} (")
+    assert "asked: 400,000" in line
+    assert f"D = {recipe['tokens']:,} (asked: 20,000,000)" in line

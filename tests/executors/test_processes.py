@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import wait
 from functools import partial
 
 import pytest
@@ -110,6 +111,15 @@ def test_a_full_disk_reaches_the_coordinator(executor):
     executor.submit(0, Job(no_space))
     with pytest.raises(OSError, match="No space left"):
         collect(executor, 1)
+
+
+def test_outcomes_beside_a_raised_error_are_told_before_it(executor):
+    executor.submit(0, Job(no_space))
+    executor.submit(1, Job(finish, 4))
+    wait([slot.future for slot in executor._slots], timeout=60)
+    assert [number for number, _ in executor.wait(0)] == [1]
+    with pytest.raises(OSError, match="No space left"):
+        executor.wait(0)
 
 
 def test_workers_end_with_a_killed_coordinator(tmp_path):

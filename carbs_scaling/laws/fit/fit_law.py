@@ -27,7 +27,7 @@ from carbs_scaling.laws.prior.published import PublishedLaw
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
 from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.rules import Rules, rules_of
-from carbs_scaling.laws.runs.table import LawError, RunTable, cells_of
+from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, cells_of
 from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
 from carbs_scaling.laws.support import Support, convex_hull
 
@@ -64,7 +64,7 @@ def fit_law(
         LawError: the runs give no law.
     """
     if not (isinstance(prior_width, Real) and 0 < prior_width < np.inf):
-        raise LawError(f"prior_width={prior_width!r} must be above 0: 1 is weak, 10 hardly any prior")
+        raise LawArgumentError(f"prior_width={prior_width!r} must be above 0: 1 is weak, 10 hardly any prior")
     published = published_laws(prior)
     tables = read_runs(runs, optimizer)
     laws = {name: _fit_table(table, check, prior_width, published) for name, table in tables.items()}

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 
 from carbs_scaling.laws.runs.collapse import collapsed
-from carbs_scaling.laws.runs.table import MIN_RUNS, MIN_VARIATION, REQUIRED, SEARCHED, LawError, RunTable
+from carbs_scaling.laws.runs.table import (
+    MIN_RUNS,
+    MIN_VARIATION,
+    REQUIRED,
+    SEARCHED,
+    LawArgumentError,
+    LawError,
+    RunTable,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,10 +106,10 @@ def _filled(frame: "pd.DataFrame") -> "pd.DataFrame":
 def _check_columns(frame: "pd.DataFrame", source: str) -> None:
     used = (*REQUIRED, *OPTIONAL, *ALSO_CALLED.values())
     if twice := [name for name in used if list(frame.columns).count(name) > 1]:
-        raise LawError(f"{source} has the column {twice[0]} twice: keep one")
+        raise LawArgumentError(f"{source} has the column {twice[0]} twice: keep one")
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
-        raise LawError(
+        raise LawArgumentError(
             f"{source} has no column {', '.join(missing)}: needed are {', '.join(REQUIRED)} (params: "
             "non-embedding parameters; tokens and batch_tokens in tokens), it has "
             f"{', '.join(map(str, frame.columns)) or 'none'}"
@@ -116,7 +124,7 @@ def _only(tables: dict[str, Table], optimizer: str | None) -> dict[str, Table]:
         return tables
     if optimizer not in tables:
         named = ", ".join(filter(None, tables)) or "no names"
-        raise LawError(f"there are no runs of {optimizer!r}: there are {named}")
+        raise LawArgumentError(f"there are no runs of {optimizer!r}: there are {named}")
     return {optimizer: tables[optimizer]}
 
 
@@ -155,17 +163,19 @@ def _read_file(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if not path.is_file():
-        raise LawError(
+        raise LawArgumentError(
             f"{path} is not a file: give a CSV, JSONL or Parquet table with columns {', '.join(REQUIRED)}"
         )
     if path.suffix.lower() not in READERS:
-        raise LawError(f"{path} ends in none of {', '.join(READERS)}")
+        raise LawArgumentError(f"{path} ends in none of {', '.join(READERS)}")
     reader = getattr(pd, READERS[path.suffix.lower()])
     options = {"lines": True} if reader is pd.read_json else {}
     try:
         frame: pd.DataFrame = reader(path, **options)
     except (ValueError, OSError) as error:  # pandas' ParserError and Arrow's errors are ValueErrors
-        raise LawError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+        raise LawArgumentError(
+            f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}"
+        ) from error
     return frame
 
 

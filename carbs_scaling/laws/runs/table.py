@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.errors import CarbsScalingError, ConfigError
 
 REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
 SEARCHED = ("beta2", "momentum", "weight_decay")  # each has a law of its own where the runs vary it
@@ -16,6 +16,10 @@ MIN_VARIATION = 0.05  # range of a logarithm below which a quantity counts as no
 
 class LawError(CarbsScalingError):
     """Runs that give no law, or a law that cannot answer; the message says why."""
+
+
+class LawArgumentError(LawError, ConfigError):
+    """An argument that cannot be, or that names a file, a column, an optimizer or a law that is not there."""
 
 
 def positive_number(value: Any, name: str) -> float:
@@ -29,7 +33,9 @@ def positive_number(value: Any, name: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = np.nan
     if not 0 < number < MAX_NUMBER:
-        raise LawError(f"{name}={value!r} must be a positive number" + (", below 1e60" if number > 0 else ""))
+        raise LawArgumentError(
+            f"{name}={value!r} must be a positive number" + (", below 1e60" if number > 0 else "")
+        )
     return number
 
 
