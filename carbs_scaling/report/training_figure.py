@@ -28,7 +28,8 @@ def draw_curve_png(
     """Draw the training losses and the last held-out loss of a run against its tokens, as a PNG.
 
     Args:
-        points: of its loss curve (`ledger.curves.read_curve`), in nats a token; the last has the held-out loss.
+        points: of its loss curve (`ledger.curves.read_curve`), in nats a token; the last has the held-out
+            loss.
         path: the file; an existing one is replaced only once the new one is whole.
         title: stands above the figure.
         prediction: of a law, drawn beside them; None where none was asked.
@@ -43,7 +44,7 @@ def draw_curve_png(
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=12, pad=26)
+        axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=12)
         axes.plot(tokens, loss, color=GREY, alpha=0.35, linewidth=0.9, zorder=2)
         middle, mean = _means(tokens, loss, end["tokens"])
         axes.plot(
@@ -57,16 +58,13 @@ def draw_curve_png(
             end["tokens"], end["validation_loss"], "D", color=INK, mec="white", mew=0.8, ms=8, zorder=6,
             label=f"held-out loss, {end['validation_loss']:.3f}", clip_on=False,
         )  # fmt: skip
-        margin = 0.08 * (max(seen) - min(seen))
+        margin = 0.08 * (max(seen) - min(seen)) or 0.1
         # Without the first part, where the loss falls from that of a uniform guess.
         axes.set_ylim(min(seen) - margin, max(seen) + margin)
         axes.set_xlim(0, end["tokens"] * 1.04)
         axes.xaxis.set_major_formatter(lambda value, _: short(value) if value > 0 else "0")
         _finish(axes, f"training tokens (D = {compact(end['tokens'])})", "loss (nats/token)", log_x=False)
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False, fontsize=8.5,
-            handletextpad=0.5, columnspacing=1.2, handlelength=1.7, labelcolor=INK, borderaxespad=0.1,
-        )  # fmt: skip
+        axes.legend(loc="upper right", framealpha=0.85, edgecolor="none", fontsize=9, labelcolor=INK)
 
     return _write(draw, path, (8.6, 4.6))
 

@@ -1,4 +1,4 @@
-"""A stop asked for by Ctrl-C or SIGTERM: noted at once, done between two steps, where a checkpoint is whole."""
+"""A stop asked for by Ctrl-C or SIGTERM: noted at once, done between two steps, with a checkpoint."""
 
 import signal
 import threading

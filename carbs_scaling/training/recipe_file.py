@@ -200,11 +200,11 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
     if prediction is not None:
         low, high = prediction["interval"]
         warnings = tuple(prediction["warnings"])
-        curve = prediction.get("curve")
+        curve = prediction["curve"]
         if curve is not None:
-            lists = {name: tuple(curve[name]) for name in ("share", "loss", "low", "high")}
-            curve = PredictedCurve(**lists, runs=curve["runs"])
-        changed = {"interval": (low, high), "warnings": warnings, "curve": curve}
+            share, loss, lower, upper = (tuple(curve[name]) for name in ("share", "loss", "low", "high"))
+            curve = PredictedCurve(share, loss, lower, upper, curve["runs"])
+        changed: dict[str, Any] = {"interval": (low, high), "warnings": warnings, "curve": curve}
         prediction = Prediction(**{**prediction, **changed})
     settings = data["settings"]
     keys = [field.name for field in fields(DataConfig) if field.name not in LOCAL_DATA_KEYS]

@@ -1,20 +1,20 @@
-"""The loss curve that a law predicts for a run: the law along D, shaped by the curves of the runs behind it.
+"""The loss curve that a law predicts for a run: the law along D, shaped by the curves of its runs.
 
-At a share p of its tokens a run is above the law's loss at p D: its learning rate has not decayed yet. How far
-depends on schedule and warmup, which the runs of one study share, so it is read off their curves:
+At a share p of its tokens a run is above the law's loss at p D: its learning rate has not decayed yet. How
+far depends on schedule and warmup, which the runs of a study share, so it is read off their curves:
 
     s(p) = [L(p) / L_end] / [law(N, p D) / law(N, D)]
 
 is taken of each good run; L(p) is its training loss and L_end its held-out loss at the end. The prediction is
-law(N, p D) times the geometric mean of s. Its interval is that of the law at (N, p D), in logs, widened by the standard
-deviation of ln s between runs.
+law(N, p D) times the geometric mean of s. Its interval is that of the law at (N, p D), in logs, widened by
+how far ln s differs between runs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
@@ -66,11 +66,10 @@ class PredictedCurve:
     runs: int
 
     def __post_init__(self) -> None:
-        if not (self.share and len(self.share) == len(self.loss) == len(self.low) == len(self.high)):
-            raise ValueError("the predicted curve needs as many losses and bounds as shares")
-        if not (np.diff([0.0, *self.share, 1.0]) > 0).all() or not (
-            np.array(self.low) <= np.array(self.high)
-        ).all():
+        columns = np.array([self.share, self.loss, self.low, self.high], dtype=float)  # ValueError if ragged
+        if not (columns.size and np.isfinite(columns).all() and self.runs > 0):
+            raise ValueError("the predicted curve needs finite numbers")
+        if not (np.diff(columns[0], prepend=0.0, append=1.0) > 0).all() or (columns[2] > columns[3]).any():
             raise ValueError("the predicted curve needs increasing shares in (0, 1), and low below high")
 
     def at(self, share: float) -> tuple[float, float, float] | None:
@@ -103,7 +102,9 @@ def predict_curve(
     if len(shapes) < LEAST_RUNS:
         return None
     middle, spread = np.mean(shapes, axis=0), np.std(shapes, axis=0, ddof=1)
-    quantile = NormalDist().inv_cdf((1 + level) / 2)
+    # Of one more run like these, by Student's t: few runs say little of how curves differ.
+    count = len(shapes)
+    quantile = student_t.ppf((1 + level) / 2, count - 1) * np.sqrt(1 + 1 / count)
     points = []
     for share, shape, sd in zip(SHARES, middle, spread, strict=True):
         advised = law.recommend(params, share * tokens)
@@ -112,8 +113,9 @@ def predict_curve(
         points.append(
             (loss, loss * np.exp(-np.hypot(low, quantile * sd)), loss * np.exp(np.hypot(high, quantile * sd)))
         )
-    rounded = [tuple(float(f"{value:.6g}") for value in column) for column in zip(*points, strict=True)]
-    return PredictedCurve(SHARES, *rounded, runs=len(shapes))
+    columns = zip(*points, strict=True)
+    losses, lows, highs = (tuple(float(f"{value:.6g}") for value in column) for column in columns)
+    return PredictedCurve(SHARES, losses, lows, highs, count)
 
 
 def _shape(law: ScalingLaw, curve: SeenCurve) -> np.ndarray | None:
