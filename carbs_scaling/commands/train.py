@@ -17,7 +17,7 @@ from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
-from carbs_scaling.training.model_card import RECIPE, RECORD, write_card
+from carbs_scaling.training.model_card import PICTURE, RECIPE, RECORD, write_card
 from carbs_scaling.training.recipe_file import RecipeFile
 
 if TYPE_CHECKING:
@@ -47,8 +47,10 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
         sections = with_recipe(sections, given, overrides)
     task_config = load_config(PretrainingConfig, sections)
 
+    from carbs_scaling.ledger.curves import read_curve
     from carbs_scaling.report.terminal import console
     from carbs_scaling.report.training import TrainingDisplay
+    from carbs_scaling.report.training_figure import draw_curve_png
     from carbs_scaling.training.device import choose_device, device_name
     from carbs_scaling.training.loop import train
     from carbs_scaling.trial import Completed
@@ -57,11 +59,10 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     file, text = _file_to_train(config, task_config, given)
     folder = config.train.directory_path / file.name
     job = _job(config, task_config, file, text, folder)
-    predicted = None if file.prediction is None else (file.prediction.loss, file.prediction.interval)
     device = device_name(choose_device(config.train.device))
     recipe = file.recipe
     display = TrainingDisplay(
-        file.name, recipe.steps, recipe.batch_tokens, file.flops, predicted, console(), device
+        file.name, recipe.steps, recipe.batch_tokens, file.flops, file.prediction, console(), device
     )
     with _sole_trainer(folder):
         _require_free(folder, file)
@@ -76,6 +77,13 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
         except (CarbsScalingError, OSError):
             _leave_nothing(folder)
             raise
+        draw_curve_png(
+            read_curve(folder / CURVE),
+            folder / PICTURE,
+            f"{file.name}: loss along the run",
+            file.prediction,
+            outcome.metrics["nats_per_token"] / outcome.loss,
+        )
         write_card(folder, file, outcome, text.description)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     display.finished(outcome, folder)
@@ -225,6 +233,7 @@ def _require_free(folder: Path, file: RecipeFile) -> None:
         ConfigError: it is one of them.
     """
     if (folder / RECORD).exists():
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # left by a kill right after the record
         raise ConfigError(f"{folder} holds a trained model: take another train.name, or move it away")
     if (folder / RECIPE).exists():
         if run_of(RecipeFile.load(folder / RECIPE)) != run_of(file):

@@ -5,8 +5,8 @@ Global state is left as it was, except for what `torch.compile` caches: a compil
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
@@ -38,6 +38,7 @@ from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.device import choose_device, device_name
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
+from carbs_scaling.training.interruption import StopRequest, stop_after_a_step
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.saved_model import load_tokenizer, save_model
@@ -124,6 +125,7 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
             saved and its tokenizer cannot be loaded.
         OSError: the loss curve or the model cannot be written, or the token files are gone.
         CarbsScalingError: a checkpoint cannot be written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; with checkpoints, once one of the last step is written.
     """
     device = choose_device(job.device)
     if device.type == "cuda":
@@ -178,23 +180,26 @@ def _train_and_score(
     model = build_model(shape, job.recipe.seed).to(device)
     checkpoint = None if job.checkpoints is None else load_checkpoint(job.checkpoints)
     with LossCurve(job.curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
-        trouble = _Run(model, job, device, tally, curve, watch).train(checkpoint)
-        if trouble:
+        run = _Run(model, job, device, tally, curve, watch)
+        if trouble := run.train(checkpoint):
             return None, trouble
-        indices = validation_indices(len(held_out), shape.sequence_length, job.objective.validation_tokens)
-        loss = evaluate(model, held_out, indices, device)
-        if not math.isfinite(loss):
-            return None, f"held-out loss became {loss}"
-        tokens = tally.steps * job.recipe.batch_tokens
-        curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
-        uniform = math.log(shape.vocabulary_size)
-        if loss > uniform:
-            return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
-        if job.model_folder is not None and tokenizer is not None:
-            # What the saved model gives where nothing is rounded to bfloat16.
-            tally.float32_loss = evaluate(model, held_out, indices, device, in_float32=True)
-            save_model(model, tokenizer, job.model_folder)
-        return loss, ""
+        with run.kept_if_interrupted():
+            indices = validation_indices(
+                len(held_out), shape.sequence_length, job.objective.validation_tokens
+            )
+            loss = evaluate(model, held_out, indices, device)
+            if not math.isfinite(loss):
+                return None, f"held-out loss became {loss}"
+            tokens = tally.steps * job.recipe.batch_tokens
+            curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
+            uniform = math.log(shape.vocabulary_size)
+            if loss > uniform:
+                return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
+            if job.model_folder is not None and tokenizer is not None:
+                # What the saved model gives where nothing is rounded to bfloat16.
+                tally.float32_loss = evaluate(model, held_out, indices, device, in_float32=True)
+                save_model(model, tokenizer, job.model_folder)
+            return loss, ""
 
 
 class _Run:
@@ -226,6 +231,7 @@ class _Run:
         measured = job.objective.gradient_noise_scale
         self._noise = NoiseMeter(self._step.parameters, recipe) if measured else None
         self._since_point: list[float] = []
+        self._has_saved = False
 
     def train(self, checkpoint: Checkpoint | None) -> str:
         """Run the steps that are left; returns why the run diverged, or an empty text."""
@@ -238,21 +244,22 @@ class _Run:
         unread: list[torch.Tensor] = []
         self._model.train()
         tally.started = self._saved_at = time.perf_counter()
-        for batch in device_batches(windows, islice(order, tally.steps, None), self._device):
-            unread.append(self._take_step(batch))
-            tally.steps += 1
-            at_point = tally.steps % every == 0 or tally.steps == recipe.steps
-            was_read = at_point or len(unread) == CHECK_STEPS
-            if was_read:
-                losses: list[float] = torch.stack(unread).tolist()
-                unread.clear()
-                if trouble := self._take_losses(losses):
-                    return trouble
-            if at_point:
-                self._add_point()
-            self._scheduler.step()
-            if was_read and tally.steps < recipe.steps:
-                self._save_if_due()
+        with stop_after_a_step(self._job.checkpoints is not None) as stop:
+            for batch in device_batches(windows, islice(order, tally.steps, None), self._device):
+                unread.append(self._take_step(batch))
+                tally.steps += 1
+                at_point = tally.steps % every == 0 or tally.steps == recipe.steps
+                was_read = at_point or len(unread) == CHECK_STEPS or stop.asked
+                if was_read:
+                    losses: list[float] = torch.stack(unread).tolist()
+                    unread.clear()
+                    if trouble := self._take_losses(losses):
+                        return trouble
+                if at_point:
+                    self._add_point()
+                self._scheduler.step()
+                if was_read:
+                    self._save_if_due(stop)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         tally.seconds = tally.seconds_so_far()
@@ -287,23 +294,44 @@ class _Run:
         )
         self._since_point.clear()
 
-    def _save_if_due(self) -> None:
-        plan, tally = self._job.checkpoints, self._tally
-        if plan is None or time.perf_counter() - self._saved_at < 60 * plan.minutes:
+    @contextmanager
+    def kept_if_interrupted(self) -> Iterator[None]:
+        """Write a checkpoint of all steps where scoring and saving the model are interrupted."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._job.checkpoints is not None:
+                self._save(self._job.checkpoints)
+            raise
+
+    def _save_if_due(self, stop: StopRequest) -> None:
+        """Write a checkpoint when its time has come or a stop was asked for; a stop ends the run then."""
+        plan = self._job.checkpoints
+        if plan is None:
             return
+        if self._tally.steps == self._job.recipe.steps:
+            due = self._has_saved  # such a run is long, and its scoring may be broken off too
+        else:
+            due = time.perf_counter() - self._saved_at >= 60 * plan.minutes
+        if due or stop.asked:
+            self._save(plan)
+        if stop.asked:
+            raise KeyboardInterrupt
+
+    def _save(self, plan: CheckpointPlan) -> None:
         state = {
-            "seconds": tally.seconds,
+            "seconds": self._tally.seconds,
             "since_point": self._since_point,
             "divergence": self._divergence.state(),
             "noise": None if self._noise is None else self._noise.state(),
             "micro_batch": self._step.micro_batch,
         }
         tensors = run_tensors(self._model, self._optimizer)
-        save_checkpoint(plan, Checkpoint(tally.steps, state, tensors))
-        self._saved_at = time.perf_counter()
+        save_checkpoint(plan, Checkpoint(self._tally.steps, state, tensors))
+        self._saved_at, self._has_saved = time.perf_counter(), True
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.state
+        state, self._has_saved = checkpoint.state, True
         restore_tensors(self._model, self._optimizer, checkpoint.tensors)
         set_scheduler_step(self._scheduler, checkpoint.step)
         self._tally.steps, self._tally.earlier_seconds = checkpoint.step, state["seconds"]
