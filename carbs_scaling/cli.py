@@ -89,8 +89,9 @@ def configuration_folder() -> Path:
 
 
 def fail(message: str, code: int = 1) -> None:
-    """Prints one line on standard error and ends the program."""
-    print(f"carbs-scaling: error: {' '.join(message.split())}", file=sys.stderr)
+    """Prints one line on standard error and ends the program; of `torchrun`'s processes one a machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"carbs-scaling: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -112,6 +113,8 @@ def main() -> None:
         near = difflib.get_close_matches(name, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
         fail(f"unknown verb {name!r}: {hint}", code=2)
+    if name != "train" and "TORCHELASTIC_RUN_ID" in os.environ:
+        fail(f"torchrun is for train; start carbs-scaling {name} without it", code=2)
     # One thread for the coordinator: its thread pool and the workers' would fight over the same cores.
     if name != "train":  # it trains in this very process, alone
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -120,7 +123,8 @@ def main() -> None:
     try:
         _run_verb(name, overrides)
     except KeyboardInterrupt:
-        print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
