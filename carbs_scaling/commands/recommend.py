@@ -91,15 +91,18 @@ def _write_recipe(config: RecommendConfig, law: ScalingLaw) -> "Advice":
 
     from carbs_scaling.files import write_atomically
     from carbs_scaling.laws.recommend.advice import advise
+    from carbs_scaling.ledger.curves import seen_curves
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.tasks.pretraining_recipe import advised_recipe, best_run
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study, target = Study.load(config.study), config.target
-    best = best_run(study.records(), study.identity, study.name)
+    records = study.records()
+    best = best_run(records, study.identity, study.name)
+    curves = seen_curves(records, config.study.folder / "curves")
     head_size = int(best.details["head_size"])
     advice = advise(law, target.params, target.tokens, target.flops, config.level, head_size)
-    content = advised_recipe(law, advice, best, study.identity, study.name).to_json()
+    content = advised_recipe(law, advice, best, study.identity, study.name, curves).to_json()
     if config.output is None:
         sys.stdout.write(content.decode())
     else:

@@ -16,7 +16,7 @@ from carbs_scaling.config import StudyConfig, TrainConfig, load_config
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
-from carbs_scaling.training.model_card import RECIPE, RECORD, write_card
+from carbs_scaling.training.model_card import PICTURE, RECIPE, RECORD, write_card
 from carbs_scaling.training.recipe_file import RecipeFile
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def _train(
     """What each of the processes of a run does; the first one alone writes and shows anything."""
     from rich.console import Console
 
+    from carbs_scaling.ledger.curves import read_curve
     from carbs_scaling.report.training import TrainingDisplay
+    from carbs_scaling.report.training_figure import draw_curve_png
     from carbs_scaling.training.device import device_name
     from carbs_scaling.training.loop import train
     from carbs_scaling.trial import Completed
@@ -75,14 +77,13 @@ def _train(
     file, text = ranks.first_then_all(file_and_text)
     folder = config.train.directory_path / file.name
     job = _job(config, task_config, file, text, folder, str(ranks.device))
-    predicted = None if file.prediction is None else (file.prediction.loss, file.prediction.interval)
     recipe = file.recipe
     display = TrainingDisplay(
         file.name,
         recipe.steps,
         recipe.batch_tokens,
         file.flops,
-        predicted,
+        file.prediction,
         Console(quiet=not ranks.first),
         device_name(ranks.device),
         ranks.size,
@@ -104,6 +105,13 @@ def _train(
             if ranks.first:
                 _leave_nothing(folder)
             raise
+        draw_curve_png(
+            read_curve(folder / CURVE),
+            folder / PICTURE,
+            f"{file.name}: loss along the run",
+            file.prediction,
+            outcome.metrics["nats_per_token"] / outcome.loss,
+        )
         write_card(folder, file, outcome, text.description)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     display.finished(outcome, folder)
@@ -253,6 +261,7 @@ def _require_free(folder: Path, file: RecipeFile) -> None:
         ConfigError: it is one of them.
     """
     if (folder / RECORD).exists():
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # left by a kill right after the record
         raise ConfigError(f"{folder} holds a trained model: take another train.name, or move it away")
     if (folder / RECIPE).exists():
         if run_of(RecipeFile.load(folder / RECIPE)) != run_of(file):

@@ -21,6 +21,8 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors.executor import Job, or_machine_failure
 from carbs_scaling.trial import MachineFailure, OutOfMemory, TrialOutcome
 
+# Time that a stopped trial has for its checkpoint; `torchrun` and Kubernetes grant as much.
+STOP_SECONDS = 30.0
 # On a busy machine the coordinator should get its fraction of a second at once: workers yield to it.
 WORKER_NICENESS = 10
 
@@ -46,7 +48,12 @@ def _run(job: Job) -> TrialOutcome:
     torch = sys.modules.get("torch")  # imported before the environment was set, where a script imports it
     if torch is not None and threads.isdigit():
         torch.set_num_threads(int(threads))
-    return or_machine_failure(job)
+    # Only while a job runs: an interrupted wait for the next one would print a traceback.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return or_machine_failure(job)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -168,13 +175,23 @@ class ProcessExecutor:
         return outcome
 
     def close(self) -> None:
-        """Kills the workers. Trials that ran stay open in the ledger and are run again on resume."""
-        for slot in self._slots:
-            if slot.pool is not None:
-                slot.pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - self._foreign_children:
-            child.kill()
-            child.join()
+        """Stops the workers. Trials that ran stay open in the ledger and are run again on resume.
+
+        They get SIGTERM and `STOP_SECONDS` to keep what they have done; then all that is left is killed.
+        """
+        children = set(multiprocessing.active_children()) - self._foreign_children
+        running = [slot.future for slot in self._slots if slot.future is not None]
+        try:
+            for child in children:
+                child.terminate()
+            wait(running, timeout=STOP_SECONDS)
+        finally:
+            for slot in self._slots:
+                if slot.pool is not None:
+                    slot.pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.kill()
+                child.join()
 
 
 def worker_environments(device: str, workers: int | None) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
+from carbs_scaling.laws.recommend.predicted_curve import SeenCurve, predict_curve
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.models.family import ModelShape
@@ -58,7 +59,12 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
 
 
 def advised_recipe(
-    law: ScalingLaw, advice: Advice, best: TrialRecord, identity: Mapping[str, Any], study: str
+    law: ScalingLaw,
+    advice: Advice,
+    best: TrialRecord,
+    identity: Mapping[str, Any],
+    study: str,
+    curves: Sequence[SeenCurve] = (),
 ) -> RecipeFile:
     """The run that a law recommends, with the constants of the study that it was fitted to.
 
@@ -72,6 +78,7 @@ def advised_recipe(
         best: the study's best run, see `best_run`.
         identity: of the study.
         study: its name.
+        curves: of its runs, for the curve that is predicted.
 
     Raises:
         ConfigError: the runs do not identify a shape.
@@ -112,6 +119,7 @@ def advised_recipe(
             asked_params=float(asked.params),
             asked_tokens=float(asked.tokens),
             warnings=tuple(warnings),
+            curve=predict_curve(law, curves, shape.params, recipe.tokens, advice.level),
         ),
         **_constants(identity),
     )

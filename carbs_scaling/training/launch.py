@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -13,13 +14,15 @@ import torch.distributed as dist
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.training.device import choose_device
 from carbs_scaling.training.distributed import Ranks
+from carbs_scaling.training.interruption import STOP_SIGNALS
 from carbs_scaling.training.step import is_out_of_memory
 
 # How gloo says that a process it talks to is gone; other backends raise a `DistError`.
 LOST_PEER_TEXTS = ("gloo", "closed by peer", "reset by peer", "Broken pipe", "refused")
 # Set for the processes of `launch`, which says itself which of them died.
 LAUNCHED_VARIABLE = "CARBS_SCALING_LAUNCHED"
-GOES_ON = "the same command goes on from the last checkpoint"
+INTERRUPTED = 130  # as the command line ends at Ctrl-C
+GOES_ON = "the same command goes on from the last checkpoint, if there is one"
 
 
 def is_launched() -> bool:
@@ -50,36 +53,46 @@ def joined(device: str, parallel: str) -> Iterator[Ranks]:
         torch.cuda.set_device(own)
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
     ranks = Ranks(dist.get_rank(), size, parallel, own)
-    who = f"process {ranks.rank} of {size}"
     try:
         yield ranks
-    except (CarbsScalingError, OSError) as error:
-        if ranks.first:
-            raise
-        _say(f"{who}: {error}")
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            line = (
-                f"{who} is out of memory: lower training.micro_batch_tokens (the tokens that a process takes "
-                "at once), or use train.parallel=fsdp and more GPUs"
-            )
-        elif isinstance(error, dist.DistError) or any(text in str(error) for text in LOST_PEER_TEXTS):
-            # One line, if possible: of the first process, or of the second, where the first is the one gone.
-            if ranks.rank > 1 or LAUNCHED_VARIABLE in os.environ:
-                raise SystemExit(1) from None
-            line = f"another of the {size} processes has ended: {GOES_ON}"
-        else:
-            raise
-        if ranks.first:
-            raise CarbsScalingError(line) from error
-        _say(line)
+    except (CarbsScalingError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+        for number in STOP_SIGNALS:  # those of `torchrun`, on the way out
+            signal.signal(number, signal.SIG_IGN)
+        end = _explained(error, ranks)
+        if ranks.first or not isinstance(end, CarbsScalingError | OSError | KeyboardInterrupt | SystemExit):
+            raise end from (None if end is error else error)
+        if isinstance(end, CarbsScalingError | OSError):
+            print(f"carbs-scaling: error: {' '.join(str(end).split())}", file=sys.stderr)
+        _end(INTERRUPTED if isinstance(end, KeyboardInterrupt) else 1)
     else:
         dist.destroy_process_group()
 
 
-def _say(line: str) -> None:
-    print(f"carbs-scaling: error: {' '.join(line.split())}", file=sys.stderr)
-    raise SystemExit(1)
+def _explained(error: BaseException, ranks: Ranks) -> BaseException:
+    """The error for people that an error of a process stands for."""
+    who = f"process {ranks.rank} of {ranks.size}"
+    if is_out_of_memory(error):
+        return CarbsScalingError(
+            f"{who} is out of memory: lower training.micro_batch_tokens (the tokens that a process takes at "
+            "once), or use train.parallel=fsdp and more GPUs"
+        )
+    if isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in LOST_PEER_TEXTS)
+    ):
+        # One line, if possible: of the first process, or of the second, where the first is the one gone.
+        if ranks.rank > 1 or LAUNCHED_VARIABLE in os.environ:
+            return SystemExit(1)
+        return CarbsScalingError(f"another of the {ranks.size} processes has ended: {GOES_ON}")
+    if isinstance(error, CarbsScalingError | OSError) and not ranks.first:
+        return CarbsScalingError(f"{who}: {error}")
+    return error
+
+
+def _end(code: int) -> NoReturn:
+    """End this process at once: Python's ordinary end may wait for messages to processes that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _own_device(name: str) -> torch.device:
@@ -117,7 +130,9 @@ def launch(processes: int, arguments: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # it says in many lines what one says below
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     os.environ[LAUNCHED_VARIABLE] = "1"
@@ -134,7 +149,7 @@ def launch(processes: int, arguments: list[str]) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "carbs_scaling.cli", *arguments)
     except SignalException:
-        raise SystemExit(128 + signal.SIGINT) from None
+        raise SystemExit(INTERRUPTED) from None
     except ChildFailedError as error:
         # Those that the launcher ended got SIGTERM.
         killed = {

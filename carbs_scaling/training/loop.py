@@ -5,8 +5,8 @@ Global state is left as it was, except for what `torch.compile` caches: a compil
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -39,6 +39,7 @@ from carbs_scaling.training.device import choose_device, device_name
 from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
+from carbs_scaling.training.interruption import StopRequest, stop_after_a_step
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.saved_model import load_tokenizer, save_model
@@ -130,6 +131,7 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
             saved and its tokenizer cannot be loaded.
         OSError: the loss curve or the model cannot be written, or the token files are gone.
         CarbsScalingError: a checkpoint cannot be written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; with checkpoints, once one of the last step is written.
     """
     device = choose_device(job.device)
     if device.type == "cuda":
@@ -187,25 +189,28 @@ def _train_and_score(
     checkpoint = None if job.checkpoints is None else ranks.load(job.checkpoints)
     curve_path = job.curve_path if ranks.first else None
     with LossCurve(curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
-        trouble = _Run(model, job, device, tally, curve, watch, ranks).train(checkpoint)
-        if trouble:
+        run = _Run(model, job, device, tally, curve, watch, ranks)
+        if trouble := run.train(checkpoint):
             return None, trouble
-        indices = validation_indices(len(held_out), shape.sequence_length, job.objective.validation_tokens)
-        loss = ranks.mean_loss(lambda some: evaluate(model, held_out, some, device), indices)
-        if not math.isfinite(loss):
-            return None, f"held-out loss became {loss}"
-        tokens = tally.steps * job.recipe.batch_tokens
-        curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
-        uniform = math.log(shape.vocabulary_size)
-        if loss > uniform:
-            return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
-        if job.model_folder is not None and tokenizer is not None:
-            # What the saved model gives where nothing is rounded to bfloat16.
-            tally.float32_loss = ranks.mean_loss(
-                lambda some: evaluate(model, held_out, some, device, in_float32=True), indices
+        with run.kept_if_interrupted():
+            indices = validation_indices(
+                len(held_out), shape.sequence_length, job.objective.validation_tokens
             )
-            ranks.on_first(partial(save_model, ranks.gathered(model, build), tokenizer, job.model_folder))
-        return loss, ""
+            loss = ranks.mean_loss(lambda some: evaluate(model, held_out, some, device), indices)
+            if not math.isfinite(loss):
+                return None, f"held-out loss became {loss}"
+            tokens = tally.steps * job.recipe.batch_tokens
+            curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
+            uniform = math.log(shape.vocabulary_size)
+            if loss > uniform:
+                return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
+            if job.model_folder is not None and tokenizer is not None:
+                # What the saved model gives where nothing is rounded to bfloat16.
+                tally.float32_loss = ranks.mean_loss(
+                    lambda some: evaluate(model, held_out, some, device, in_float32=True), indices
+                )
+                ranks.on_first(partial(save_model, ranks.gathered(model, build), tokenizer, job.model_folder))
+            return loss, ""
 
 
 class _Run:
@@ -239,6 +244,7 @@ class _Run:
         measured = job.objective.gradient_noise_scale
         self._noise = NoiseMeter(self._step.parameters, recipe) if measured else None
         self._since_point: list[float] = []
+        self._has_saved = False
 
     def train(self, checkpoint: Checkpoint | None) -> str:
         """Run the steps that are left; returns why the run diverged, or an empty text."""
@@ -252,21 +258,24 @@ class _Run:
         unread: list[torch.Tensor] = []
         self._model.train()
         tally.started = self._saved_at = time.perf_counter()
-        for batch in device_batches(windows, own, self._device):
-            unread.append(self._take_step(batch))
-            tally.steps += 1
-            at_point = tally.steps % every == 0 or tally.steps == recipe.steps
-            was_read = at_point or len(unread) == CHECK_STEPS
-            if was_read:
-                losses = self._ranks.mean(torch.stack(unread))
-                unread.clear()
-                if trouble := self._take_losses(losses):
-                    return trouble
-            if at_point:
-                self._add_point()
-            self._scheduler.step()
-            if was_read and tally.steps < recipe.steps:
-                self._save_if_due()
+        with stop_after_a_step(self._job.checkpoints is not None) as stop:
+            for batch in device_batches(windows, own, self._device):
+                unread.append(self._take_step(batch))
+                tally.steps += 1
+                at_point = tally.steps % every == 0 or tally.steps == recipe.steps
+                # Several processes read after the same steps, whichever was asked to stop.
+                at_stop = stop.asked and self._ranks.size == 1
+                was_read = at_point or len(unread) == CHECK_STEPS or at_stop
+                if was_read:
+                    losses = self._ranks.mean(torch.stack(unread))
+                    unread.clear()
+                    if trouble := self._take_losses(losses):
+                        return trouble
+                if at_point:
+                    self._add_point()
+                self._scheduler.step()
+                if was_read:
+                    self._save_if_due(stop)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         tally.seconds = tally.seconds_so_far()
@@ -301,26 +310,48 @@ class _Run:
         )
         self._since_point.clear()
 
-    def _save_if_due(self) -> None:
-        plan, tally = self._job.checkpoints, self._tally
+    @contextmanager
+    def kept_if_interrupted(self) -> Iterator[None]:
+        """Write a checkpoint of all steps where scoring and saving the model are interrupted.
+
+        Several processes are interrupted at different places, and keep what was written before.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._job.checkpoints is not None and self._ranks.size == 1:
+                self._save(self._job.checkpoints)
+            raise
+
+    def _save_if_due(self, stop: StopRequest) -> None:
+        """Write a checkpoint when its time has come or a stop was asked for; a stop ends the run then."""
+        plan = self._job.checkpoints
         if plan is None:
             return
-        [due] = self._ranks.any(time.perf_counter() - self._saved_at >= 60 * plan.minutes)
-        if not due:
-            return
+        if self._tally.steps == self._job.recipe.steps:
+            due = self._has_saved  # such a run is long, and its scoring may be broken off too
+        else:
+            due = time.perf_counter() - self._saved_at >= 60 * plan.minutes
+        due, stopping = self._ranks.any(due, stop.asked or self._ranks.orphaned)
+        if due or stopping:
+            self._save(plan)
+        if stopping:
+            raise KeyboardInterrupt
+
+    def _save(self, plan: CheckpointPlan) -> None:
         state = {
-            "seconds": tally.seconds,
+            "seconds": self._tally.seconds,
             "since_point": self._since_point,
             "divergence": self._divergence.state(),
             "noise": None if self._noise is None else self._noise.state(),
             "micro_batch": self._step.micro_batch,
         }
         tensors = self._ranks.whole(run_tensors(self._model, self._optimizer))
-        self._ranks.on_first(partial(save_checkpoint, plan, Checkpoint(tally.steps, state, tensors)))
-        self._saved_at = time.perf_counter()
+        self._ranks.on_first(partial(save_checkpoint, plan, Checkpoint(self._tally.steps, state, tensors)))
+        self._saved_at, self._has_saved = time.perf_counter(), True
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.state
+        state, self._has_saved = checkpoint.state, True
         tensors = self._ranks.laid_out(checkpoint.tensors, self._model, self._optimizer)
         restore_tensors(self._model, self._optimizer, tensors)
         set_scheduler_step(self._scheduler, checkpoint.step)

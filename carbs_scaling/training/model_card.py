@@ -12,6 +12,7 @@ from carbs_scaling.trial import Completed
 RECORD_FORMAT = 1
 # The record is written last: it says that the model is whole.
 RECORD, RECIPE, CARD = "training.json", "recipe.json", "README.md"
+PICTURE = "curve.png"  # of the losses; `train` draws it, a search does not
 
 
 def write_card(folder: Path, recipe: RecipeFile, outcome: Completed, text: str) -> None:
@@ -27,7 +28,8 @@ def write_card(folder: Path, recipe: RecipeFile, outcome: Completed, text: str) 
         CarbsScalingError: a file cannot be written.
     """
     write_atomically(folder / RECIPE, recipe.to_json())
-    write_atomically(folder / CARD, _card(recipe, outcome, text).encode())
+    picture = f"\n![loss along the run]({PICTURE})\n" if (folder / PICTURE).exists() else ""
+    write_atomically(folder / CARD, f"{_card(recipe, outcome, text)}{picture}".encode())
     record = json.dumps(training_record(recipe, outcome, text), indent=1)
     write_atomically(folder / RECORD, f"{record}\n".encode())
 

@@ -13,6 +13,7 @@ from carbs_scaling.compute.flops import FLOPS_CONVENTIONS, flops_by_convention
 from carbs_scaling.config import require, require_folder_name
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.laws.recommend.predicted_curve import PredictedCurve
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.recipe import Recipe
@@ -34,6 +35,7 @@ class Prediction:
         level: probability of the interval.
         asked_params, asked_tokens: N and D that were asked for; the run has the nearest.
         warnings: of the law, one line each.
+        curve: training losses along the run, in nats a token; None where too few runs have one.
     """
 
     loss: float
@@ -42,6 +44,7 @@ class Prediction:
     asked_params: float
     asked_tokens: float
     warnings: tuple[str, ...] = ()
+    curve: PredictedCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,12 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
     if prediction is not None:
         low, high = prediction["interval"]
         warnings = tuple(prediction["warnings"])
-        prediction = Prediction(**{**prediction, "interval": (low, high), "warnings": warnings})
+        curve = prediction.get("curve")
+        if curve is not None:
+            lists = {name: tuple(curve[name]) for name in ("share", "loss", "low", "high")}
+            curve = PredictedCurve(**lists, runs=curve["runs"])
+        changed = {"interval": (low, high), "warnings": warnings, "curve": curve}
+        prediction = Prediction(**{**prediction, **changed})
     settings = data["settings"]
     keys = [field.name for field in fields(DataConfig) if field.name not in LOCAL_DATA_KEYS]
     require(isinstance(settings, dict) and sorted(settings) == sorted(keys), "data.settings are not complete")
