@@ -38,8 +38,12 @@ STORAGE = "CARBS_SCALING_STORAGE"  # environment variable for the URL of `study.
 
 
 def fail(message: str, code: int = FAILED) -> None:
-    """Prints one line on standard error, without passwords, and ends the program."""
-    print(f"carbs-scaling: error: {cleaned(' '.join(message.split()))}", file=sys.stderr)
+    """Prints one line on standard error, without passwords, and ends the program.
+
+    Of `torchrun`'s processes one a machine prints it.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"carbs-scaling: error: {cleaned(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -89,6 +93,8 @@ def _run(arguments: list[str]) -> None:
         fail(f"unknown verb {name!r}: {hint}", WRONG_COMMAND)
     elif "--help" in overrides or "-h" in overrides:
         print(verb_usage(name, overrides))
+    elif name != "train" and "TORCHELASTIC_RUN_ID" in os.environ:
+        fail(f"torchrun is for train; start carbs-scaling {name} without it", WRONG_COMMAND)
     else:
         _start_verb(name, overrides)
 
@@ -106,7 +112,8 @@ def _start_verb(name: str, overrides: list[str]) -> None:
     except ConfigError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 

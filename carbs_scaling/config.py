@@ -280,9 +280,14 @@ class ModelFolderConfig:
     directory: str = MISSING
     device: str = MISSING
     seed: int | None = MISSING
+    processes: int | None = MISSING
+    parallel: str = MISSING
     any_text: bool = MISSING
 
     def __post_init__(self) -> None:
+        require_choice("train.parallel", self.parallel, ("ddp", "fsdp"))
+        fine = self.processes is None or self.processes >= 1
+        require(fine, f"train.processes={self.processes} must be at least 1, or null")
         if self.name is not None:
             require_name("train.name", self.name, "train.directory")
         require(

@@ -32,7 +32,9 @@ def ready_streams() -> None:
             stream.reconfigure(errors=ERRORS)
 
 
-def console(file: TextIO | None = None, *, stderr: bool = False, width: int | None = None) -> "Console":
+def console(
+    file: TextIO | None = None, *, stderr: bool = False, width: int | None = None, quiet: bool = False
+) -> "Console":
     """A console that takes names, paths and messages as they are: no `[markup]`, no `:emoji:`."""
     from rich.console import Console
 
@@ -40,4 +42,6 @@ def console(file: TextIO | None = None, *, stderr: bool = False, width: int | No
         def on_broken_pipe(self) -> None:
             raise  # rich's own way out has the exit code of a failure
 
-    return PlainConsole(file=file, stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    return PlainConsole(
+        file=file, stderr=stderr, width=width, quiet=quiet, markup=False, emoji=False, highlight=False
+    )

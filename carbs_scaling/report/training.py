@@ -30,6 +30,7 @@ class TrainingDisplay:
         predicted: by a law, the final loss and the curve; None without one.
         console: where to.
         device: PyTorch's name of the device, whose peak may be known.
+        devices: how many of them train together.
         clock: seconds that only grow.
     """
 
@@ -42,11 +43,13 @@ class TrainingDisplay:
         predicted: "Prediction | None",
         console: Console,
         device: str = "cpu",
+        devices: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._steps, self._batch_tokens, self._flops = name, steps, batch_tokens, flops
         self._predicted, self._console, self._clock = predicted, console, clock
-        self._peak = peak_flops_per_second(device)
+        peak = peak_flops_per_second(device)
+        self._peak = None if peak is None else devices * peak
         self._shown_at = -LINE_SECONDS
         # Steps and seconds when this process read its first loss: a run that goes on is timed from there.
         self._first: tuple[int, float] | None = None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -28,7 +29,6 @@ from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.checkpoint import (
     Checkpoint,
     CheckpointPlan,
-    load_checkpoint,
     restore_tensors,
     run_tensors,
     save_checkpoint,
@@ -36,6 +36,7 @@ from carbs_scaling.training.checkpoint import (
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.device import choose_device, device_name
+from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
 from carbs_scaling.training.interruption import StopRequest, stop_after_a_step
@@ -113,11 +114,16 @@ class _Tally:
         return 0.0 if self.started is None else self.earlier_seconds + time.perf_counter() - self.started
 
 
-def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
+def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = None) -> TrialOutcome:
     """Train one model and score it on the held-out windows.
 
     Divergence and lack of memory are outcomes, not exceptions: the search learns from them. With checkpoints
     it goes on from the last one of the same run, and ends as the unbroken run does.
+
+    Args:
+        job: the same in all processes of a run.
+        watch: see `Watch`; None for nobody.
+        ranks: the processes that train it together; None for this one alone.
 
     Raises:
         DataError: the text is too short for one window.
@@ -133,13 +139,14 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
         torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
     tally = _Tally()
+    ranks = ranks or Ranks(device=device)
     loss: float | None = None
     kind: type[TrialOutcome] = Diverged
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            loss, trouble = _train_and_score(job, device, tally, watch)
+            loss, trouble = _train_and_score(job, device, tally, watch, ranks)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or ranks.size > 1:
             raise
         kind, trouble = OutOfMemory, (str(error).splitlines() or ["out of memory"])[0][:300]
         if tally.started is not None:
@@ -147,7 +154,7 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
         tally.seconds = tally.seconds_so_far()
     common: dict[str, Any] = {
         "seconds": tally.seconds,
-        "device": device_name(device),
+        "device": ranks.device_name(device_name(device)),
     }
     if device.type == "cuda":
         common["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
@@ -170,24 +177,26 @@ def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
 
 
 def _train_and_score(
-    job: TrainingJob, device: torch.device, tally: _Tally, watch: Watch | None
+    job: TrainingJob, device: torch.device, tally: _Tally, watch: Watch | None, ranks: Ranks
 ) -> tuple[float | None, str]:
     """The held-out loss in nats a token and an empty text, or None and why the run diverged."""
     shape = job.recipe.shape
     held_out = validation_windows(job.text, shape.sequence_length)
     # Before the first step: without it, the model could not be saved after the last.
     tokenizer = None if job.model_folder is None else load_tokenizer(job.tokenizer)
-    model = build_model(shape, job.recipe.seed).to(device)
-    checkpoint = None if job.checkpoints is None else load_checkpoint(job.checkpoints)
-    with LossCurve(job.curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
-        run = _Run(model, job, device, tally, curve, watch)
+    build = partial(build_model, shape, job.recipe.seed)
+    model = ranks.place(build(), device)
+    checkpoint = None if job.checkpoints is None else ranks.load(job.checkpoints)
+    curve_path = job.curve_path if ranks.first else None
+    with LossCurve(curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
+        run = _Run(model, job, device, tally, curve, watch, ranks)
         if trouble := run.train(checkpoint):
             return None, trouble
         with run.kept_if_interrupted():
             indices = validation_indices(
                 len(held_out), shape.sequence_length, job.objective.validation_tokens
             )
-            loss = evaluate(model, held_out, indices, device)
+            loss = ranks.mean_loss(lambda some: evaluate(model, held_out, some, device), indices)
             if not math.isfinite(loss):
                 return None, f"held-out loss became {loss}"
             tokens = tally.steps * job.recipe.batch_tokens
@@ -197,8 +206,10 @@ def _train_and_score(
                 return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
             if job.model_folder is not None and tokenizer is not None:
                 # What the saved model gives where nothing is rounded to bfloat16.
-                tally.float32_loss = evaluate(model, held_out, indices, device, in_float32=True)
-                save_model(model, tokenizer, job.model_folder)
+                tally.float32_loss = ranks.mean_loss(
+                    lambda some: evaluate(model, held_out, some, device, in_float32=True), indices
+                )
+                ranks.on_first(partial(save_model, ranks.gathered(model, build), tokenizer, job.model_folder))
             return loss, ""
 
 
@@ -209,6 +220,7 @@ class _Run:
         model: on its device.
         job, device, tally, curve: of the run.
         watch: see `Watch`; None for nobody.
+        ranks: the processes of the run.
     """
 
     def __init__(
@@ -219,14 +231,15 @@ class _Run:
         tally: _Tally,
         curve: LossCurve,
         watch: Watch | None,
+        ranks: Ranks,
     ) -> None:
         recipe = job.recipe
         self._model, self._job, self._device = model, job, device
-        self._tally, self._curve, self._watch = tally, curve, watch
+        self._tally, self._curve, self._watch, self._ranks = tally, curve, watch, ranks
         forward = _compiled(model) if job.compile else model
         self._optimizer = build_optimizer(job.optimizer.name, model, _hyperparameters(job))
         self._scheduler = build_scheduler(self._optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
-        self._step = _build_step(forward, self._optimizer, job, device)
+        self._step = _build_step(forward, self._optimizer, job, device, ranks)
         self._divergence = DivergenceCheck(recipe.steps)
         measured = job.objective.gradient_noise_scale
         self._noise = NoiseMeter(self._step.parameters, recipe) if measured else None
@@ -240,18 +253,21 @@ class _Run:
             self._go_on_from(checkpoint)
         windows = training_windows(self._job.text, recipe.shape.sequence_length)
         order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
+        own = map(self._ranks.share, islice(order, tally.steps, None))
         every = point_interval(recipe.steps)
         unread: list[torch.Tensor] = []
         self._model.train()
         tally.started = self._saved_at = time.perf_counter()
         with stop_after_a_step(self._job.checkpoints is not None) as stop:
-            for batch in device_batches(windows, islice(order, tally.steps, None), self._device):
+            for batch in device_batches(windows, own, self._device):
                 unread.append(self._take_step(batch))
                 tally.steps += 1
                 at_point = tally.steps % every == 0 or tally.steps == recipe.steps
-                was_read = at_point or len(unread) == CHECK_STEPS or stop.asked
+                # Several processes read after the same steps, whichever was asked to stop.
+                at_stop = stop.asked and self._ranks.size == 1
+                was_read = at_point or len(unread) == CHECK_STEPS or at_stop
                 if was_read:
-                    losses: list[float] = torch.stack(unread).tolist()
+                    losses = self._ranks.mean(torch.stack(unread))
                     unread.clear()
                     if trouble := self._take_losses(losses):
                         return trouble
@@ -296,11 +312,14 @@ class _Run:
 
     @contextmanager
     def kept_if_interrupted(self) -> Iterator[None]:
-        """Write a checkpoint of all steps where scoring and saving the model are interrupted."""
+        """Write a checkpoint of all steps where scoring and saving the model are interrupted.
+
+        Several processes are interrupted at different places, and keep what was written before.
+        """
         try:
             yield
         except KeyboardInterrupt:
-            if self._job.checkpoints is not None:
+            if self._job.checkpoints is not None and self._ranks.size == 1:
                 self._save(self._job.checkpoints)
             raise
 
@@ -313,9 +332,10 @@ class _Run:
             due = self._has_saved  # such a run is long, and its scoring may be broken off too
         else:
             due = time.perf_counter() - self._saved_at >= 60 * plan.minutes
-        if due or stop.asked:
+        due, stopping = self._ranks.any(due, stop.asked or self._ranks.orphaned)
+        if due or stopping:
             self._save(plan)
-        if stop.asked:
+        if stopping:
             raise KeyboardInterrupt
 
     def _save(self, plan: CheckpointPlan) -> None:
@@ -326,13 +346,14 @@ class _Run:
             "noise": None if self._noise is None else self._noise.state(),
             "micro_batch": self._step.micro_batch,
         }
-        tensors = run_tensors(self._model, self._optimizer)
-        save_checkpoint(plan, Checkpoint(self._tally.steps, state, tensors))
+        tensors = self._ranks.whole(run_tensors(self._model, self._optimizer))
+        self._ranks.on_first(partial(save_checkpoint, plan, Checkpoint(self._tally.steps, state, tensors)))
         self._saved_at, self._has_saved = time.perf_counter(), True
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
         state, self._has_saved = checkpoint.state, True
-        restore_tensors(self._model, self._optimizer, checkpoint.tensors)
+        tensors = self._ranks.laid_out(checkpoint.tensors, self._model, self._optimizer)
+        restore_tensors(self._model, self._optimizer, tensors)
         set_scheduler_step(self._scheduler, checkpoint.step)
         self._tally.steps, self._tally.earlier_seconds = checkpoint.step, state["seconds"]
         self._since_point = list(state["since_point"])
@@ -379,15 +400,22 @@ def _compiled(model: nn.Module) -> nn.Module:
 
 
 def _build_step(
-    forward: nn.Module, optimizer: torch.optim.Optimizer, job: TrainingJob, device: torch.device
+    forward: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    job: TrainingJob,
+    device: torch.device,
+    ranks: Ranks,
 ) -> TrainingStep:
-    """A step of the job; as a CUDA graph where launching takes longer than running."""
+    """A step of the job; on one device as a CUDA graph where launching takes longer than running."""
     recipe = job.recipe
+    micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
+    if ranks.size > 1:
+        clip_norm = job.optimizer.gradient_clip_norm
+        return ranks.step(forward, optimizer, recipe.batch_size, micro_batch, clip_norm)
     step_flops = flops_per_token(recipe.shape, "6N+head") * recipe.batch_tokens
     is_short = recipe.steps < LEAST_GRAPHED_STEPS or step_flops > MOST_GRAPHED_FLOPS
     replays = job.cuda_graph and not is_short and not job.objective.gradient_noise_scale
     kind = GraphedStep if device.type == "cuda" and replays else TrainingStep
-    micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
     return kind(forward, optimizer, micro_batch, job.optimizer.gradient_clip_norm)
 
 
