@@ -106,7 +106,6 @@ STUDY_VERBS = (
         ("fit runs=none.csv", 2),
         ("fit runs=wrong.csv", 2),
         ("fit runs=few.csv", 1),
-        ("fit runs=few.csv prior=Nobody", 2),
         ("search data=files data.paths=[none.txt]", 2),
         ("search data=files data.paths=[empty.txt]", 1),
         ("search study.directory=few.csv/below", 1),
