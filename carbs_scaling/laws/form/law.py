@@ -145,7 +145,8 @@ def floor_and_height(
     flatter, off_rate, off_batch = _off_the_floor(p, features, shifts)
     rate = _exp(p["ln_k_e"] + flatter) * valley_depth(off_rate, p["r_e"])
     batch = _exp(p["ln_k_B"] + flatter) * valley_depth(off_batch, p["r_B"])
-    base = floor(theta, *features.T[:2], shifts.get("floor", 0.0)) + shifts.get("loss", 0.0)
+    n, d = features.T[:2]
+    base = floor(theta, n, d, shifts.get("floor", 0.0)) + shifts.get("loss", 0.0)
     return base, rate + batch
 
 
