@@ -106,10 +106,8 @@ STUDY_VERBS = (
         ("fit runs=none.csv", 2),
         ("fit runs=wrong.csv", 2),
         ("fit runs=few.csv", 1),
-        ("fit runs=few.csv prior=Nobody", 2),
         ("search data=files data.paths=[none.txt]", 2),
         ("search data=files data.paths=[empty.txt]", 1),
-        ("search study.directory=few.csv/below", 1),
     ],
 )
 def test_exit_codes_say_whether_the_command_is_wrong_or_has_failed(
