@@ -108,7 +108,6 @@ STUDY_VERBS = (
         ("fit runs=few.csv", 1),
         ("search data=files data.paths=[none.txt]", 2),
         ("search data=files data.paths=[empty.txt]", 1),
-        ("search study.directory=few.csv/below", 1),
     ],
 )
 def test_exit_codes_say_whether_the_command_is_wrong_or_has_failed(

@@ -15,7 +15,9 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
 if TYPE_CHECKING:
+    from carbs_scaling.laws.recipe import Recommendation
     from carbs_scaling.laws.recommend.advice import Advice
+    from carbs_scaling.training.recipe_file import RecipeFile
 
 # Where neither the target nor a study says: of a table of runs, or a law in a file.
 USUAL = {"sequence_length": 2048, "head_size": 64}
@@ -132,10 +134,14 @@ def _write_recipe(config: RecommendConfig, law: ScalingLaw) -> "Advice":
         write_atomically(config.output, file.to_json())
     # The file may go to standard output, for a pipe.
     out = sys.stderr if config.output is None else sys.stdout
-    asked, shape, tokens = advice.recipe, file.recipe.shape, file.recipe.tokens
-    print(
-        f"wrote {config.output or 'the recipe'}: N = {shape.params:,} ({shape.width} x {shape.depth}; "
-        f"asked: {asked.params:,.0f}), D = {tokens:,} (asked: {asked.tokens:,.0f})",
-        file=out,
-    )
+    print(_written_line(config.output or "the recipe", file, advice.recipe), file=out)
     return advice
+
+
+def _written_line(where: str, file: "RecipeFile", asked: "Recommendation") -> str:
+    """What a recipe file holds beside what was asked: its shape is the nearest of whole heads and layers."""
+    shape, tokens = file.recipe.shape, file.recipe.tokens
+    return (
+        f"wrote {where}: N = {shape.params:,} ({shape.width} x {shape.depth}; asked: {asked.params:,.0f}), "
+        f"D = {tokens:,} (asked: {asked.tokens:,.0f})"
+    )

@@ -23,7 +23,7 @@ def test_without_a_completed_run_there_is_one_line_and_no_file(composed, tmp_pat
     if ended:
         study.tell(record.number, Diverged(progress=0.5))
     before = set(place.folder.iterdir())
-    said = rf"no completed run yet, so no front \\({ended} of its trials ended, {2 - ended} are open\\)"
+    said = rf"no completed run yet, so no front \({ended} of its trials ended, {2 - ended} are open\)"
     with pytest.raises(StudyError, match=said):
         front.run(
             composed(f"study.directory={tmp_path}", "study.name=none", f"format={format}", verb="front")

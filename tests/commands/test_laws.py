@@ -1,18 +1,16 @@
 """`fit` and `recommend` as a person uses them."""
 
 import json
-from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from optuna.samplers import RandomSampler
 
 from carbs_scaling.commands import fit, recommend
-from carbs_scaling.config import StudyConfig
+from carbs_scaling.config import StudyConfig, TargetConfig
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.ledger.study import Study
-from carbs_scaling.trial import Completed
 
 
 @pytest.fixture
@@ -128,34 +126,21 @@ def test_a_table_of_two_optimizers_asks_which_and_takes_the_answer(composed, tab
     assert rates[1] == pytest.approx(10 * rates[0], rel=0.1)
 
 
-@pytest.fixture
-def mine(tmp_path, pretraining):
-    """Overrides for a study of sequences of 32 tokens and heads of 8, with losses by a formula."""
-    task = pretraining("model.sequence_length=32", "model.head_size=8", "space.width.low=8")
-    place = StudyConfig("mine", str(tmp_path), None, 0)
-    place.folder.mkdir()
-    study = Study.begin(place, task, 1e15, RandomSampler(seed=0))
-    for _ in range(16):
-        record = study.ask(task, {})
-        n, d, rate, batch = (record.roles[k] for k in ("params", "tokens", "learning_rate", "batch_tokens"))
-        valley = 0.05 * np.log(rate / 0.01) ** 2 + 0.02 * np.log(batch / 512) ** 2
-        study.tell(record.number, Completed(loss=float(1 + (n / 1e3) ** -0.3 + (d / 1e5) ** -0.3 + valley)))
-    return f"study.directory={tmp_path}", "study.name=mine", "target.params=400000", "target.tokens=2e7"
+def test_a_study_is_answered_in_its_own_sequences(monkeypatch):
+    records = [SimpleNamespace(details={"sequence_length": 32, "head_size": 8})]
+    monkeypatch.setattr(Study, "load", lambda config: SimpleNamespace(records=lambda: records))
+    target = TargetConfig(4e5, 2e7, None, 2048, 64, 1, 8)
+    study = StudyConfig("mine", "studies", None, 0)
+    both = recommend._like_the_study(target, study, ["sequence_length", "head_size"])
+    assert (both.sequence_length, both.head_size) == (32, 8)
+    given = recommend._like_the_study(target, study, ["head_size"])
+    assert (given.sequence_length, given.head_size) == (2048, 8)
 
 
-def test_a_study_is_answered_in_its_own_sequences_and_a_file_says_what_is_in_it(
-    composed, mine, tmp_path, capsys
-):
-    with suppress(SystemExit):
-        recommend.run(composed(*mine, "format=json", verb="recommend"))
-    values = json.loads(capsys.readouterr().out)
-    assert values["batch_sequences"] == max(1, round(values["batch_tokens"] / 32))
-    assert values["width"] % 8 == 0
-    out = tmp_path / "recipe.json"
-    with suppress(SystemExit):
-        recommend.run(composed(*mine, "format=recipe", f"output={out}", verb="recommend"))
-    recipe = json.loads(out.read_text())
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"wrote {out}: N = {recipe['params']:,} (")
-    assert "asked: 400,000" in line
-    assert f"D = {recipe['tokens']:,} (asked: 20,000,000)" in line
+def test_a_written_recipe_says_which_n_its_shape_has():
+    shape = SimpleNamespace(params=387_072, width=48, depth=14)
+    file = SimpleNamespace(recipe=SimpleNamespace(shape=shape, tokens=8_003_584))
+    line = recommend._written_line("recipe.json", file, SimpleNamespace(params=4e5, tokens=8e6))
+    assert line == (
+        "wrote recipe.json: N = 387,072 (48 x 14; asked: 400,000), D = 8,003,584 (asked: 8,000,000)"
+    )
