@@ -282,14 +282,14 @@ def test_no_space_for_a_later_checkpoint_keeps_the_earlier_one(run, tmp_path, mo
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     long = (*FIXED, "training.checkpoint_minutes=0", "space.tokens_per_parameter=4", "train.name=mine")
-    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", limited)
-    try:
-        with pytest.raises(CarbsScalingError, match="cannot write a checkpoint") as error:
-            run(*long)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.safetensors.torch, "save_file", limited)
+        try:
+            with pytest.raises(CarbsScalingError, match="cannot write a checkpoint") as error:
+                run(*long)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(error.value)
-    monkeypatch.undo()
     kept = sorted(path.name for path in (tmp_path / "trained" / "mine" / "checkpoints").iterdir())
     assert len(kept) == 2
     # With space again it goes on from there.

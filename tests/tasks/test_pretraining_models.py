@@ -106,8 +106,13 @@ def test_checkpoints_outlive_a_kill_before_the_ledger_has_the_trial(study, monke
     folder = study.folder
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000"]
     loss = json.loads((folder / "models" / "00000" / "training.json").read_text())["loss"]
+
+    def killed_when_recorded(self, numbers, folder):
+        if numbers:
+            raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr(Pretraining, "recorded", killed)
+        patched.setattr(Pretraining, "recorded", killed_when_recorded)
         with pytest.raises(KeyboardInterrupt):
             study(*overrides)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000"]
