@@ -5,7 +5,8 @@ import yaml
 
 from carbs_scaling.cli import configuration_folder
 from carbs_scaling.commands.search import load_search
-from carbs_scaling.config import FrontConfig, load_config
+from carbs_scaling.config import FrontConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from tests.small_models import trained_folder
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import CompareConfig, StudyConfig, load_config
+from carbs_scaling.config import CompareConfig, StudyConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import StudyError
 from carbs_scaling.ledger.identity import flatten
 

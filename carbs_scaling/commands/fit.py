@@ -6,9 +6,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import FitConfig, StudyConfig, load_config
-from carbs_scaling.laws.fit.fit_law import ScalingLaw, fit_law
-from carbs_scaling.laws.runs.table import RunTable, read_runs
+from carbs_scaling.config import FitConfig, StudyConfig
+from carbs_scaling.config_loading import load_config
+from carbs_scaling.laws.fit.fit_law import fit_law
+from carbs_scaling.laws.runs.reading import read_runs
+from carbs_scaling.laws.runs.table import RunTable
+from carbs_scaling.laws.scaling_law import ScalingLaw
 
 
 def run(composed: DictConfig) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import FrontConfig, load_config
+from carbs_scaling.config import FrontConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.laws.scaling_law import ScalingLaw

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from carbs_scaling.config import PlanConfig, load_config
+from carbs_scaling.config import PlanConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from carbs_scaling.commands.fit import laws_of, tables_of, with_edges
-from carbs_scaling.config import RecommendConfig, load_config
+from carbs_scaling.config import RecommendConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.laws.fit.fit_law import ScalingLaw
+from carbs_scaling.laws.scaling_law import ScalingLaw
 
 if TYPE_CHECKING:
     from carbs_scaling.laws.recommend.advice import Advice

@@ -10,7 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.config import SearchConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.task import Task, TaskEntry

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TextIO
 import filelock
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from carbs_scaling.config import StudyConfig, TrainConfig, load_config
+from carbs_scaling.config import StudyConfig, TrainConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
@@ -49,7 +50,8 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     from carbs_scaling.report.training import TrainingDisplay
-    from carbs_scaling.training.loop import choose_device, device_name, train
+    from carbs_scaling.training.device import choose_device, device_name
+    from carbs_scaling.training.loop import train
     from carbs_scaling.trial import Completed
 
     choose_device(config.train.device)

@@ -8,9 +8,9 @@ vocabulary, most of the memory where the model is narrow, and the copies of the 
 
 Not counted: what the device itself needs (some hundred MB for the CUDA context, and 65 MB of cuBLAS for each
 stream on an H100), what a CUDA graph holds on top (70 MB there), holes in the allocator's memory, and
-the evaluation, whose batches have a size of their own (`training.loop`). On an H100 the estimate was within
-5% of what PyTorch held for large models of a vocabulary of bytes, and 13 to 19% above it for 50,257 tokens:
-CUDA's cross-entropy holds 10 bytes a score at its peak, the CPU's 12.
+the evaluation, whose batches have a size of their own (`training.evaluation`). On an H100 the estimate was
+within 5% of what PyTorch held for large models of a vocabulary of bytes, and 13 to 19% above it for 50,257
+tokens: CUDA's cross-entropy holds 10 bytes a score at its peak, the CPU's 12.
 """
 
 from carbs_scaling.models.activations import FLOAT32_BYTES, SCORES_AT_ONCE

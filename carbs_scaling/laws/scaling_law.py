@@ -113,17 +113,6 @@ class ScalingLaw:
             self.centre[3] + form.best_batch(np.array(self.theta), n, d) + self._shifts(n, d)["batch"]
         )
 
-    def exponents(self, params: float, tokens: float) -> dict[str, float]:
-        """Local exponents of the learning rate and the batch at (N, D)."""
-        h, found = 1e-3, {}
-        for name, curve in (("learning_rate", self.learning_rate), ("batch_tokens", self.batch_tokens)):
-            for role, (up, down) in {
-                "N": ((params * np.exp(h), tokens), (params * np.exp(-h), tokens)),
-                "D": ((params, tokens * np.exp(h)), (params, tokens * np.exp(-h))),
-            }.items():
-                found[f"{name}_{role}"] = float((np.log(curve(*up)) - np.log(curve(*down))) / (2 * h))
-        return found
-
     def draws(self, params: float, tokens: float, count: int = DRAWS, noise: bool = True) -> Array:
         """Draws of (ln learning rate, ln batch tokens, loss) at one (N, D), shape (count, 3).
 
@@ -247,9 +236,6 @@ class ScalingLaw:
     def _notes(self, params: float, tokens: float, batch: float, beyond: tuple[float, ...]) -> list[str]:
         """What to keep in mind about a recommendation, one line each; `batch` is nan where runs have none."""
         low, high, notes = self.support.low, self.support.high, []
-        absent = [name for name, there in zip(form.ROLES, self.has_role, strict=True) if not there]
-        if absent:
-            notes.append(f"the points of this study have no {' and no '.join(absent)}: none is recommended")
         if beyond[0] > 30 or beyond[1] > 30:
             notes.append(
                 f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from carbs_scaling.laws.convergence.law import Convergence, Interval
 from carbs_scaling.laws.convergence.loss_curves import RunCurve, steady_part
-from carbs_scaling.laws.recommend.batch import kaplan_critical_batch, zhang_critical_batch
+from carbs_scaling.laws.prior.published import kaplan_critical_batch, zhang_critical_batch
 from carbs_scaling.numbers import compact, log_ticks, scientific
 from carbs_scaling.report.figures import ALARM, FAINT, GREY, INK
 from carbs_scaling.report.laws_figures import Colour, _colours, _finish, _write

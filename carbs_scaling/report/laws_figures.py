@@ -1,4 +1,4 @@
-"""Pictures of a law: best rate, batch and loss against N; valleys; predicted against real losses."""
+"""Pictures of a law: best rate, batch and loss against N; valleys."""
 
 import io
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carbs_scaling.files import write_atomically
-from carbs_scaling.laws.fit.fit_law import ScalingLaw, cells_of
-from carbs_scaling.laws.runs.table import RunTable
+from carbs_scaling.laws.runs.table import RunTable, cells_of
+from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.numbers import compact, log_ticks
 from carbs_scaling.report.figures import DOTS_PER_INCH, FAINT, GREY, INK, LAW_COLOUR, _installed_fonts, short
 
@@ -116,32 +116,6 @@ def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: 
         )  # fmt: skip
 
     return _write(draw, path, (9.2, 4.8))
-
-
-def draw_held_out_png(law: ScalingLaw, held: RunTable, path: str | Path, title: str) -> Path:
-    """Predicted against real losses of runs that the law was not fitted to."""
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=12.5)
-        predicted = law.run_loss(held.params, held.tokens, held.learning_rate, held.batch_tokens)
-        cells = cells_of(held)
-        for cell, colour in zip(cells, _colours(len(cells)), strict=True):
-            label = f"D = {compact(held.tokens[cell[0]])}"
-            axes.plot(
-                held.loss[cell], predicted[cell], "o", ms=4.5, mec="white", mew=0.5, color=colour, label=label
-            )
-        ends = [held.loss.min(), held.loss.max()]
-        margin = 0.03 * (ends[1] - ends[0])
-        line = [ends[0] - margin, ends[1] + margin]
-        axes.plot(line, line, color=INK, linewidth=1, zorder=1)
-        axes.set_xlim(*line)
-        axes.set_ylim(*line)
-        axes.set_aspect("equal")
-        _finish(axes, "real loss", "predicted loss", log_x=False)
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
-
-    return _write(draw, path, (5.6, 5.4))
 
 
 def _finish(axes: "Axes", x_label: str, y_label: str, log_x: bool = True, log_y: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from carbs_scaling.compute.flops import FLOPS_CONVENTIONS
-from carbs_scaling.config import load_section
+from carbs_scaling.config_loading import load_section
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelFamily, ModelShape, checked_options, load_family

@@ -5,29 +5,26 @@ Global state is left as it was, except for what `torch.compile` caches: a compil
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.data.windows import (
-    Indices,
-    TokenWindows,
     training_order,
     training_windows,
     validation_indices,
     validation_windows,
 )
-from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
 from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer
+from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.checkpoint import (
     Checkpoint,
     CheckpointPlan,
@@ -38,7 +35,9 @@ from carbs_scaling.training.checkpoint import (
 )
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.curve import LossCurve, point_interval
+from carbs_scaling.training.device import choose_device, device_name
 from carbs_scaling.training.divergence import DivergenceCheck
+from carbs_scaling.training.evaluation import evaluate
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.saved_model import load_tokenizer, save_model
@@ -47,20 +46,12 @@ from carbs_scaling.training.step import (
     GraphedStep,
     TrainingStep,
     accumulate_gradients,
-    autocast,
     is_out_of_memory,
-    window_loss,
 )
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
 # Steps between two readings of the loss: each waits for the GPU.
 CHECK_STEPS = 16
-# Most scores held at once in an evaluation, V of them a token: 64 MB on the CPU, 1 GB on a GPU.
-EVALUATION_SCORES = {"cpu": 1 << 24, "cuda": 1 << 28}
-# Most tokens at once in an evaluation: more do not fit a CPU's caches, fewer do not fill a GPU.
-EVALUATION_TOKENS = {"cpu": 1 << 12, "cuda": 1 << 17}
-# Tokens that are sent to a GPU together: some milliseconds of reading.
-PARCEL_TOKENS = 1 << 17
 # A shorter run is not worth a CUDA graph: the capture takes as long as some steps.
 LEAST_GRAPHED_STEPS = 20
 # Above so many FLOPs a step takes longer to run than to launch: 15 to 27 ms of an H100.
@@ -169,30 +160,6 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
         return kind(progress=progress, message=trouble, metrics=metrics, **common)
     losses = {"nats_per_token": loss, "bits_per_byte": bits_per_byte(loss, job.text.bytes_per_token)}
     return Completed(loss=losses[job.objective.metric], metrics={**losses, **metrics}, **common)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the first GPU, or the CPU where there is none.
-
-    Raises:
-        ConfigError: there is no such GPU.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise ConfigError(
-                f"there is no device {name}: PyTorch sees {count} CUDA GPUs here; use the device cpu or auto"
-            )
-        return torch.device("cuda", device.index or 0)
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu`, or the name of the GPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
@@ -401,55 +368,3 @@ def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:
     if micro_batch_tokens is None:
         return recipe.batch_size
     return max(1, min(recipe.batch_size, micro_batch_tokens // recipe.shape.sequence_length))
-
-
-def device_batches(
-    windows: TokenWindows, order: Iterable[Indices], device: torch.device
-) -> Iterator[torch.Tensor]:
-    """Batches on the device, int64 [b, T + 1], read and sent while the GPU works on earlier ones.
-
-    Several small batches are sent together: each copy has a fixed cost.
-    """
-    if device.type != "cuda":
-        yield from (windows.read(indices) for indices in order)
-        return
-    ahead: tuple[torch.Tensor, ...] = ()
-    for together in _parcels(order, PARCEL_TOKENS // windows.sequence_length):
-        ids = windows.read(np.concatenate(together)).pin_memory().to(device, non_blocking=True)
-        yield from ahead
-        ahead = torch.split(ids, [len(indices) for indices in together])
-    yield from ahead
-
-
-def _parcels(order: Iterable[Indices], most_windows: int) -> Iterator[list[Indices]]:
-    """Consecutive batches of at most `most_windows` windows together, or one batch that alone has more."""
-    parcel: list[Indices] = []
-    for indices in order:
-        if parcel and sum(map(len, parcel)) + len(indices) > most_windows:
-            yield parcel
-            parcel = []
-        parcel.append(indices)
-    if parcel:
-        yield parcel
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    windows: TokenWindows,
-    indices: Indices,
-    device: torch.device,
-    in_float32: bool = False,
-) -> float:
-    """Mean loss of the windows `indices`, int64 [n], in nats a token; in float32, or as it is trained."""
-    model.eval()
-    most_tokens = min(
-        EVALUATION_SCORES[device.type] // windows.vocabulary_size, EVALUATION_TOKENS[device.type]
-    )
-    batch_size = max(1, most_tokens // windows.sequence_length)
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-    for batch in device_batches(windows, chunks, device):
-        with nullcontext() if in_float32 else autocast(device):
-            total += window_loss(model, batch, reduction="sum")
-    return total.item() / (len(indices) * windows.sequence_length)
