@@ -5,9 +5,9 @@ Counted tensor by tensor, as Korthikanti et al. 2022 (arXiv 2205.05198, section 
 """
 
 FLOAT32_BYTES = 4
-# Most scores of a vocabulary at once (`models.cross_entropy`). On the CPU just below the 32 MB from which glibc
-# gives memory back to the system when it is freed; on a GPU 512 MB in float32, some thousand tokens, which keep
-# it busy.
+# Most scores of a vocabulary at once (`models.cross_entropy`). On the CPU just below the 32 MB from which
+# glibc gives memory back to the system when it is freed; on a GPU 512 MB in float32, some thousand tokens,
+# which keep it busy.
 SCORES_AT_ONCE = {"cpu": 8_000_000, "cuda": 1 << 27}
 
 

@@ -40,9 +40,7 @@ def packed_causal_attention(
     if attention_mask is not None:
         raise ValueError("packed windows have no padding: pass no attention_mask")
     grouped = query.shape[1] != key.shape[1]
-    mixed = scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
-    )
+    mixed = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     return mixed.transpose(1, 2), None
 
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # Fields that grow with the width, by the names that configurations share. The first two are set.
 WIDTH, HEADS, DEPTH = "hidden_size", "num_attention_heads", "num_hidden_layers"
 KEY_VALUE_HEADS = "num_key_value_heads"
-INNER_WIDTHS = ("intermediate_size", "moe_intermediate_size", "n_inner", "ffn_dim", "shared_expert_intermediate_size")
+INNER_WIDTHS = (
+    "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "n_inner", "ffn_dim",
+)  # fmt: skip
 # Lists with an entry a layer, which another depth makes wrong; the configuration then makes its own.
 LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types")
 
@@ -108,7 +110,7 @@ def make_model(family: Measured, shape: ModelShape) -> "nn.Module":
         # A model keeps its configuration, and may change it.
         model: nn.Module = AutoModelForCausalLM.from_config(deepcopy(family.config(shape)))
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, ZeroDivisionError) as error:
-        raise ConfigError(f"transformers makes no model of this configuration: {first_line(error)}") from error
+        raise ConfigError(f"transformers makes no model of model.config: {first_line(error)}") from error
     return model
 
 

@@ -49,7 +49,7 @@ def token_losses(
     """
     tokens, targets = windows[:, :-1], windows[:, 1:].flatten()
     config: Any = model.config
-    # Read from the object itself: a wrapper passes attributes on, and its own forward must not be gone around.
+    # Read from the object itself: a wrapper passes attributes on, and its forward must not be gone around.
     if vars(model).get("has_plain_head") and is_large(len(targets), config.vocab_size, targets.device):
         body: Any = model.base_model
         with_routers = getattr(config, "output_router_logits", False)

@@ -1,10 +1,10 @@
 """Cross-entropy over a large vocabulary, a part of the tokens at a time.
 
 The scores of 1,024 tokens over 50,257 words are 206 MB, and the plain loss holds three tensors of that size.
-On the CPU memory of this size goes back to the system after every step: 200,000 page faults a step took as long
-as the arithmetic (0.81 s in the kernel against 0.64 s outside it for a width of 32; 0.03 s and 0.65 s in
-parts; `benchmarks/cross_entropy.py`). On a GPU they are what limits the batch. Here the gradient of each part
-is taken at once, as the loss is known then: the same three matrix products, and nothing is computed twice.
+On the CPU, memory of this size goes back to the system after every step, and the 200,000 page faults that
+bring it back take as long as the arithmetic; in parts there are next to none (`benchmarks/cross_entropy.py`).
+On a GPU the scores are what limits the batch. Here the gradient of each part is taken at once, when its loss
+is known: the same three matrix products, and nothing is computed twice.
 """
 
 from typing import Any

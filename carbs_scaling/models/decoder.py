@@ -1,4 +1,4 @@
-"""What Llama and its descendants share: rotary positions, RMSNorm, SwiGLU, grouped-query attention, no biases.
+"""What Llama and its descendants share: rotary positions, RMSNorm, SwiGLU, grouped queries, no biases.
 
 Every family in its own file says what it adds; there is no default family here.
 """
@@ -65,7 +65,7 @@ class Decoder(ModelFamily):
         return head_size * (options.key_value_heads or options.queries_per_key_value)
 
     def check(self, shape: ModelShape) -> None:
-        """The head size is even, and heads of queries are shared out evenly among those of keys and values."""
+        """The head size is even, and query heads are shared out evenly among those of keys and values."""
         if shape.head_size % 2:
             raise ConfigError(
                 f"model.head_size={shape.head_size} must be even: rotary positions turn pairs of coordinates"

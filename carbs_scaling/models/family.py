@@ -93,8 +93,8 @@ class ModelFamily(Protocol):
 
     Attributes:
         name: name of the module and of the option in `conf/model/`.
-        options_type: a frozen dataclass of plain JSON values with defaults and checks: what `conf/model/NAME.yaml`
-            says beyond the sizes.
+        options_type: a frozen dataclass of plain JSON values with defaults and checks: what
+            `conf/model/NAME.yaml` says beyond the sizes.
         has_plain_head: whether the scores are the final hidden states times one matrix and nothing else, so
             that the loss over a large vocabulary can be taken in parts (`models.cross_entropy`).
     """

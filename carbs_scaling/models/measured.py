@@ -1,7 +1,7 @@
 """Counts of a model that no family of ours describes: measured on tensors without memory, not by a rule.
 
-FLOPs are those that PyTorch's `FlopCounterMode` sees in a forward pass, and bytes those that autograd keeps of
-one. `FakeTensorMode` runs both without data, as the meta device does, and chooses kernels as the CPU does.
+FLOPs are those that PyTorch's `FlopCounterMode` sees in a forward pass, and bytes those that autograd keeps
+of one. `FakeTensorMode` runs both without data, as the meta device does, and chooses kernels as the CPU does.
 """
 
 from collections.abc import Callable

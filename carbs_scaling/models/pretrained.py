@@ -64,8 +64,8 @@ def local_folder(path: str) -> Path:
         raise ConfigError(f"model.path={path} holds no config.json: it is no model of transformers")
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(
-            f"model.path={path} holds no safetensors: other weight files, such as pytorch_model.bin, are pickles, "
-            "which may run code, and are not read; save the model again as safetensors"
+            f"model.path={path} holds no safetensors: other weight files, such as pytorch_model.bin, are "
+            "pickles, which may run code, and are not read; save the model again as safetensors"
         )
     return folder
 

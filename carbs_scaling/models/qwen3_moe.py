@@ -1,8 +1,8 @@
 """Qwen3's mixture of experts: each token goes through a few of many small MLPs, which a router chooses.
 
-Yang et al. 2025 (arXiv 2505.09388, section 2). N of a law is the active one: attention, router, and the experts
-that a token visits. The router is trained by an auxiliary loss too (Fedus et al., arXiv 2101.03961, equation
-4), which no reported loss holds.
+Yang et al. 2025 (arXiv 2505.09388, section 2). N of a law is the active one: attention, router, and the
+experts that a token visits. The router is trained by an auxiliary loss too (Fedus et al., arXiv 2101.03961,
+equation 4), which is part of no reported loss.
 """
 
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Qwen3Mixture(Decoder):
         return int(shape.depth * (self.attention_params(shape) + router + experts * expert))
 
     def mlp_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
-        """Norm, router, and for each visit the token itself, gate and up together, SiLU, product and output."""
+        """Norm, router, and for each visit the token itself, gate and up, SiLU, product and output."""
         d, size, options = shape.width, bytes_per_activation, shape.options
         return rms_norm_bytes(d, size, readers=2) + options.experts_per_token * visit_bytes(
             d, self.intermediate_size(shape), size

@@ -1,7 +1,7 @@
 """Models that `transformers` builds from a configuration of its own kinds, whatever they are.
 
-No code of a model's repository is run: kinds that `transformers` does not know itself are refused, and weights
-are read from safetensors alone.
+No code of a model's repository is run: kinds that `transformers` does not know itself are refused, and
+weights are read from safetensors alone.
 """
 
 import json
@@ -41,8 +41,8 @@ def read_config(given: Any) -> dict[str, Any]:
             raise ConfigError(f"model.config={given[:60]}: not JSON") from None
     if not (isinstance(values, dict) and isinstance(values.get("model_type"), str)):
         raise ConfigError(
-            "model.config needs a configuration of transformers with a model_type: a JSON file, or values such "
-            "as '{model_type: llama, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}'"
+            "model.config needs a configuration of transformers with a model_type: a JSON file, or values "
+            "such as '{model_type: llama, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}'"
         )
     return values
 

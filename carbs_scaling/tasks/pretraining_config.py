@@ -39,7 +39,8 @@ class ModelConfig:
             if value < least:
                 raise ConfigError(f"model.{name}={value} must be at least {least}")
         # The smallest shape, which the family refuses if it has no model of this head size.
-        self.shape(fixed.get("width", self.width_step), fixed.get("depth", 1), fixed.get("vocabulary_size", 1))
+        smallest = {"width": self.width_step, "depth": 1, "vocabulary_size": 1} | fixed
+        self.shape(smallest["width"], smallest["depth"], smallest["vocabulary_size"])
 
     @property
     def family(self) -> ModelFamily:
@@ -63,8 +64,9 @@ class ModelConfig:
             ConfigError: the family has none.
         """
         return ModelShape(
-            self.architecture, width, depth, self.head_size, vocabulary_size, self.sequence_length, self.options
-        )
+            self.architecture, width, depth, self.head_size, vocabulary_size, self.sequence_length,
+            self.options,
+        )  # fmt: skip
 
     def plain(self) -> dict[str, Any]:
         """As the keys of the group `model`."""
@@ -121,7 +123,7 @@ class PretrainingConfig:
             return
         if self.data.tokenizer != "bytes":
             raise ConfigError(
-                f"data.tokenizer={self.data.tokenizer}: this model was trained with the tokenizer {own}; leave "
-                "data.tokenizer out"
+                f"data.tokenizer={self.data.tokenizer}: this model was trained with the tokenizer {own}; "
+                "leave data.tokenizer out"
             )
         object.__setattr__(self, "data", replace(self.data, tokenizer=own))

@@ -128,11 +128,12 @@ class PretrainingSpace:
         by_convention = flops_by_convention(recipe.shape, recipe.tokens)
         counts = {
             "params": recipe.params,
-            "block_params": family.block_params(recipe.shape),
             "total_params": family.total_params(recipe.shape),
             "tokens": recipe.tokens,
             "batch_tokens": recipe.batch_tokens,
         }
+        if family.block_params(recipe.shape) != recipe.params:
+            counts["block_params"] = family.block_params(recipe.shape)
         flops = {f"flops_{convention}": flops for convention, flops in by_convention.items()}
         return {**counts, **shape, **fields, **flops}
 

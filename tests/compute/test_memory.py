@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 from carbs_scaling.compute.memory import activation_bytes, training_memory_bytes
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.models.build import build_model
 from carbs_scaling.models.activations import SCORES_AT_ONCE
+from carbs_scaling.models.build import build_model
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.optimizers.optimizer import OPTIMIZERS, Hyperparameters, build_optimizer, load_optimizer
 from carbs_scaling.training import step
@@ -26,7 +26,7 @@ SHAPES = [
     ((256, 1, 64, 256, 32), 8),
 ]
 
-# Families that are counted by a rule, with a variant that has other code; measured ones have tests of their own.
+# Families that are counted by a rule, with a variant that has other code.
 COUNTED = ("gpt2", "llama", "qwen3", "qwen3_moe")
 CASES = (*COUNTED, "llama-grouped")
 

@@ -44,14 +44,16 @@ def test_only_rate_batch_and_tokens_are_searched(folder, pretraining):
 
 
 def test_another_tokenizer_is_refused(folder, search_config):
-    with pytest.raises(ConfigError, match="leave data.tokenizer out"):
-        search_config("model=pretrained", f"model.path={folder}", "model.sequence_length=32", "data.tokenizer=gpt2")
+    with pytest.raises(ConfigError, match="was trained with the tokenizer"):
+        search_config(
+            "model=pretrained", f"model.path={folder}", "model.sequence_length=32", "data.tokenizer=gpt2"
+        )
 
 
 def test_pickles_are_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(ConfigError, match="no safetensors.*pickles") as error:
+    with pytest.raises(ConfigError, match="no safetensors") as error:
         model_config(str(tmp_path))
     assert "\n" not in str(error.value)
 
