@@ -1,4 +1,4 @@
-"""The loss over a large vocabulary, whole and in parts: seconds in and outside of the kernel, and page faults.
+"""The loss over a large vocabulary, whole and in parts: time in and outside of the kernel, and page faults.
 
     python benchmarks/cross_entropy.py [--vocabulary-size 50257] [--tokens 1024] [--widths 32 128]
 
