@@ -6,16 +6,18 @@ of one. `FakeTensorMode` runs both without data, as the meta device does, and ch
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.activations import FLOAT32_BYTES
-from carbs_scaling.models.stock import first_line
+from carbs_scaling.models.family import ModelFamily, ModelShape
+from carbs_scaling.models.stock import INNER_WIDTHS, first_line, make_model, size_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers import PretrainedConfig
 
 # One whose cost is known whatever the tokens: each token's experts side by side. It is never trained with.
 COUNTED_EXPERTS = "batched_mm"
@@ -166,3 +168,50 @@ def _block_matrices(model: "nn.Module", excluded: set[int]) -> "list[torch.Tenso
 
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     return [p for p in model.parameters() if p.ndim >= 2 and id(p) not in excluded | embeddings]
+
+
+class Measured(ModelFamily):
+    """Counts of families whose models `transformers` describes. See `ModelFamily`."""
+
+    def config(self, shape: ModelShape) -> "PretrainedConfig":
+        """The configuration of the model."""
+        raise NotImplementedError
+
+    def _counts(self, shape: ModelShape) -> Counts:
+        return counts(_maker(self, shape), shape.sequence_length)
+
+    def params(self, shape: ModelShape) -> int:
+        """Half of the forward FLOPs a token that do not grow with T, less the head."""
+        return self._counts(shape).params
+
+    def block_params(self, shape: ModelShape) -> int:
+        """Matrices that are neither embedding nor head."""
+        return self._counts(shape).block_params
+
+    def total_params(self, shape: ModelShape) -> int:
+        """All parameters."""
+        return self._counts(shape).total_params
+
+    def head_params(self, shape: ModelShape) -> int:
+        """Of the output head."""
+        return self._counts(shape).head_params
+
+    def attention_flops_per_token(self, shape: ModelShape) -> float:
+        """Three times what grows with T in the forward pass."""
+        return 3.0 * self._counts(shape).attention_flops_per_token
+
+    def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
+        """As a forward pass keeps them."""
+        each, constant = kept_bytes(_maker(self, shape), shape.sequence_length, bytes_per_activation)
+        return sequences * each + constant
+
+    def block_gradient_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
+        """The residual stream, and three tensors of the MLP's width."""
+        inner = max((size_of(self.config(shape), name) or 0 for name in INNER_WIDTHS), default=0)
+        return FLOAT32_BYTES * shape.width + 3 * bytes_per_activation * (inner or 4 * shape.width)
+
+
+@cache
+def _maker(family: Measured, shape: ModelShape) -> "Callable[[], nn.Module]":
+    """One callable a shape, by which measurements are kept."""
+    return partial(make_model, family.config(shape))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.models.auto import DEPTH, WIDTH, Measured, size_of
 from carbs_scaling.models.family import ModelFamily, ModelShape
-from carbs_scaling.models.stock import first_line, make_config, read_config
+from carbs_scaling.models.measured import Measured
+from carbs_scaling.models.stock import DEPTH, WIDTH, first_line, make_config, read_config, size_of
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from carbs_scaling.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PretrainedConfig
+
+# Fields that grow with the width, by the names that configurations share. The first two are set.
+WIDTH, HEADS, DEPTH = "hidden_size", "num_attention_heads", "num_hidden_layers"
+KEY_VALUE_HEADS = "num_key_value_heads"
+INNER_WIDTHS = (
+    "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "n_inner", "ffn_dim",
+)  # fmt: skip
+# Lists with an entry a layer, which another depth makes wrong; the configuration then makes its own.
+LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types")
 
 
 def read_config(given: Any) -> dict[str, Any]:
@@ -45,6 +55,12 @@ def read_config(given: Any) -> dict[str, Any]:
             "such as '{model_type: llama, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}'"
         )
     return values
+
+
+def size_of(config: "PretrainedConfig", name: str) -> int | None:
+    """A positive whole number of a configuration; None where it has none of this name."""
+    value = getattr(config, name, None)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 @cache
@@ -88,3 +104,21 @@ def is_dropout(name: str) -> bool:
 def first_line(error: BaseException) -> str:
     """What an error of a library says first."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def make_model(config: "PretrainedConfig") -> "nn.Module":
+    """A model with random weights.
+
+    Raises:
+        ConfigError: `transformers` cannot make one.
+    """
+    from copy import deepcopy
+
+    from transformers import AutoModelForCausalLM
+
+    try:
+        # A model keeps its configuration, and may change it.
+        model: nn.Module = AutoModelForCausalLM.from_config(deepcopy(config))
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, ZeroDivisionError) as error:
+        raise ConfigError(f"transformers makes no model of model.config: {first_line(error)}") from error
+    return model
