@@ -27,13 +27,19 @@ def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
 def load_section(name: str, section_type: type[T], values: DictConfig) -> T:
     """One group of the configuration, `name`, as the checked dataclass `section_type`.
 
+    A section type whose keys depend on a value reads them itself, by a class method `from_section`.
+
     Raises:
         ConfigError: a key that it does not have, or a value that cannot be.
     """
+    own = getattr(section_type, "from_section", None)
+    if own is not None:
+        section: T = own(values)
+        return section
     schema = OmegaConf.structured(section_type)
     OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes its node read-only, also for the merge
     try:
-        section: T = OmegaConf.to_object(  # type: ignore[assignment]
+        section = OmegaConf.to_object(  # type: ignore[assignment]
             OmegaConf.merge(schema, _plain(values, section_type))
         )
     except OmegaConfBaseException as error:

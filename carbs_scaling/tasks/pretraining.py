@@ -175,7 +175,7 @@ class Pretraining(Task):
             del objective["gradient_noise_scale"]
         return {
             "space": config.space,
-            "model": asdict(config.model),
+            "model": config.model.plain(),
             "optimizer": asdict(config.optimizer),
             "schedule": schedule,
             "objective": objective,

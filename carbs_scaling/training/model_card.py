@@ -6,6 +6,7 @@ from typing import Any
 
 from carbs_scaling import __version__
 from carbs_scaling.files import write_atomically
+from carbs_scaling.models.family import ModelShape
 from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.trial import Completed
 
@@ -59,6 +60,12 @@ def training_record(recipe: RecipeFile, outcome: Completed, text: str) -> dict[s
     }
 
 
+def _params(shape: ModelShape) -> str:
+    """N; of a mixture of experts the active and the whole one."""
+    whole = shape.family.block_params(shape)
+    return f"{shape.params:,}" + ("" if whole == shape.params else f" active, {whole:,} with all experts")
+
+
 def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
     recipe, shape, prediction = file.recipe, file.recipe.shape, file.prediction
     unit = file.objective.metric.replace("_", " ")
@@ -69,7 +76,8 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
     rows = {
         "held-out loss": f"{outcome.loss:.4f} {unit}, {file.objective.validation_tokens:,} tokens",
         "predicted loss": predicted,
-        "parameters N (non-embedding)": f"{recipe.params:,}",
+        "parameters N (non-embedding)": _params(shape),
+        "all parameters": f"{shape.family.total_params(shape):,}",
         "shape": f"{shape.architecture}, {shape.width} x {shape.depth}, heads of {shape.head_size}",
         "vocabulary, sequence length": f"{shape.vocabulary_size:,}, {shape.sequence_length:,} tokens",
         "training tokens D": f"{recipe.tokens:,} in {recipe.steps:,} steps of {recipe.batch_tokens:,}",

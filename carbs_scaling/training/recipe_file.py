@@ -105,6 +105,7 @@ class RecipeFile:
                 "head_size": shape.head_size,
                 "vocabulary_tokens": shape.vocabulary_size,
                 "sequence_length_tokens": shape.sequence_length,
+                "options": asdict(shape.options),
             },
             "steps": recipe.steps,
             "batch_sequences": recipe.batch_size,
@@ -181,6 +182,7 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
         head_size=model["head_size"],
         vocabulary_size=model["vocabulary_tokens"],
         sequence_length=model["sequence_length_tokens"],
+        options=model["options"],
     )
     recipe = Recipe(
         shape=shape,
