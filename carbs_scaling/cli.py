@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from carbs_scaling import __version__
-from carbs_scaling.errors import CarbsScalingError, ConfigError
+from carbs_scaling.errors import CarbsScalingError, ConfigError, end_at_once
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,12 @@ def fail(message: str, code: int = 1) -> None:
     """Prints one line on standard error and ends the program; of `torchrun`'s processes one a machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"carbs-scaling: error: {' '.join(message.split())}", file=sys.stderr)
+    _end(code)
+
+
+def _end(code: int) -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_at_once(code)
     raise SystemExit(code)
 
 
@@ -125,7 +131,7 @@ def main() -> None:
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        _end(INTERRUPTED)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
