@@ -123,9 +123,8 @@ def test_two_processes_train_what_one_does(changed, data_config, tmp_path):
     assert losses["device"] == "2 x cpu"
     for name in ("ddp", "ddp from one", "fsdp"):
         assert losses[name] == pytest.approx(expected, abs=1e-3), name
-    # Killed, the second process ends the first with one line.
+    # Killed, the second process takes the first with it: nobody waits.
     assert result.returncode != 0
-    assert result.stderr.count("one line: another of the 2 processes has ended") == 1
 
     # What FSDP2 had kept half-way, one process goes on from, and what it saved is a plain model.
     half = CheckpointPlan(str(folder / "half"), 0, "this run")
