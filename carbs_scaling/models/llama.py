@@ -84,6 +84,7 @@ class Llama:
             num_key_value_heads=shape.heads,
             head_dim=shape.head_size,
             max_position_embeddings=shape.sequence_length,
+            initializer_range=shape.initial_weight_sd,
             use_cache=False,
             bos_token_id=None,
             eos_token_id=None,
