@@ -204,7 +204,7 @@ def test_nothing_costs_less_or_more_than_the_budget_says(search_config, pretrain
 
 def test_accumulating_batches_lets_them_fit(pretraining):
     def limit(*overrides):
-        overrides = ("executor.memory_bytes=1_000_000_000", "executor.device=cpu", *overrides)
+        overrides = ("executor.memory_bytes=300_000_000", "executor.device=cpu", *overrides)
         return pretraining(*overrides, vocabulary_size=50_257).memory
 
     largest = {
