@@ -19,8 +19,9 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.prior.published import LAWS, PublishedFloor, PublishedLaw
 from carbs_scaling.models.family import ModelShape, checked_options, load_family
 
-# Six sizes, each of a quarter of the FLOPs of the one above: 1.5 decades of N, in some 45 trials.
-RUNGS, RUNG_FACTOR = 6, 4.0
+# Costs that halve from one to the next, as many runs at each, 1.5 decades of N: the default search buys so
+# (its runs by octave of FLOPs from the top: 3, 6, 6, 7, 8, 9, 17).
+RUNGS, RUNG_FACTOR = 11, 2.0
 # Dearest trial: a tenth of the search, and done in most of its time by one device of many.
 MAX_TRIAL_FRACTION, LONGEST_TRIAL_SHARE = 0.1, 0.8
 LARGE_WIDTH = 4096  # at which a block's N is about its square, whatever is rounded

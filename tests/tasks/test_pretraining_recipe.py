@@ -69,13 +69,13 @@ def test_a_trial_is_trained_again_as_it_was(study):
 def test_a_law_gives_n_and_d_as_asked_with_the_constants_of_the_study(law, study, params):
     task, record = study
     identity = study_identity(task, 5)
-    advice = advise(law, params, 2e6, head_size=16)
+    advice = advise(law, params, 2e6, head_size=8)
     file = advised_recipe(law, advice, record, identity, "mine")
     recipe = file.recipe
     assert recipe.params == pytest.approx(params, rel=0.1)
     assert recipe.tokens == pytest.approx(2e6, rel=0.01)
     assert (recipe.beta2, recipe.seed, file.schedule.name) == (0.97, 5, "wsd")
-    assert recipe.shape.head_size == 16
+    assert recipe.shape.head_size == 8
     low, high = file.prediction.interval
     assert low < law.loss(recipe.params, 2e6) < high
     assert file.prediction.asked_params == params
@@ -85,7 +85,7 @@ def test_a_law_gives_n_and_d_as_asked_with_the_constants_of_the_study(law, study
 
 def test_sections_build_the_same_recipe(law, study, pretraining):
     task, record = study
-    file = advised_recipe(law, advise(law, 1e5, 3e6, head_size=16), record, study_identity(task, 0), "mine")
+    file = advised_recipe(law, advise(law, 1e5, 3e6, head_size=8), record, study_identity(task, 0), "mine")
     sections = recipe_sections(file)
     overrides = [
         f"{group}.{name}={'null' if value is None else value}"
