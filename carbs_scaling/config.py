@@ -377,14 +377,23 @@ def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
     return plain
 
 
+def _schema(section_type: type) -> DictConfig:
+    """A dataclass as OmegaConf's schema; a frozen one makes its node read-only, also for the merge."""
+    schema: DictConfig = OmegaConf.structured(section_type)
+    OmegaConf.set_readonly(schema, False)
+    for name, kind in get_type_hints(section_type).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            schema[name] = _schema(kind)
+    return schema
+
+
 def load_section(name: str, section_type: type[T], values: DictConfig) -> T:
     """One group of the configuration, `name`, as the checked dataclass `section_type`.
 
     Raises:
         ConfigError: a key that it does not have, or a value that cannot be.
     """
-    schema = OmegaConf.structured(section_type)
-    OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes its node read-only, also for the merge
+    schema = _schema(section_type)
     try:
         section: T = OmegaConf.to_object(  # type: ignore[assignment]
             OmegaConf.merge(schema, _plain(values, section_type))

@@ -105,7 +105,7 @@ def test_every_documented_command_composes_and_passes_the_schema(composed, words
     _, verb, *overrides = words
     if "-m" in overrides:
         overrides = [re.sub(r"=([^,\[{]*),.*", r"=\1", text) for text in overrides if text != "-m"]
-    config = composed(*(part for text in overrides for part in cli._ladder(text)), verb=verb)
+    config = composed(*(part for text in overrides for part in cli._dimension(text)), verb=verb)
     if verb == "search":
         task = load_search(config)[1]
         PretrainingSpace(task.space, task.model, 256, optimizer=task.optimizer.name)
