@@ -79,6 +79,7 @@ FREE_TEXT = (
     r"task\.(?:command|flops|allowed|steps|roles\.\w+|shape\.(?!architecture|flops_convention)\w+"
     r"|(?:metric|curve)\.pattern)"
 )
+IN_QUOTES = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
@@ -177,8 +178,8 @@ def _dimension(override: str) -> list[str]:
 
 def _quoted(override: str) -> str:
     """A command, a formula or a pattern in quotes, so that Hydra reads none of its braces and equal signs."""
-    match = re.match(rf"({FREE_TEXT})=(?!['\"\[]|null$)(.+)", override, flags=re.DOTALL)
-    if match is None:
+    match = re.match(rf"({FREE_TEXT})=(?!null$)(.+)", override, flags=re.DOTALL)
+    if match is None or re.fullmatch(IN_QUOTES, match[2], flags=re.DOTALL):
         return override
     text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), match[2])
     return f"{match[1]}='{text}'"

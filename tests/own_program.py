@@ -4,11 +4,11 @@ import math
 import sys
 import time
 
-from carbs_scaling import cli
-
 
 def written(*overrides: str) -> list[str]:
     """Overrides as the command line hands them to Hydra."""
+    from carbs_scaling import cli
+
     return [part for text in overrides for part in cli._dimension(cli._quoted(text))]
 
 
