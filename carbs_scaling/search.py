@@ -113,7 +113,10 @@ class Search:
         self._begun = False  # whether a trial was: from then on nothing is taken back
         self._last_status: Status | None = None
         self._in_a_row = 0
-        self._alike: tuple[str, int] | None = ("", 0)  # words of the last failure and how often; None at a loss
+        self._alike: tuple[str, int] | None = (
+            "",
+            0,
+        )  # words of the last failure and how often; None at a loss
         self._why_it_ends = ""
 
     def run(self) -> Study:
@@ -246,7 +249,7 @@ class Search:
         """Ends the search where trial after trial fails alike; what has ended is told before.
 
         Raises:
-            CarbsScalingError: the last ones all were lost to the machine, or ran out of memory, or none ever ran.
+            CarbsScalingError: the last ones were lost to the machine or ran out of memory, or none ran yet.
         """
         if outcome.status is Status.MACHINE and self._in_a_row >= MACHINE_FAILURES_IN_A_ROW:
             raise CarbsScalingError(
@@ -260,8 +263,8 @@ class Search:
             )
         if self._alike is not None and outcome.message and self._alike[1] >= FAILED_ALIKE_IN_A_ROW:
             raise CarbsScalingError(
-                f"the first {self._alike[1]} trials all failed alike ({outcome.message}): mend what is run, or "
-                "the space, and take another study.name"
+                f"the first {self._alike[1]} trials all failed alike ({outcome.message}): mend what is "
+                "run, or the space, and take another study.name"
             )
 
     def _retire(self) -> None:

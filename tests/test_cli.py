@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from carbs_scaling import cli
 from carbs_scaling.commands.search import load_search
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
 from tests.own_program import written

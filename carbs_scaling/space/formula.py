@@ -1,4 +1,4 @@
-"""Formulas of named values, such as `6 * params * tokens`: a small language that can do nothing but arithmetic.
+"""Formulas of named values, such as `6 * params * tokens`: a small language of arithmetic alone.
 
 Python's parser reads it and a whitelist of nodes is evaluated here, never `eval`. Text, size of the tree and
 size of whole numbers are bounded.

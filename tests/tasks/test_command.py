@@ -57,10 +57,10 @@ def run(composed, folder):
 
 
 def test_a_study_goes_on_and_its_failures_curves_and_folders_are_kept(run, folder):
-    first = run("study", "budget.flops=3e12", "budget.trials=9")
-    assert len(first.records()) == 9
-    study = run("study", "budget.flops=3e12", "budget.trials=18")
-    unbroken = run("unbroken", "budget.flops=3e12", "budget.trials=18")
+    first = run("study", "budget.flops=3e12", "budget.trials=5")
+    assert len(first.records()) == 5
+    study = run("study", "budget.flops=3e12", "budget.trials=12")
+    unbroken = run("unbroken", "budget.flops=3e12", "budget.trials=12")
     assert ledger(study) == ledger(unbroken)
     records = study.records()
     assert {record.status for record in records} == {Status.COMPLETED, Status.DIVERGED}
@@ -78,7 +78,7 @@ def test_a_study_goes_on_and_its_failures_curves_and_folders_are_kept(run, folde
 
 
 def test_front_fit_recommend_and_compare(run, folder, composed, capsys):
-    run("study", "budget.flops=3e12", "budget.trials=18")
+    run("study", "budget.flops=3e12", "budget.trials=12")
     named = (f"study.directory={folder}", "study.name=study")
     front.run(composed(*named, "plots=false", verb="front"))
     fit.run(composed(*named, "plots=false", verb="fit"))
@@ -93,11 +93,11 @@ def test_front_fit_recommend_and_compare(run, folder, composed, capsys):
 
 
 def test_another_command_is_refused(run):
-    with pytest.raises(StudyError, match="program.goal|program.reads.goal|metric"):
+    with pytest.raises(StudyError, match="metric"):
         run("study", "task.metric.goal=maximize")
-    with pytest.raises(StudyError, match="program.environment"):
+    with pytest.raises(StudyError, match=r"program\.environment"):
         run("study", "task.environment.X=1")
-    run("study", "budget.flops=3e12", "budget.trials=18", "task.time_limit_seconds=99")
+    run("study", "budget.flops=3e12", "budget.trials=12", "task.time_limit_seconds=99")
 
 
 def test_only_folders_of_the_front_are_kept_where_that_is_asked_for(run, folder):
@@ -112,7 +112,7 @@ def test_only_folders_of_the_front_are_kept_where_that_is_asked_for(run, folder)
 def test_trials_are_the_budget_where_nothing_says_what_a_run_costs(run):
     without = ["task.roles.params=null", "budget.trials=5"]
     study = run("counted", *without)
-    assert [record.flops for record in study.records() if record.completed][0] == 1.0
+    assert {record.flops for record in study.records() if record.completed} == {1.0}
     assert study.convention == "trials"
     assert len(study.records()) == 5
     with pytest.raises(ConfigError, match=r"set budget\.trials"):
@@ -120,6 +120,10 @@ def test_trials_are_the_budget_where_nothing_says_what_a_run_costs(run):
 
 
 def test_a_program_that_cannot_run_at_all_stops_the_search(run, folder):
-    with pytest.raises(CarbsScalingError, match="the first 6 trials all failed alike .*no_such_file"):
-        run("hopeless", f"task.command={sys.executable} {folder}/no_such_file.py {{width}}", "budget.trials=20")
+    with pytest.raises(CarbsScalingError, match=r"the first 6 trials all failed alike .*no_such_file"):
+        run(
+            "hopeless",
+            f"task.command={sys.executable} {folder}/no_such_file.py {{width}}",
+            "budget.trials=20",
+        )
     assert len(Study.load(StudyConfig("hopeless", str(folder), None, 0)).records()) == 6

@@ -29,7 +29,10 @@ SMALL = {
     "command": (
         f"task.command='{sys.executable}' tests/own_program.py {{learning_rate}} {{tokens}}",
         *("task.metric.pattern=step (?P<step>\\d+) loss (?P<loss>\\S+)", "task.roles.params=1000"),
-        *("space.learning_rate={low: 1e-3, high: 1, log: true}", "space.tokens={low: 1e3, high: 1e5, log: true}"),
+        *(
+            "space.learning_rate={low: 1e-3, high: 1, log: true}",
+            "space.tokens={low: 1e3, high: 1e5, log: true}",
+        ),
         "space.optimizer=[adam, sgd]",
         "space.momentum={low: 0.5, high: 0.99, when: {optimizer: sgd}}",
     ),

@@ -52,7 +52,7 @@ def open_inside(folder: Path, name: str) -> BinaryIO | None:
 
 
 def files_below(folder: Path, name: str, mark: str) -> list[str]:
-    """Names, relative to `folder`, of files below its folder `name` that have `mark` in their own name, sorted.
+    """Names, relative to `folder`, of files below its folder `name` with `mark` in their name, sorted.
 
     Links are not followed, and no more than `MOST_ENTRIES` entries are looked at.
     """

@@ -1,5 +1,6 @@
 """Runs a program under `supervisor.py`, reads what it prints line by line, and ends it where it must."""
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -124,7 +125,7 @@ def run_program(
     time_limit_seconds: float | None = None,
     silence_limit_seconds: float | None = None,
 ) -> Ending:
-    """Runs a program to its end. Nothing that it started is left when this returns, or when this process dies.
+    """Runs a program to its end. Nothing that it started is left when this returns, or this process dies.
 
     Args:
         arguments: the program and its arguments, as they are: no shell reads them.
@@ -202,7 +203,5 @@ def run_program(
 
 def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):  # it has ended meanwhile
         process.stdin.write(b"t")
-    except BrokenPipeError:  # it has ended meanwhile
-        pass

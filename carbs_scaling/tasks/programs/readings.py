@@ -24,7 +24,7 @@ LARGEST_JSON = 4 << 20  # bytes
 # A growing file: so much at a time, and no more than so much of it in all.
 CHUNK, MOST_BYTES = 1 << 20, 256 << 20
 EVENT_FILES, EVENT_MARK = 20, "tfevents"
-# What a row may hold beside the loss and its step, and what a curve then has: groups of a pattern, keys, columns.
+# What groups of a pattern, keys or columns may give beside the loss and its step.
 BESIDE = ("train_loss", "validation_loss", "learning_rate", "tokens")
 
 

@@ -181,7 +181,9 @@ class ProgramSpace:
             raise ConfigError(f"space.{name}.when must name one dimension, such as {{optimizer: sgd}}")
         ((parent, values),) = given.items()
         if parent not in self.choices and parent not in self.fixed:
-            raise ConfigError(f"space.{name}.when={parent}: name a categorical dimension that stands above it")
+            raise ConfigError(
+                f"space.{name}.when={parent}: name a categorical dimension that stands above it"
+            )
         values = tuple(values) if isinstance(values, list) else (values,)
         known = self.choices.get(parent)
         if known is not None and not set(values) <= set(known):

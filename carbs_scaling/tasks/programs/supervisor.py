@@ -2,10 +2,10 @@
 
     python supervisor.py GRACE_SECONDS PROGRAM ARGUMENT...
 
-Standard input is a pipe that the worker holds: a byte asks to end the program (SIGTERM, then SIGKILL after the
-grace); its end means that the worker is gone, and everything is killed at once. On Linux this process adopts
-every descendant that loses its parent, also those that left the process group, and kills what is left when
-the program ends. The exit code is the program's, or 128 + the signal that ended it.
+Standard input is a pipe that the worker holds: a byte asks to end the program (SIGTERM, then SIGKILL after
+the grace); its end means that the worker is gone, and everything is killed at once. On Linux this process
+adopts every descendant that loses its parent, also those that left the process group, and kills what is left
+when the program ends. The exit code is the program's, or 128 + the signal that ended it.
 """
 
 import contextlib

@@ -9,7 +9,7 @@ from pathlib import Path
 from carbs_scaling.tasks.programs.config import FailureConfig, ProgramConfig
 from carbs_scaling.tasks.programs.readings import Reading, build_source, compiled, matched
 
-# A curve of unknown length: every point at first, every second after so many, every fourth after twice so many.
+# A curve of unknown length: every point at first, every second after so many, then every fourth.
 POINTS_BEFORE_THINNING = 400
 CURVE_SHARE = 1 / 200  # of a run of known length, between two points of its curve
 MESSAGE_CHARACTERS = 200

@@ -1,5 +1,6 @@
 """Values are read of every kind of file, and nothing that a program leaves leads out of its folder."""
 
+import contextlib
 import json
 import os
 import struct
@@ -25,7 +26,9 @@ def event_file(*events: tuple[int, str, float]) -> bytes:
     data = b""
     for step, tag, value in events:
         scalar = field(1, tag.encode()) + bytes([2 << 3 | 5]) + struct.pack("<f", value)
-        event = bytes([1 << 3 | 1]) + struct.pack("<d", 0.0) + bytes([2 << 3, step]) + field(5, field(1, scalar))
+        event = (
+            bytes([1 << 3 | 1]) + struct.pack("<d", 0.0) + bytes([2 << 3, step]) + field(5, field(1, scalar))
+        )
         data += struct.pack("<Q", len(event)) + b"\0\0\0\0" + event + b"\0\0\0\0"
     return data
 
@@ -41,7 +44,9 @@ CONTENTS = {
 @pytest.mark.parametrize("file", CONTENTS)
 def test_the_last_value_and_its_step(tmp_path, file):
     (tmp_path / file).write_bytes(CONTENTS[file])
-    reading = source("." if "tfevents" in file else file, format="tensorboard" if "tfe" in file else None).last(tmp_path)[-1]
+    reading = source(
+        "." if "tfevents" in file else file, format="tensorboard" if "tfe" in file else None
+    ).last(tmp_path)[-1]
     assert (reading.value, reading.step) == (2.5, 7)
     if file == "m.json":
         assert reading.others["accuracy"] == 0.5
@@ -87,12 +92,22 @@ def test_links_pipes_and_paths_lead_nowhere(tmp_path):
 
 
 DEEP = b"[" * 20_000
-BROKEN = [DEEP, b'{"loss": ' + b"9" * 5000 + b"}", b'{"loss": 1e999}', b'{"loss": {"a": []}}', b'"' * 99, b"\xff\xfe\n"]
+BROKEN = [
+    DEEP,
+    b'{"loss": ' + b"9" * 5000 + b"}",
+    b'{"loss": 1e999}',
+    b'{"loss": {"a": []}}',
+    b'"' * 99,
+    b"\xff\xfe\n",
+]
 BROKEN += [struct.pack("<Q", 2**63), struct.pack("<Q", 30) + b"\x12" * 64, *CONTENTS.values()]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(BROKEN) | st.binary(max_size=40), max_size=4).map(b"".join), st.sampled_from([*CONTENTS]))
+@given(
+    st.lists(st.sampled_from(BROKEN) | st.binary(max_size=40), max_size=4).map(b"".join),
+    st.sampled_from([*CONTENTS]),
+)
 def test_whatever_a_program_writes_is_a_number_or_nothing(tmp_path, content, file):
     (tmp_path / file).write_bytes(content)
     reader = source("." if "tfevents" in file else file, format="tensorboard" if "tfe" in file else None)
@@ -101,13 +116,32 @@ def test_whatever_a_program_writes_is_a_number_or_nothing(tmp_path, content, fil
         json.dumps(reading.others, allow_nan=False)
 
 
-PATTERN_PARTS = ["(", ")", "*", "+", "?", "{9999}", "[", "]", "\\", "|", "(?P<loss>", "a", ".", "(a+)+", "(?R)", "^", "$"]
+PATTERN_PARTS = [
+    "(",
+    ")",
+    "*",
+    "+",
+    "?",
+    "{9999}",
+    "[",
+    "]",
+    "\\",
+    "|",
+    "(?P<loss>",
+    "a",
+    ".",
+    "(a+)+",
+    "(?R)",
+    "^",
+    "$",
+]
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(PATTERN_PARTS), max_size=8).map("".join), st.sampled_from(["a" * 60 + "b", "1.5", "é" * 99]))
+@given(
+    st.lists(st.sampled_from(PATTERN_PARTS), max_size=8).map("".join),
+    st.sampled_from(["a" * 60 + "b", "1.5", "é" * 99]),
+)
 def test_any_pattern_ends_in_time_or_is_refused_in_one_line(pattern, text):
-    try:
-        source(pattern=pattern).line(text)
-    except ConfigError as error:
-        assert len(str(error).splitlines()) == 1
+    with contextlib.suppress(ConfigError):
+        assert all(isinstance(reading.value, float) for reading in source(pattern=pattern).line(text))
