@@ -2,10 +2,11 @@
 
     python benchmarks/own_trainer.py --script nanoGPT/train.py
 
-The script is one of nanoGPT's manner (github.com/karpathy/nanoGPT): `--n_layer=...` overrides, `data/NAME/train.bin`, a
-line `step 100: train loss 2.1, val loss 2.3`. It is run as it is, from a folder of links to what lies beside it, on bytes
-of the Python documentation that comes with Python. The baseline is the recipe for a CPU in nanoGPT's README,
-cut to the FLOPs of the dearest run of the search. Writes `own_trainer.json`.
+The script is one of nanoGPT's manner (github.com/karpathy/nanoGPT): `--n_layer=...` overrides, the text in
+`data/NAME/train.bin`, a line `step 100: train loss 2.1, val loss 2.3`. It is run as it is, from a folder of
+links to what lies beside it, on bytes of the documentation that comes with Python. The baseline is the recipe
+for a CPU in nanoGPT's README, cut to the FLOPs of the dearest run that the search may make. Writes
+`own_trainer.json`.
 """
 
 import argparse
@@ -39,8 +40,9 @@ def command(script: str) -> str:
     """The command of a trial."""
     iterations = f"int(tokens / (batch * {SEQUENCE}))"
     return (
-        f"{sys.executable} {script} {FIXED} --out_dir={{folder}} --block_size={SEQUENCE} --batch_size={{batch}} "
-        f"--n_layer={{depth}} --n_head={{width // {HEAD}}} --n_embd={{width}} --learning_rate={{learning_rate}} "
+        f"{sys.executable} {script} {FIXED} --out_dir={{folder}} --block_size={SEQUENCE} "
+        f"--batch_size={{batch}} --n_layer={{depth}} --n_head={{width // {HEAD}}} --n_embd={{width}} "
+        "--learning_rate={learning_rate} "
         f"--min_lr={{learning_rate / 10}} --max_iters={{{iterations}}} --lr_decay_iters={{{iterations}}} "
         f"--eval_interval={{{iterations}}} --warmup_iters={{{iterations} // 10}}"
     )
@@ -66,7 +68,11 @@ def search(script: str, folder: Path, budget_flops: float, share: float, workers
     """The study, begun or gone on with."""
     overrides = [
         *("task=command", "study.name=own", f"study.directory={folder / 'studies'}"),
-        *(f"task.command={command(script)}", f"task.metric.pattern={PATTERN}", f"task.working_directory={folder}"),
+        *(
+            f"task.command={command(script)}",
+            f"task.metric.pattern={PATTERN}",
+            f"task.working_directory={folder}",
+        ),
         "space.width={low: 32, high: 192, log: true, multiple_of: 32}",
         "space.depth={low: 1, high: 4, log: true, integer: true}",
         "space.batch=[4,8,12,16,32]",
@@ -76,7 +82,11 @@ def search(script: str, folder: Path, budget_flops: float, share: float, workers
         *(f"task.shape.vocabulary_size={VOCABULARY}", f"task.shape.sequence_length={SEQUENCE}"),
         *(f"task.shape.flops_convention={CONVENTION}", f"task.roles.batch_tokens=batch * {SEQUENCE}"),
         f"task.allowed=tokens >= 10 * batch * {SEQUENCE}",
-        *(f"budget.flops={budget_flops}", f"budget.max_trial_fraction={share}", "budget.trial_overhead_flops=2e10"),
+        *(
+            f"budget.flops={budget_flops}",
+            f"budget.max_trial_fraction={share}",
+            "budget.trial_overhead_flops=2e10",
+        ),
         *("executor.device=cpu", f"executor.workers={workers}", "task.metric.unit=nats/byte"),
     ]
     subprocess.run([sys.executable, "-m", "carbs_scaling.cli", "search", *overrides], check=True)

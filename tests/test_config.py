@@ -9,7 +9,12 @@ from carbs_scaling.config import FrontConfig, load_config
 from carbs_scaling.errors import ConfigError
 
 # What an option needs beside itself; a base file is never chosen by itself.
-NEEDED = {("data", "files"): ["data.paths=[a.txt]"], ("data", "hub"): ["data.name=some/text"]}
+NEEDED = {
+    ("data", "files"): ["data.paths=[a.txt]"],
+    ("data", "hub"): ["data.name=some/text"],
+    ("task", "command"): ["task.command=train"],
+    ("task", "function"): ["task.function=mine:train"],
+}
 FOLDERS = sorted(path for path in configuration_folder().iterdir() if path.is_dir())
 OPTIONS = [
     (folder.name, file.stem)
@@ -65,7 +70,7 @@ def test_front_composes(composed):
         ("study.name=..", "study.name"),
         ("budget.flops=-1", "budget.flops"),
         ("model.flops_convention=8N", "6N+head"),
-        ("task.name=chess", "task.name=chess is not one of pretraining"),
+        ("task.name=chess", "task.name=chess is not one of command, function, pretraining"),
         ("executor.name=cloud", "in_process, processes"),
         ("+magic=1", "unknown key 'magic'"),
         ("training.micro_batch_tokens=0", "training.micro_batch_tokens"),
