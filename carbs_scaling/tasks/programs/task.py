@@ -108,8 +108,8 @@ class ProgramTask(Task):
     def run(self, point: Point, context: TrialContext) -> TrialOutcome:
         """Runs the program once."""
         if context.study_folder is None:
-            with tempfile.TemporaryDirectory() as folder:
-                return self._run(point, context, Path(folder))
+            with tempfile.TemporaryDirectory() as temporary:
+                return self._run(point, context, Path(temporary))
         folder = Path(context.study_folder).resolve() / FOLDERS / f"{context.number:05d}"
         if not self.section.continues:
             _remove(folder)
