@@ -5,7 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from carbs_scaling.config import PlanConfig, load_config
+from carbs_scaling.config import PlanConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 
 
@@ -17,14 +18,12 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.compute.throughput import device_called, table_throughput
     from carbs_scaling.files import write_atomically
     from carbs_scaling.report.plan import plan_dict, plan_lines
+    from carbs_scaling.tasks.pretraining_config import ModelConfig
     from carbs_scaling.tasks.pretraining_overrides import search_preset
 
     output = None if config.output is None else _preset_path(config.output)
-    architecture = dict(config.model)
-    try:
-        model = ModelPlan(**architecture, vocabulary_size=config.vocabulary_size)
-    except TypeError as error:
-        raise ConfigError(f"model: {error}") from error
+    family = ModelConfig.from_section(OmegaConf.create(config.model))
+    model = ModelPlan(**vars(family), vocabulary_size=config.vocabulary_size)
     memory: float | None = None
     if config.probe:
         from carbs_scaling.training.probe import probe

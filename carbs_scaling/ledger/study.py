@@ -13,13 +13,13 @@ from typing import Any
 
 import filelock
 import optuna
-import sqlalchemy
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from carbs_scaling import __version__
 from carbs_scaling.config import StudyConfig
-from carbs_scaling.errors import BudgetSpent, StudyError
+from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy
+from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
 from carbs_scaling.ledger.identity import differences, study_identity
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import StoredTrial, read_trials, stored
@@ -30,36 +30,6 @@ from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome, charged
 LEDGER_FORMAT = 2
 # User attributes of a trial: what was known before it ran, and how it ended.
 RECORD, OUTCOME = "record", "outcome_record"
-_SQLITE_HEADER = b"SQLite format 3\0"
-_BUSY_SECONDS = 30  # SQLite waits so long for another reader or writer, such as a dashboard
-
-
-@contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Says in one line what a database driver says in fifty.
-
-    Raises:
-        StudyError: the ledger cannot be read or written.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise StudyError(
-            f"the ledger {where} cannot be used ({str(error).splitlines()[0]}): install the database's "
-            "Python driver, such as psycopg2-binary or pymysql"
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-        reason = str(getattr(cause, "orig", None) or cause or error).splitlines()[0]
-        advice = {
-            "file is not a database": "the file is damaged or is something else: move it away to begin anew",
-            "database disk image is malformed": "the file is damaged: move it away to begin anew",
-            "disk is full": "free some space and run the same command again; nothing is lost",
-            "readonly database": "the folder or file is read-only: choose another study.directory",
-            "unable to open database file": "check that the folder exists and can be written",
-        }
-        hint = next((text for key, text in advice.items() if key in reason), "check study.storage")
-        raise StudyError(f"the ledger {where} cannot be used ({reason}): {hint}") from error
 
 
 class Study:
@@ -128,14 +98,14 @@ class Study:
             folder = Path(config.directory)
             names = sorted(p.parent.name for p in folder.glob("*/study.db"))
             there = f"there are {', '.join(names)}" if names else "there are none yet"
-            raise StudyError(
+            raise WrongStudy(
                 f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
             )
-        with storage_errors(_shown(config)):
+        with storage_errors(shown_place(config)):
             try:
-                study = optuna.load_study(study_name=config.name, storage=_storage(config))
+                study = optuna.load_study(study_name=config.name, storage=storage_to_read(config))
             except KeyError:
-                raise StudyError(f"the ledger {_shown(config)} holds no study {config.name!r}") from None
+                raise WrongStudy(f"the ledger {shown_place(config)} holds no study {config.name!r}") from None
             if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
                 raise StudyError(f"study {config.name!r} holds no trial yet")
             _check_format(config, study.user_attrs)
@@ -155,18 +125,18 @@ class Study:
             StudyError: it was begun with another identity, or the ledger cannot be used.
         """
         identity = study_identity(task, config.seed)
-        where = _shown(config)
+        where = shown_place(config)
         with storage_errors(where):
             study = optuna.create_study(
                 study_name=config.name,
-                storage=_storage(config),
+                storage=storage_to_write(config),
                 directions=["minimize", "minimize"],
                 sampler=sampler,
                 load_if_exists=True,
             )
             attributes = study.user_attrs
             if "identity" not in attributes and study.get_trials(deepcopy=False):
-                raise StudyError(f"the study {config.name!r} in {where} was not made by carbs-scaling")
+                raise WrongStudy(f"the study {config.name!r} in {where} was not made by carbs-scaling")
             if "identity" not in attributes:
                 with warnings.catch_warnings():  # experimental in Optuna, and what its dashboard shows
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -324,44 +294,11 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
             lock.release()
 
 
-def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
-    if config.storage is not None:
-        try:
-            sqlalchemy.make_url(config.storage)
-        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-            # Without the error's own words: they hold parts of the URL, perhaps of its password.
-            raise StudyError(
-                "study.storage is no database URL: write postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME, "
-                "with %40 for an @ in the password"
-            ) from error
-        return optuna.storages.RDBStorage(config.storage)
-    file = config.folder / "study.db"
-    if file.exists():
-        with file.open("rb") as stream:
-            header = stream.read(len(_SQLITE_HEADER))
-        if header and header != _SQLITE_HEADER:  # SQLite itself would overwrite a very short file
-            raise StudyError(f"the ledger {file} is not an SQLite file: move it away to begin anew")
-    url = sqlalchemy.URL.create("sqlite", database=str(file.resolve()))
-    return optuna.storages.RDBStorage(
-        url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}}
-    )
-
-
-def _shown(config: StudyConfig) -> str:
-    """Where the ledger is, for messages: without a password."""
-    if config.storage is None:
-        return str(config.folder / "study.db")
-    try:
-        return sqlalchemy.make_url(config.storage).render_as_string(hide_password=True)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return "at study.storage"
-
-
 def _check_identity(config: StudyConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = differences(before, now)
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise StudyError(
+        raise WrongStudy(
             f"study {config.name!r} was begun with another {changed[0]}{more}: "
             "undo the change, or take another study.name"
         )

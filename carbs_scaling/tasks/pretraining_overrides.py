@@ -1,6 +1,7 @@
 """A recommended recipe, and a plan, as overrides of a pretraining search."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from carbs_scaling.compute.plan import Plan
@@ -55,7 +56,11 @@ def search_preset(plan: Plan, name: str, hours: float | None) -> dict[str, Any]:
     return {
         "defaults": [{"override /model": shape.architecture}, {"override /space": "language_model"}],
         "study": {"name": name},
-        "model": {"head_size": head, "sequence_length": shape.sequence_length},
+        "model": {
+            "head_size": head,
+            "sequence_length": shape.sequence_length,
+            **asdict(shape.options),
+        },
         "space": {
             "width": {
                 "low": max(head, smallest.width // (2 * head) * head),

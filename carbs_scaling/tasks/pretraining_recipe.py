@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
+from carbs_scaling.laws.recommend.predicted_curve import SeenCurve, predict_curve
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.numbers import compact
+from carbs_scaling.tasks.pretraining_config import ModelConfig
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.recipe_file import LOCAL_DATA_KEYS, Prediction, RecipeFile
@@ -32,10 +37,8 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
     """
     _require_pretraining(identity, study)
     details = record.details
-    shape = ModelShape(
-        **{name: details[name] for name in ("architecture", "width", "depth", "head_size")},
-        vocabulary_size=details["vocabulary_size"],
-        sequence_length=details["sequence_length"],
+    shape = _model(identity).shape(
+        int(details["width"]), int(details["depth"]), int(details["vocabulary_size"])
     )
     batch_size = int(details["batch_size"])
     recipe = Recipe(
@@ -58,7 +61,12 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
 
 
 def advised_recipe(
-    law: ScalingLaw, advice: Advice, best: TrialRecord, identity: Mapping[str, Any], study: str
+    law: ScalingLaw,
+    advice: Advice,
+    best: TrialRecord,
+    identity: Mapping[str, Any],
+    study: str,
+    curves: Sequence[SeenCurve] = (),
 ) -> RecipeFile:
     """The run that a law recommends, with the constants of the study that it was fitted to.
 
@@ -72,12 +80,13 @@ def advised_recipe(
         best: the study's best run, see `best_run`.
         identity: of the study.
         study: its name.
+        curves: of its runs, for the curve that is predicted.
 
     Raises:
         ConfigError: the runs do not identify a shape.
         LawError: the law does not answer for the shape's N.
     """
-    shape = nearest_shape(advice, best)
+    shape = nearest_shape(advice, _model(identity), int(best.details["vocabulary_size"]))
     length = shape.sequence_length
     asked = advice.recipe
     advice = advise(law, shape.params, asked.tokens, level=advice.level, head_size=shape.head_size)
@@ -112,6 +121,7 @@ def advised_recipe(
             asked_params=float(asked.params),
             asked_tokens=float(asked.tokens),
             warnings=tuple(warnings),
+            curve=predict_curve(law, curves, shape.params, recipe.tokens, advice.level),
         ),
         **_constants(identity),
     )
@@ -130,36 +140,36 @@ def best_run(records: Sequence[TrialRecord], identity: Mapping[str, Any], study:
     return min(completed, key=lambda record: record.loss)
 
 
-def nearest_shape(advice: Advice, like: TrialRecord) -> ModelShape:
+def nearest_shape(advice: Advice, model: ModelConfig, vocabulary_size: int) -> ModelShape:
     """The shape of whole heads and layers nearest to N, then to the width / depth that is advised.
 
     Args:
         advice: for N.
-        like: gives family, head size, vocabulary and sequence length.
+        model: the family, and what all its shapes share.
+        vocabulary_size: V.
 
     Raises:
-        ConfigError: the runs do not identify a shape.
+        ConfigError: the runs do not identify a shape, or the family has a single one.
     """
+    sizes = model.fixed_sizes
+    if "width" in sizes and "depth" in sizes:
+        raise ConfigError(f"model={model.architecture} has one size: a recipe for another N has no model")
     if advice.width is None or advice.depth is None:
         raise ConfigError("these runs do not say which shape N should have: a recipe file cannot be written")
-    details = like.details
-    head_size, params = int(details["head_size"]), advice.recipe.params
+    params, step = advice.recipe.params, model.width_step
     aspect = advice.width / advice.depth
-
-    def shape(width: int, depth: int) -> ModelShape:
-        return ModelShape(
-            details["architecture"], width, depth, head_size, details["vocabulary_size"],
-            details["sequence_length"],
-        )  # fmt: skip
 
     def distance(candidate: ModelShape) -> float:
         off = math.log(candidate.params / params)
         return off**2 + ASPECT_WEIGHT * math.log(candidate.width / candidate.depth / aspect) ** 2
 
     candidates = []
-    for width in range(head_size, 3 * advice.width + head_size, head_size):
-        depth = params / shape(width, 1).params
-        candidates += [shape(width, max(1, whole)) for whole in {math.floor(depth), math.ceil(depth)}]
+    for width in [sizes["width"]] if "width" in sizes else range(step, 3 * advice.width + step, step):
+        depth = params / model.shape(width, 1, vocabulary_size).params
+        depths = {max(1, math.floor(depth)), max(1, math.ceil(depth))}
+        candidates += [
+            model.shape(width, sizes.get("depth", whole), vocabulary_size) for whole in sorted(depths)
+        ]
     return min(candidates, key=distance)
 
 
@@ -183,6 +193,7 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
             "head_size": shape.head_size,
             "sequence_length": shape.sequence_length,
             "flops_convention": file.flops_convention,
+            **asdict(shape.options),
         },
         "data": dict(file.data),
         "optimizer": dict(optimizer),
@@ -201,6 +212,11 @@ def _require_pretraining(identity: Mapping[str, Any], study: str) -> None:
         raise ConfigError(
             f"study {study} is of task={identity.get('task')}: recipes are of pretraining alone"
         )
+
+
+def _model(identity: Mapping[str, Any]) -> ModelConfig:
+    """The family of a study."""
+    return ModelConfig.from_section(OmegaConf.create(dict(identity["model"])))
 
 
 def _constants(identity: Mapping[str, Any]) -> dict[str, Any]:

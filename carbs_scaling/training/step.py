@@ -12,9 +12,8 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
-from carbs_scaling.models.build import logits
+from carbs_scaling.models.build import token_losses
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,11 @@ def accumulate_gradients(
 ) -> torch.Tensor:
     """Add the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
 
+    A mixture of experts adds its routers' auxiliary loss, whose value depends on which windows are taken at
+    once, and which is not part of the loss that is returned.
+
     Args:
-        model: tokens to scores, see `models.build.logits`.
+        model: tokens to scores, see `models.build.token_losses`.
         batch: int64 [b, T + 1].
         micro_batch: windows in memory at once; the gradient is that of the whole batch.
         after_part: called with a part's share of the batch once its gradient has been added.
@@ -48,19 +50,30 @@ def accumulate_gradients(
     total = torch.zeros((), device=batch.device)
     for windows in torch.split(batch, micro_batch):
         share = len(windows) / len(batch)
-        with autocast(batch.device):
-            loss = window_loss(model, windows) * share
-        torch.autograd.backward(loss)
+        loss = backward(model, windows, share)
         if after_part is not None:
             after_part(share)
-        total += loss.detach()
+        total += loss
     return total
+
+
+def backward(model: nn.Module, windows: torch.Tensor, share: float) -> torch.Tensor:
+    """Add the gradient of `share` times the mean loss, and times the auxiliary loss, to the parameters.
+
+    Returns:
+        `share` times the mean loss in nats a token, [], without the auxiliary loss.
+    """
+    with autocast(windows.device):
+        loss, auxiliary = token_losses(model, windows)
+        loss = loss * share
+        objective = loss if auxiliary is None else loss + auxiliary * share
+    torch.autograd.backward(objective)
+    return loss.detach()
 
 
 def window_loss(model: nn.Module, windows: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Cross-entropy of the last T ids of each window given the first T, in nats: int64 [b, T + 1] -> []."""
-    scores = logits(model, windows[:, :-1])
-    return cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
+    return token_losses(model, windows, reduction)[0]
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

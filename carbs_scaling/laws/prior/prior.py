@@ -20,6 +20,8 @@ BATCH_PARAMETERS = ("a_B", "b0", "b_N", "b_D", "ln_k_B", "r_B")
 LEVEL_LAWS = ("Step Law", "DeepSeek")
 _FITTED_ON = (2e8, 1e10)
 _EXPONENT_SD = 0.1
+# Deviations of the level of rate and batch, in logs: where no range is given, and for the narrowest range.
+_LEVEL_SD, _NARROWEST_SD = 2.0, 0.5
 # The floor lies between these two laws, one standard deviation to either side.
 FLOOR_LAWS = ("Besiroglu", "Kaplan")
 # Kaplan's law has no irreducible loss. In logs a tenth of the loss stands for none: runs cannot tell them
@@ -124,7 +126,7 @@ def law_prior(
         loss_level: a low loss of the runs, positive.
         centre: (ln N0, ln D0, ln e0, ln B0).
         has_role: which of `law.ROLES` the runs have.
-        rate_range: (ln lowest, ln highest) learning rate that may be proposed, to keep the mean inside.
+        rate_range: (ln lowest, ln highest) learning rate that may be proposed: the prior's level lies inside.
         batch_range: the same for batch tokens.
     """
     level_n, level_d = (centre[0], centre[1]) if has_role[0] and has_role[1] else map(log, _FITTED_ON)
@@ -132,13 +134,13 @@ def law_prior(
     batch = _inside(batch, batch_range)
     rate = _inside(rate, rate_range)
     mean_sd = {
-        "a0": (rate - centre[2], 2.0),
+        "a0": (rate - centre[2], _level_sd(rate_range)),
         "a_N": (-0.45, 0.26),
         "a_D": (0.1, 0.21),
         "a_B": (0.4, 0.2),
         "ln_k_e": (log(0.015 * loss_level), 1.5),
         "r_e": (0.5, 0.5),
-        "b0": (batch - centre[3], 2.0),
+        "b0": (batch - centre[3], _level_sd(batch_range)),
         "b_N": (0.1, 0.15),
         "b_D": (0.45, 0.15),
         "ln_k_B": (log(0.01 * loss_level), 1.5),
@@ -209,6 +211,14 @@ def _floor_of(name: str, centre: Iterable[float]) -> dict[str, float]:
         "ln_beta": log(law.beta),
         "ln_gamma": log(law.gamma),
     }
+
+
+def _level_sd(bounds: tuple[float, float] | None) -> float:
+    """A range that is searched is meant to hold the optimum: its ends lie two deviations off its middle.
+
+    A narrow one may miss it.
+    """
+    return _LEVEL_SD if bounds is None else min(max((bounds[1] - bounds[0]) / 4, _NARROWEST_SD), _LEVEL_SD)
 
 
 def _inside(value: float, bounds: tuple[float, float] | None) -> float:

@@ -13,7 +13,7 @@ from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.laws.prior.published import BY_NAME, LAWS, PublishedLaw
-from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.runs.table import LawArgumentError
 
 TRANSFER_SD = 0.1  # of an exponent between settings; of the loss exponents' logs, twice that
 LEVEL_SD = 1.0  # of ln learning rate and ln batch at the centre
@@ -31,13 +31,15 @@ def published_laws(names: str | Sequence[str] | None) -> tuple[PublishedLaw, ...
         return ()
     names = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
     if wrong := [name for name in names if not isinstance(name, str)]:
-        raise LawError(f"prior={wrong[0]!r} is no name of a published law: choose from {', '.join(BY_NAME)}")
+        raise LawArgumentError(
+            f"prior={wrong[0]!r} is no name of a published law: choose from {', '.join(BY_NAME)}"
+        )
     if any(name.lower() == "published" for name in names):
         return LAWS
     lower = {name.lower(): law for name, law in BY_NAME.items()}
     for name in names:
         if name.lower() not in lower:
-            raise LawError(
+            raise LawArgumentError(
                 f"there is no published law {name!r}: choose from {', '.join(BY_NAME)}, or published"
             )
     return tuple(lower[name.lower()] for name in names)

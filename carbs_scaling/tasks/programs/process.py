@@ -16,7 +16,7 @@ SUPERVISOR = Path(__file__).with_name("supervisor.py")
 LONGEST_LINE = 4096  # bytes; the rest of a line is dropped, so that no pattern meets more
 TURN_SECONDS = 0.5  # between two looks at files and clocks
 READ_BYTES = 1 << 16
-GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
+GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL: for a checkpoint, and less than a worker has
 # A turn of the loop takes no longer than this with a program that floods its output.
 READS_A_TURN = 64
 
@@ -127,6 +127,8 @@ def run_program(
 ) -> Ending:
     """Runs a program to its end. Nothing that it started is left when this returns, or this process dies.
 
+    Interrupted once, it ends the program as a time limit does; interrupted twice, at once.
+
     Args:
         arguments: the program and its arguments, as they are: no shell reads them.
         folder: that it runs in; None for the current one.
@@ -139,6 +141,7 @@ def run_program(
 
     Raises:
         OSError: the system starts no process, or the folder is gone.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, once the program has ended.
     """
     command = [sys.executable, "-I", "-S", str(SUPERVISOR), str(GRACE_SECONDS), *arguments]
     begun = spoken = time.monotonic()
@@ -165,6 +168,21 @@ def run_program(
             found = [on_line(line) for line in lines.take(data)]
             return next((text for text in found if text), "")
 
+        def read() -> str:
+            """Takes what was printed, or waits a little for it."""
+            nonlocal spoken
+            wanted = ""
+            if selector.select(TURN_SECONDS / 5):
+                for _ in range(READS_A_TURN):
+                    data = process.stdout.read(READ_BYTES)  # type: ignore[union-attr]
+                    if not data:
+                        break
+                    spoken = time.monotonic()
+                    wanted = take(data) or wanted
+                if data == b"":  # the stream has ended: only the process's end is waited for
+                    selector.unregister(process.stdout)  # type: ignore[arg-type]
+            return wanted
+
         turned = begun
         try:
             while process.poll() is None:
@@ -174,15 +192,7 @@ def run_program(
                     wanted = f"it ran longer than task.time_limit_seconds={time_limit_seconds:g}"
                 elif silence_limit_seconds is not None and now - spoken > silence_limit_seconds:
                     wanted = f"it printed nothing for task.silence_limit_seconds={silence_limit_seconds:g}"
-                if selector.select(TURN_SECONDS / 5):
-                    for _ in range(READS_A_TURN):
-                        data = process.stdout.read(READ_BYTES)
-                        if not data:
-                            break
-                        spoken = now
-                        wanted = take(data) or wanted
-                    if data == b"":  # the stream has ended: only the process's end is waited for
-                        selector.unregister(process.stdout)
+                wanted = read() or wanted
                 if now - turned > TURN_SECONDS:
                     wanted = on_turn() or wanted
                     turned = now
@@ -194,6 +204,15 @@ def run_program(
                 reason = take(data) or reason
             found = [on_line(line) for line in lines.last()]
             reason = reason or next((text for text in found if text), "") or on_turn()
+        except KeyboardInterrupt:
+            # The search stops. The program may write a checkpoint, and what it prints meanwhile is kept.
+            _ask_to_end(process)
+            while process.poll() is None:
+                read()
+            while data := process.stdout.read(READ_BYTES):
+                take(data)
+            on_turn()
+            raise
         finally:
             selector.close()
             process.stdin.close()  # ends everything, where something runs

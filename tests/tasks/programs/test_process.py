@@ -87,7 +87,10 @@ def test_a_child_that_left_its_parent_and_group_ends_with_the_trial(command, tmp
 
 
 WORKER = """
-import sys
+import signal, sys
+if sys.argv[1] == "stopped":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    del sys.argv[1]
 from carbs_scaling.tasks.programs.process import KeptOutput, run_program
 from pathlib import Path
 nothing = lambda *_: ""
@@ -109,3 +112,27 @@ def test_everything_ends_with_a_killed_worker(tmp_path, number):
     worker.send_signal(number)
     worker.wait()
     assert gone(int(pid.read_text()))
+
+
+SAVES = """
+import signal, sys, time
+def save(*_):
+    print("saved", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+open(sys.argv[1], "w").write("1")
+time.sleep(1000)
+"""
+
+
+def test_a_program_may_save_its_work_when_the_search_stops(tmp_path):
+    program, ready, kept = tmp_path / "program.py", tmp_path / "ready", tmp_path / "output.log"
+    program.write_text(SAVES)
+    arguments = ["stopped", kept, sys.executable, "-I", "-S", program, ready]
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, *map(str, arguments)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not ready.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker.terminate()
+    assert b"KeyboardInterrupt" in worker.communicate()[1]
+    assert kept.read_text() == "saved\n"
