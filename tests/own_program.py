@@ -1,6 +1,8 @@
 """Stands for a training script of the user's, and for a function; and how a test writes their options."""
 
+import contextlib
 import math
+import os
 import sys
 import time
 
@@ -10,6 +12,18 @@ def written(*overrides: str) -> list[str]:
     from carbs_scaling import cli
 
     return [part for text in overrides for part in cli._dimension(cli._quoted(text))]
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within some time."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 0)
+            time.sleep(0.05)
+            continue
+        return True
+    return False
 
 
 def loss_of(learning_rate: float, tokens: float) -> float:

@@ -1,7 +1,10 @@
 """A study of somebody's own program has all that a study of ours has."""
 
 import json
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,7 @@ from carbs_scaling.errors import CarbsScalingError, ConfigError, StudyError
 from carbs_scaling.ledger.curves import read_curve, run_curves
 from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.trial import Status
-from tests.own_program import written
+from tests.own_program import BEHAVIOURS, DAEMON, gone, written
 from tests.toy_task import ledger, search
 
 # As nanoGPT's: options with values, a line of losses now and then.
@@ -46,9 +49,10 @@ def run(composed, folder):
     script = folder / "train.py"
     script.write_text(SCRIPT)
 
-    def run_search(name, *overrides):
+    def run_search(name, *overrides, executor="in_process"):
+        settings = [text.replace("in_process", executor) for text in SETTINGS]
         command = f"task.command={sys.executable} -I -S {script} {{width}} {{learning_rate}} {{tokens}}"
-        given = written(command, *SETTINGS, f"study.directory={folder}", f"study.name={name}", *overrides)
+        given = written(command, *settings, f"study.directory={folder}", f"study.name={name}", *overrides)
         config, task_config = load_search(composed(*given))
         task = build_task(config, task_config)
         return search(counted_in_trials(config, task), task)
@@ -127,3 +131,72 @@ def test_a_program_that_cannot_run_at_all_stops_the_search(run, folder):
             "budget.trials=20",
         )
     assert len(Study.load(StudyConfig("hopeless", str(folder), None, 0)).records()) == 6
+
+
+def test_the_search_goes_on_whatever_a_program_does(run, folder):
+    """One trial each, by its number: what it does, and how it ends."""
+    completes = "print('step 9 loss 2.5')"
+    told = [
+        (completes, Status.COMPLETED),
+        (BEHAVIOURS["hangs"], Status.DIVERGED),
+        (BEHAVIOURS["prints NaN"], Status.DIVERGED),
+        (BEHAVIOURS["floods"], Status.COMPLETED),
+        (BEHAVIOURS["is killed"], Status.MACHINE),
+        (f"{DAEMON}\n{completes}", Status.COMPLETED),
+        (completes, Status.COMPLETED),
+    ]
+    script, pid = folder / "odd.py", folder / "pid"
+    script.write_text(f"import sys\nexec({[text for text, _ in told]!r}[int(sys.argv[1])])")
+    study = run(
+        "odd",
+        f"task.command={sys.executable} -I -S {script} {{trial}} {pid}",
+        r"task.metric.pattern=step (?P<step>\d+) loss (?P<loss>\S+)",
+        *("task.time_limit_seconds=2", "task.output_bytes=10000", f"budget.trials={len(told)}"),
+        *("budget.flops=1e13", "executor.retries=0"),
+    )
+    assert [record.status for record in study.records()] == [status for _, status in told]
+    assert gone(int(pid.read_text()))
+    assert all(path.stat().st_size < 10_100 for path in (folder / "odd" / "trials").glob("*/output.log"))
+
+
+# From the third trial on it waits for a file to appear.
+WAITS = """
+import os, time
+with open(f"{sys.argv[4]}/pid", "w") as file:
+    file.write(str(os.getpid()))
+while int(sys.argv[5]) > 1 and not os.path.exists(sys.argv[6]):
+    time.sleep(0.01)
+"""
+
+
+def test_a_search_with_two_workers_that_is_killed_goes_on(run, folder):
+    script, file, trials = folder / "waits.py", folder / "file", folder / "killed" / "trials"
+    script.write_text(f"import sys\n{WAITS}{SCRIPT}")
+    values = f"{{width}} {{learning_rate}} {{tokens}} {{folder}} {{trial}} {file}"
+    own = [
+        f"task.command={sys.executable} -I -S {script} {values}",
+        *("budget.flops=3e12", "budget.trials=6", "executor.workers=2"),
+    ]
+    settings = [text.replace("in_process", "processes") for text in SETTINGS]
+    command = [*settings, *own, f"study.directory={folder}", "study.name=killed"]
+    search = subprocess.Popen(
+        [sys.executable, "-m", "carbs_scaling.cli", "search", *command], cwd=Path(__file__).parents[2]
+    )
+    deadline = time.monotonic() + 240
+    waiting = [trials / f"{number:05d}" / "pid" for number in (2, 3)]
+    while not all(pid.exists() and pid.read_text() for pid in waiting) and time.monotonic() < deadline:
+        assert search.poll() is None
+        time.sleep(0.05)
+    search.kill()
+    search.wait()
+    assert all(gone(int(pid.read_text())) for pid in waiting)
+    place = StudyConfig("killed", str(folder), None, 0)
+    before = Study.load(place).records()
+    assert [record.running for record in before] == [False, False, True, True]
+    file.touch()
+    after = run("killed", *own, executor="processes").records()
+    assert [(r.number, r.point, r.seed) for r in after[:4]] == [(r.number, r.point, r.seed) for r in before]
+    assert after[:2] == before[:2]
+    assert len(after) == 6
+    assert not any(record.running for record in after)
+    assert 0 < spent_flops(after) <= 3e12

@@ -1,7 +1,5 @@
 """However a program ends, it ends as the guide says, and nothing that it started is left."""
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import pytest
 from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.task import TrialContext
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory
-from tests.own_program import BEHAVIOURS, DAEMON, written
+from tests.own_program import BEHAVIOURS, DAEMON, gone, written
 
 METRIC = "task.metric.pattern=step (?P<step>\\d+) loss (?P<loss>\\S+)"
 
@@ -29,18 +27,6 @@ def command(composed, tmp_path):
         return build_task(*load_search(composed("task=command", *written(text, METRIC, space, *overrides))))
 
     return build
-
-
-def gone(pid: int) -> bool:
-    """Whether a process ends within some time."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, 0)
-            time.sleep(0.05)
-            continue
-        return True
-    return False
 
 
 @pytest.mark.parametrize(
