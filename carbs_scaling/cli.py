@@ -31,6 +31,12 @@ GOES_ON = {
     "search": "The same command goes on from here.",
     "train": "The same command goes on from the last checkpoint, or begins again where there is none yet.",
 }
+# Values that are no Hydra syntax: people write them as they are.
+FREE_TEXT = (
+    r"task\.(?:command|flops|allowed|steps|roles\.\w+|shape\.(?!architecture|flops_convention)\w+"
+    r"|(?:metric|curve)\.pattern)"
+)
+IN_QUOTES = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 FAILED, WRONG_COMMAND = CarbsScalingError.exit_code, ConfigError.exit_code
 # The shell's exit codes for a program that Ctrl-C, or a closed pipe such as that of `| head`, has ended.
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -134,7 +140,7 @@ def _run_verb(name: str, overrides: list[str]) -> None:
     if name in ("fit", "recommend"):
         # To Hydra `optimizer` is a folder of `conf/`, which these verbs do not read.
         overrides = [re.sub(r"^optimizer=", "only_optimizer=", text) for text in overrides]
-    overrides = [part for text in overrides for part in _ladder(_storage_elsewhere(text))]
+    overrides = [part for text in overrides for part in _dimension(_quoted(_storage_elsewhere(text)))]
     begun = False
 
     def job(composed: DictConfig) -> None:
@@ -178,10 +184,25 @@ def _storage_elsewhere(override: str) -> str:
     return f"{match[1]}${{oc.env:{STORAGE}}}"
 
 
-def _ladder(override: str) -> list[str]:
-    """`space.width=[32,64]` as Hydra can do it: a list does not merge into a range, it takes its place."""
-    match = re.match(r"(space\.\w+)=(\[.*)", override, flags=re.DOTALL)
-    return [f"~{match[1]}", f"+{match[1]}={match[2]}"] if match else [override]
+def _dimension(override: str) -> list[str]:
+    """`space.NAME=...` as Hydra can do it: a new name is added, and a list takes the place of a range.
+
+    Whether there is such a dimension is for the task to say.
+    """
+    match = re.match(r"(space\.\w+|task\.environment\.\w+)=(.*)", override, flags=re.DOTALL)
+    if match is None:
+        return [override]
+    added = f"++{match[1]}={match[2]}"
+    return [f"++{match[1]}=null", added] if match[2].startswith("[") else [added]
+
+
+def _quoted(override: str) -> str:
+    """A command, a formula or a pattern in quotes, so that Hydra reads none of its braces and equal signs."""
+    match = re.match(rf"({FREE_TEXT})=(?!null$)(.+)", override, flags=re.DOTALL)
+    if match is None or re.fullmatch(IN_QUOTES, match[2], flags=re.DOTALL):
+        return override
+    text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), match[2])
+    return f"{match[1]}='{text}'"
 
 
 @contextmanager

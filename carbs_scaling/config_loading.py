@@ -24,6 +24,16 @@ def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
     return plain
 
 
+def _schema(section_type: type) -> DictConfig:
+    """A dataclass as OmegaConf's schema; a frozen one makes its node read-only, also for the merge."""
+    schema: DictConfig = OmegaConf.structured(section_type)
+    OmegaConf.set_readonly(schema, False)
+    for name, kind in get_type_hints(section_type).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            schema[name] = _schema(kind)
+    return schema
+
+
 def load_section(name: str, section_type: type[T], values: DictConfig) -> T:
     """One group of the configuration, `name`, as the checked dataclass `section_type`.
 
@@ -36,8 +46,7 @@ def load_section(name: str, section_type: type[T], values: DictConfig) -> T:
     if own is not None:
         section: T = own(values)
         return section
-    schema = OmegaConf.structured(section_type)
-    OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes its node read-only, also for the merge
+    schema = _schema(section_type)
     try:
         section = OmegaConf.to_object(  # type: ignore[assignment]
             OmegaConf.merge(schema, _plain(values, section_type))

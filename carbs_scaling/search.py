@@ -33,6 +33,8 @@ POLL_SECONDS = 0.25
 MACHINE_FAILURES_IN_A_ROW = 3
 # One shape that does not fit is a lesson; so many in a row are a device that something else fills.
 OUT_OF_MEMORY_IN_A_ROW = 10
+# So many that fail with the same words before any has completed are a program that cannot run at all.
+FAILED_ALIKE_IN_A_ROW = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +118,10 @@ class Search:
         self._begun = False  # whether a trial was: from then on nothing is taken back
         self._last_status: Status | None = None
         self._in_a_row = 0
+        self._alike: tuple[str, int] | None = (
+            "",
+            0,
+        )  # words of the last failure and how often; None at a loss
         self._why_it_ends = ""
 
     def run(self) -> Study:
@@ -163,6 +169,8 @@ class Search:
             if self._task.description:
                 self._display.note(self._task.description)
             self._display.start([record for record in records if not record.running])
+        if any(record.completed for record in records):
+            self._alike = None
         provenance = {"sampler": self._config.sampler["name"]}
         with self._proposing:
             left_open = self._affordable(self._study.unfinished(self._task, provenance))
@@ -236,12 +244,17 @@ class Search:
             self._display.trial_ended(record)
         self._in_a_row = self._in_a_row + 1 if outcome.status is self._last_status else 1
         self._last_status = outcome.status
+        if outcome.status is Status.COMPLETED:
+            self._alike = None
+        elif self._alike is not None:
+            said, count = self._alike
+            self._alike = (outcome.message, count + 1 if outcome.message == said else 1)
 
     def _stop_if_hopeless(self, outcome: TrialOutcome) -> None:
         """Ends the search where trial after trial fails alike; what has ended is told before.
 
         Raises:
-            CarbsScalingError: the last ones all were lost to the machine, or ran out of memory.
+            CarbsScalingError: the last ones were lost to the machine or ran out of memory, or none ran yet.
         """
         if outcome.status is Status.MACHINE and self._in_a_row >= MACHINE_FAILURES_IN_A_ROW:
             raise CarbsScalingError(
@@ -252,6 +265,11 @@ class Search:
             raise CarbsScalingError(
                 f"{self._in_a_row} trials in a row ran out of memory ({outcome.message}): free the device, "
                 "or set executor.memory_bytes, so that what needs more is not proposed; nothing is lost"
+            )
+        if self._alike is not None and outcome.message and self._alike[1] >= FAILED_ALIKE_IN_A_ROW:
+            raise CarbsScalingError(
+                f"the first {self._alike[1]} trials all failed alike ({outcome.message}): mend what is "
+                "run, or the space, and take another study.name"
             )
 
     def _retire(self) -> None:

@@ -10,6 +10,9 @@ from carbs_scaling.trial import TrialOutcome
 
 Point = dict[str, Any]
 
+# The FLOPs convention of a task whose runs all cost 1, since nothing says what they cost.
+TRIALS = "trials"
+
 
 @dataclass(frozen=True)
 class TrialContext:

@@ -13,6 +13,7 @@ from carbs_scaling.command_line import checked
 from carbs_scaling.commands.search import load_search
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
+from tests.own_program import written
 
 
 def carbs_scaling(*arguments, cwd):
@@ -194,8 +195,8 @@ def test_every_documented_command_composes_and_passes_the_schema(composed, words
     _, verb, *overrides = words
     if "-m" in overrides:
         overrides = [re.sub(r"=([^,\[{]*),.*", r"=\1", text) for text in overrides if text != "-m"]
-    config = composed(*(part for text in overrides for part in cli._ladder(text)), verb=verb)
-    if verb == "search":
+    config = composed(*written(*overrides), verb=verb)
+    if verb == "search" and config.task.name == "pretraining":
         task = load_search(config)[1]
         PretrainingSpace(task.space, task.model, 256, optimizer=task.optimizer.name)
 

@@ -14,6 +14,8 @@ from tests.small_models import trained_folder
 NEEDED = {
     ("data", "files"): ["data.paths=[a.txt]"],
     ("data", "hub"): ["data.name=some/text"],
+    ("task", "command"): ["task.command=train"],
+    ("task", "function"): ["task.function=mine:train"],
     ("model", "auto"): ["model.config={model_type: gpt2, n_embd: 64, n_head: 4, n_layer: 2}"],
     ("model", "pretrained"): ["model.path=FOLDER"],
 }
@@ -75,7 +77,7 @@ def test_front_composes(composed):
         ("study.name=..", "study.name"),
         ("budget.flops=-1", "budget.flops"),
         ("model.flops_convention=8N", "6N+head"),
-        ("task.name=chess", "task.name=chess is not one of pretraining"),
+        ("task.name=chess", "task.name=chess is not one of command, function, pretraining"),
         ("executor.name=cloud", "in_process, processes"),
         ("+magic=1", "unknown key 'magic'"),
         ("training.micro_batch_tokens=0", "training.micro_batch_tokens"),

@@ -71,6 +71,7 @@ def test_the_wheel_holds_configuration_types_and_licence(installed):
     sources = {path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")}
     assert sources
     assert {path.relative_to(package) for path in (package / "conf").rglob("*.yaml")} == sources
+    assert (package.parent / "hydra_plugins" / "carbs_scaling_sweeper" / "config.py").is_file()
     assert (package / "py.typed").is_file()
     assert len(list(package.parent.glob("carbs_scaling-*.dist-info/licenses/LICENSE"))) == 1
 

@@ -7,7 +7,7 @@ import pytest
 from carbs_scaling import cli
 from carbs_scaling.commands import front
 from carbs_scaling.errors import CarbsScalingError
-from carbs_scaling.ledger.study import database_url
+from carbs_scaling.ledger.database import database_url
 from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.usage import VERBS
 

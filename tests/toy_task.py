@@ -60,7 +60,7 @@ class ToyTask(Task):
 def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchConfig:
     """A search of some tens of trials."""
     own = {"retries": 0}
-    own |= {"trials_per_worker": None} if executor == "processes" else {}
+    own |= {"trials_per_worker": None, "gpus_per_trial": 1} if executor == "processes" else {}
     workers = options.pop("workers", 1)
     config_type = EXECUTORS.load(executor).config_type
     return SearchConfig(

@@ -15,7 +15,7 @@ from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.names import as_name
-from carbs_scaling.task import Task, TaskEntry
+from carbs_scaling.task import TRIALS, Task, TaskEntry
 from carbs_scaling.tasks import TASKS
 
 
@@ -36,6 +36,7 @@ def run(composed: DictConfig) -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     require_device(config.executor)  # before a text is prepared for it
     task = build_task(config, task_config)
+    config = counted_in_trials(config, task)
     out = console()
     display = SearchDisplay(config.study.name, config.budget.flops, task.metric, console=out)
     study = Search(config, task, display).run()
@@ -69,6 +70,30 @@ def build_task(config: SearchConfig, task_config: Any) -> Task:
     from carbs_scaling.search import trial_limits
 
     return _task_entry(config.task["name"]).from_config(task_config, trial_limits(config))
+
+
+def counted_in_trials(config: SearchConfig, task: Task) -> SearchConfig:
+    """The configuration for a task whose runs have no FLOPs: each costs 1, and `budget.trials` is the budget.
+
+    Raises:
+        ConfigError: there is no such budget.
+    """
+    if task.flops_convention != TRIALS:
+        return config
+    trials = config.budget.trials
+    if trials is None:
+        raise ConfigError(
+            "nothing says what a run costs, so each costs 1: set budget.trials, or task.flops, or roles "
+            "for params and tokens"
+        )
+    budget = dataclasses.replace(
+        config.budget,
+        flops=float(trials),
+        max_trial_fraction=1.0,
+        stop_below_fraction=0.0,
+        trial_overhead_flops=0.0,
+    )
+    return dataclasses.replace(config, budget=budget)
 
 
 def _task_entry(name: str) -> TaskEntry:

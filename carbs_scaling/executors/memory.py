@@ -27,7 +27,8 @@ def gpus_in_use(executor: ExecutorConfig) -> int:
     import torch
 
     gpus = 0 if executor.device == "cpu" else torch.cuda.device_count()
-    return min(gpus, executor.workers or gpus)
+    a_trial = getattr(executor, "gpus_per_trial", 1)
+    return min(gpus // a_trial, executor.workers or gpus) * a_trial
 
 
 def trial_memory_bytes(executor: ExecutorConfig) -> int | None:

@@ -61,6 +61,7 @@ class ProcessesConfig(ExecutorConfig):
     """The section `executor` of `executor=processes`."""
 
     trials_per_worker: int | None = MISSING
+    gpus_per_trial: int = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +69,8 @@ class ProcessesConfig(ExecutorConfig):
             raise ConfigError(
                 f"executor.trials_per_worker={self.trials_per_worker} must be at least 1 or null"
             )
+        if self.gpus_per_trial < 1:
+            raise ConfigError(f"executor.gpus_per_trial={self.gpus_per_trial} must be at least 1")
 
 
 @dataclass
@@ -109,7 +112,7 @@ class ProcessExecutor:
         Raises:
             ConfigError: CUDA is asked for and there is none.
         """
-        environments = worker_environments(config.device, config.workers)
+        environments = worker_environments(config.device, config.workers, config.gpus_per_trial)
         return ProcessExecutor(environments, config.trials_per_worker, config.retries)
 
     @property
@@ -202,15 +205,16 @@ class ProcessExecutor:
                 child.join()
 
 
-def worker_environments(device: str, workers: int | None) -> list[dict[str, str]]:
-    """Environment variables of each worker: one a GPU, or one a core with a single thread.
+def worker_environments(device: str, workers: int | None, gpus_per_trial: int = 1) -> list[dict[str, str]]:
+    """Environment variables of each worker: one a GPU or some, or one a core with a single thread.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
-        workers: how many; None for one a GPU, or one a core. More workers than GPUs share them in turn.
+        workers: how many; None for as many as there are GPUs for, or one a core. More share them in turn.
+        gpus_per_trial: GPUs that each worker sees.
 
     Raises:
-        ConfigError: CUDA asked for and none there.
+        ConfigError: CUDA asked for and none there, or fewer than one trial needs.
     """
     import torch
 
@@ -223,7 +227,11 @@ def worker_environments(device: str, workers: int | None) -> list[dict[str, str]
         return [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}] * count
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = named.split(",") if named else [str(index) for index in range(gpus)]
-    return [{"CUDA_VISIBLE_DEVICES": visible[slot % gpus]} for slot in range(workers or gpus)]
+    groups = [visible[i : i + gpus_per_trial] for i in range(0, gpus - gpus_per_trial + 1, gpus_per_trial)]
+    if not groups:
+        raise ConfigError(f"executor.gpus_per_trial={gpus_per_trial}: there are {gpus} GPUs here")
+    slots = range(workers or len(groups))
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(groups[slot % len(groups)])} for slot in slots]
 
 
 EXECUTOR = ProcessExecutor

@@ -13,17 +13,16 @@ from typing import Any
 
 import filelock
 import optuna
-import sqlalchemy
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from carbs_scaling import __version__
 from carbs_scaling.config import StudyConfig
-from carbs_scaling.errors import BudgetSpent, ConfigError, StudyError, WrongStudy
+from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy
+from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
 from carbs_scaling.ledger.identity import differences, study_identity
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import StoredTrial, read_trials, stored
-from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.task import Task
 from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome, charged_flops
 
@@ -31,36 +30,6 @@ from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome, charged
 LEDGER_FORMAT = 2
 # User attributes of a trial: what was known before it ran, and how it ended.
 RECORD, OUTCOME = "record", "outcome_record"
-_SQLITE_HEADER = b"SQLite format 3\0"
-_BUSY_SECONDS = 30  # SQLite waits so long for another reader or writer, such as a dashboard
-
-
-@contextmanager
-def storage_errors(where: str) -> Iterator[None]:
-    """Says in one line what a database driver says in fifty.
-
-    Raises:
-        StudyError: the ledger cannot be read or written.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise StudyError(
-            f"the ledger {where} cannot be used ({str(error).splitlines()[0]}): install the database's "
-            "Python driver, such as psycopg2-binary or pymysql"
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-        reason = cleaned(str(getattr(cause, "orig", None) or cause or error).splitlines()[0])
-        advice = {
-            "file is not a database": "the file is damaged or is something else: move it away to begin anew",
-            "database disk image is malformed": "the file is damaged: move it away to begin anew",
-            "disk is full": "free some space and run the same command again; nothing is lost",
-            "readonly database": "the folder or file is read-only: choose another study.directory",
-            "unable to open database file": "check that the folder exists and can be written",
-        }
-        hint = next((text for key, text in advice.items() if key in reason), "check study.storage")
-        raise StudyError(f"the ledger {where} cannot be used ({reason}): {hint}") from error
 
 
 class Study:
@@ -132,11 +101,11 @@ class Study:
             raise WrongStudy(
                 f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
             )
-        with storage_errors(_shown(config)):
+        with storage_errors(shown_place(config)):
             try:
-                study = optuna.load_study(study_name=config.name, storage=_storage(config))
+                study = optuna.load_study(study_name=config.name, storage=storage_to_read(config))
             except KeyError:
-                raise WrongStudy(f"the ledger {_shown(config)} holds no study {config.name!r}") from None
+                raise WrongStudy(f"the ledger {shown_place(config)} holds no study {config.name!r}") from None
             if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
                 raise StudyError(f"study {config.name!r} holds no trial yet")
             _check_format(config, study.user_attrs)
@@ -156,11 +125,11 @@ class Study:
             StudyError: it was begun with another identity, or the ledger cannot be used.
         """
         identity = study_identity(task, config.seed)
-        where = _shown(config)
+        where = shown_place(config)
         with storage_errors(where):
             study = optuna.create_study(
                 study_name=config.name,
-                storage=_storage(config),
+                storage=storage_to_write(config),
                 directions=["minimize", "minimize"],
                 sampler=sampler,
                 load_if_exists=True,
@@ -323,53 +292,6 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
                     folder.rmdir()
         else:
             lock.release()
-
-
-def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
-    if config.storage is not None:
-        return optuna.storages.RDBStorage(database_url(config.storage).render_as_string(hide_password=False))
-    file = config.folder / "study.db"
-    if file.exists():
-        with file.open("rb") as stream:
-            header = stream.read(len(_SQLITE_HEADER))
-        if header and header != _SQLITE_HEADER:  # SQLite itself would overwrite a very short file
-            raise StudyError(f"the ledger {file} is not an SQLite file: move it away to begin anew")
-    url = sqlalchemy.URL.create("sqlite", database=str(file.resolve()))
-    return optuna.storages.RDBStorage(
-        url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": _BUSY_SECONDS}}
-    )
-
-
-def _shown(config: StudyConfig) -> str:
-    """Where the ledger is, for messages: without login and query, which may hold a password.
-
-    Raises:
-        ConfigError: `study.storage` is no database URL.
-    """
-    if config.storage is None:
-        return str(config.folder / "study.db")
-    return database_url(config.storage).set(username=None, password=None, query={}).render_as_string()
-
-
-def database_url(storage: str) -> sqlalchemy.URL:
-    """`study.storage`, remembered as something whose password is never printed.
-
-    Raises:
-        ConfigError: it is no URL, or can be read in two ways.
-    """
-    remember(storage)
-    login, at, _ = storage.partition("://")[2].rpartition("@")
-    try:
-        url = sqlalchemy.make_url(storage)
-        if at and url.get_backend_name() != "sqlite" and ("@" in login or "?" in login):
-            raise ValueError("a password with an @, or a query with one")
-    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, ValueError):
-        # Without the error's own words, and not from it: they hold parts of the URL, perhaps of its password.
-        raise ConfigError(
-            "study.storage is no database URL: write postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME, "
-            "with %40 for an @ and %3F for a ? in the password"
-        ) from None
-    return url
 
 
 def _check_identity(config: StudyConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

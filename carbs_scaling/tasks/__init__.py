@@ -14,6 +14,7 @@ TASKS = Registry(
             "pretraining_overrides",
             "pretraining_recipe",
             "pretraining_space",
+            "programs",
         }
     ),
 )

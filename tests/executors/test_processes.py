@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors.processes import ProcessExecutor, worker_environments
 from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory
 
@@ -170,3 +171,12 @@ def test_workers_end_with_a_killed_coordinator(tmp_path):
 def test_cpu_workers_have_one_thread_each():
     environments = worker_environments("cpu", 3)
     assert environments == [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}] * 3
+
+
+def test_gpus_go_to_workers_by_so_many_a_trial(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = [environment["CUDA_VISIBLE_DEVICES"] for environment in worker_environments("auto", 3, 2)]
+    assert seen == ["0,1", "2,3", "0,1"]
+    with pytest.raises(ConfigError, match=r"executor\.gpus_per_trial=6"):
+        worker_environments("auto", None, 6)

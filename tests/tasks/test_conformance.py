@@ -2,17 +2,22 @@
 
 import json
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from optuna.trial import create_trial
 
+from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.task import Job, TrialContext
 from carbs_scaling.tasks import TASKS
 from carbs_scaling.trial import Completed, TrialOutcome, charged_flops
+from tests.own_program import written
 from tests.toy_task import ToyTask
 
+ROOT = Path(__file__).resolve().parents[2]
 ROLES = {"params", "tokens", "learning_rate", "batch_tokens"}
 # Overrides that make the cheapest run of a task of the package take about a second.
 SMALL = {
@@ -20,17 +25,37 @@ SMALL = {
         *("space.width={low: 16, high: 48}", "space.depth={low: 1, high: 2}"),
         *("space.tokens_per_parameter={low: 0.5, high: 4}", "model.sequence_length=32"),
         *("objective.validation_tokens=512", "budget.flops=1e10"),
-    )
+    ),
+    "command": (
+        f"task.command='{sys.executable}' tests/own_program.py {{learning_rate}} {{tokens}}",
+        *("task.metric.pattern=step (?P<step>\\d+) loss (?P<loss>\\S+)", "task.roles.params=1000"),
+        *(
+            "space.learning_rate={low: 1e-3, high: 1, log: true}",
+            "space.tokens={low: 1e3, high: 1e5, log: true}",
+        ),
+        "space.optimizer=[adam, sgd]",
+        "space.momentum={low: 0.5, high: 0.99, when: {optimizer: sgd}}",
+    ),
+    "function": (
+        "task.function=tests.own_program:train",
+        "space.learning_rate={low: 1e-3, high: 1, log: true}",
+        "space.width={low: 16, high: 128, log: true, multiple_of: 16}",
+        *("task.shape.architecture=gpt2", "task.shape.depth=2", "task.shape.head_size=16"),
+        *("task.shape.vocabulary_size=256", "task.shape.sequence_length=32", "task.roles.tokens=20 * params"),
+    ),
 }
 
 
 @pytest.fixture(params=("toy", *TASKS.names))
-def task(request, pretraining):
+def task(request, pretraining, composed, monkeypatch):
     """Each task once, small."""
     if request.param == "toy":
         return ToyTask()
-    assert request.param == "pretraining", "give the new task a small configuration here"
-    return pretraining(*SMALL[request.param])
+    assert request.param in SMALL, "give the new task a small configuration here"
+    if request.param == "pretraining":
+        return pretraining(*SMALL[request.param])
+    monkeypatch.chdir(ROOT)
+    return build_task(*load_search(composed(f"task={request.param}", *written(*SMALL[request.param]))))
 
 
 @pytest.fixture
@@ -43,7 +68,11 @@ def points(task):
 
 def test_projection_is_idempotent_and_inside_the_space(task, points):
     for point in points:
-        assert task.project(point) == pytest.approx(point, rel=1e-12)
+        again = task.project(point)
+        assert again.keys() == point.keys()
+        for name, value in point.items():
+            same = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+            assert again[name] == same
         # Raises where a value is outside of its distribution.
         create_trial(params=point, distributions=task.space, values=[1.0, 1.0])
 

@@ -1,0 +1,221 @@
+"""Tasks whose trials are runs of somebody's own program: what a command and a function have in common."""
+
+import math
+import os
+import shlex
+import shutil
+import signal
+import tempfile
+from abc import abstractmethod
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from carbs_scaling.space.formula import Formula, Value
+from carbs_scaling.task import Point, Task, TrialContext
+from carbs_scaling.tasks.programs.config import ProgramConfig
+from carbs_scaling.tasks.programs.process import Ending, KeptOutput, run_program
+from carbs_scaling.tasks.programs.readings import build_source
+from carbs_scaling.tasks.programs.space import ProgramSpace
+from carbs_scaling.tasks.programs.watch import Curve, Failures, Watch, plain
+from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
+
+FOLDERS = "trials"  # the folder of trials in that of a study
+OUTPUT, COMMAND = "output.log", "command.txt"
+# Signals by which somebody else ends a program: the machine's doing, where a crash is the point's.
+FROM_OUTSIDE = {128 + number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+# Of the section, what may change while a study lives: it says how a run is watched and kept.
+MAY_CHANGE = ("name", "time_limit_seconds", "silence_limit_seconds", "output_bytes", "keep", "continues")
+
+
+class ProgramTask(Task):
+    """Runs a program of the user's for each trial, in a folder of the trial's own.
+
+    Args:
+        space: the section `space`.
+        section: the section `task`.
+
+    Raises:
+        ConfigError: a section that cannot be.
+    """
+
+    def __init__(self, space: dict[str, Any], section: ProgramConfig) -> None:
+        self.section = section
+        self._specification = space
+        self.points = ProgramSpace(space, section.roles, section.shape, section.flops, section.allowed)
+        self.space = self.points.distributions
+        self.flops_convention = self.points.flops_convention
+        self._sign = -1.0 if section.metric.goal == "maximize" else 1.0
+        self.metric = section.metric.unit if self._sign > 0 else f"-{section.metric.unit}"
+        self._steps = self._steps_formula()
+        # Refused now, not by a worker.
+        build_source("task.metric", section.metric)
+        if section.curve.file is not None or section.curve.pattern is not None:
+            build_source("task.curve", section.curve)
+        Failures(section.failure)
+
+    def _steps_formula(self) -> Formula | None:
+        """Of the steps of a run: given, or tokens / batch_tokens."""
+        if self.section.steps is not None:
+            return Formula(str(self.section.steps), "task.steps").require_names(self.points.known)
+        known = {"tokens", "batch_tokens"} <= self.points.role_names
+        return Formula("tokens / batch_tokens", "task.steps") if known else None
+
+    @abstractmethod
+    def words(self, values: dict[str, Value], absent: Collection[str]) -> list[str]:
+        """The program and its arguments for a trial.
+
+        Args:
+            values: dimensions, roles, and those of the trial itself.
+            absent: names that do not apply at its point.
+        """
+
+    def project(self, point: Point) -> Point:
+        """The nearest allowed values."""
+        return self.points.project(point)
+
+    def flops(self, point: Point) -> float:
+        """By `task.flops`, the shape, 6 params tokens, or 1."""
+        return self.points.flops(point)
+
+    def roles(self, point: Point) -> dict[str, float]:
+        """Those that dimensions or formulas give."""
+        return self.points.roles(point)
+
+    def details(self, point: Point) -> dict[str, Any]:
+        """Fixed values and the sizes of the shape."""
+        return self.points.details(point)
+
+    def allowed(self, point: Point) -> bool:
+        """Whether `task.allowed` holds."""
+        return self.points.may_run(point)
+
+    def identity(self) -> dict[str, Any]:
+        """The space and all of the section that says what is run and read."""
+        section = {k: v for k, v in asdict(self.section).items() if k not in MAY_CHANGE}
+        section["reads"] = section.pop("metric")
+        return {"space": self._specification, "program": section}
+
+    def retire(self, numbers: Collection[int], study_folder: str) -> None:
+        """Drops the folders of these trials where only those of the front are kept."""
+        if self.section.keep != "front":
+            return
+        for folder in (Path(study_folder) / FOLDERS).glob("[0-9]*"):
+            if folder.name.isdecimal() and int(folder.name) in numbers:
+                _remove(folder)
+
+    def run(self, point: Point, context: TrialContext) -> TrialOutcome:
+        """Runs the program once."""
+        if context.study_folder is None:
+            with tempfile.TemporaryDirectory() as temporary:
+                return self._run(point, context, Path(temporary))
+        folder = Path(context.study_folder).resolve() / FOLDERS / f"{context.number:05d}"
+        if not self.section.continues:
+            _remove(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        outcome = self._run(point, context, folder)
+        if self.section.keep == "none":
+            _remove(folder)
+        return outcome
+
+    def _run(self, point: Point, context: TrialContext, folder: Path) -> TrialOutcome:
+        values = self.points.values(point)
+        device = chosen_device(context.device)
+        own: dict[str, Value] = {"trial": context.number, "folder": str(folder)}
+        own |= {"seed": context.seed, "device": device}
+        words = self.words({**values, **own}, self.points.not_applying(point))
+        (folder / COMMAND).write_text(f"{shlex.join(words)}\n", encoding="utf-8")
+        steps = None
+        if self._steps is not None and self._steps.names <= values.keys():
+            steps = self._steps.number(values)
+        curve = Curve(context.curve_path, steps)
+        watch = Watch(self.section, folder, curve)
+        environment = os.environ | self.section.environment
+        environment |= {f"CARBS_SCALING_{name.upper()}": str(value) for name, value in own.items()}
+        try:
+            with KeptOutput(folder / OUTPUT, self.section.output_bytes) as output:
+                ending = run_program(
+                    words,
+                    folder=self.section.working_directory,
+                    environment=environment,
+                    output=output,
+                    on_line=watch.line,
+                    on_turn=watch.turn,
+                    time_limit_seconds=self.section.time_limit_seconds,
+                    silence_limit_seconds=self.section.silence_limit_seconds,
+                )
+            broken = watch.end()
+        finally:
+            curve.close()
+        return self._outcome(ending, broken, watch, curve.progress, steps, device)
+
+    def _outcome(
+        self,
+        ending: Ending,
+        broken: str,
+        watch: Watch,
+        progress: float | None,
+        steps: float | None,
+        device: str,
+    ) -> TrialOutcome:
+        """How the trial ended.
+
+        Raises:
+            RuntimeError: the machine failed.
+        """
+        # The share that was done, where the run told its steps: else it is charged as a whole.
+        done = progress if progress is not None else (0.0 if steps is not None else 1.0)
+        common: dict[str, Any] = {"seconds": ending.seconds, "device": device}
+        failed = {"progress": done, **common}
+        failure, code = self.section.failure, ending.code
+        said = f": {plain(watch.last_line)}" if watch.last_line.strip() else ""
+        if ending.reason.startswith("it printed nothing"):
+            raise RuntimeError(ending.reason)
+        if ending.reason or broken:
+            return Diverged(message=ending.reason or broken, **failed)
+        if code is None:
+            raise RuntimeError("the process that watches the program was killed")
+        if code in failure.out_of_memory_codes or (code and watch.lacked_memory):
+            return OutOfMemory(message=f"exit code {code}{said}", **failed)
+        if code in failure.diverged_codes:
+            return Diverged(message=f"exit code {code}{said}", **failed)
+        if code in FROM_OUTSIDE:
+            raise RuntimeError(f"the program was killed by signal {code - 128}")
+        if code:
+            return Diverged(message=f"exit code {code}{said}", **failed)
+        reading = watch.reading
+        if reading is None:
+            where = self.section.metric.file or "task.metric.pattern in its output"
+            return Diverged(message=f"it ended without a metric by {where}", **failed)
+        if not math.isfinite(reading.value):
+            return Diverged(message=f"its metric is {reading.value}", **failed)
+        beside = {name: value for name, value in reading.beside.items() if math.isfinite(value)}
+        metrics = {**reading.others, **beside}
+        if self._sign < 0:
+            metrics[self.section.metric.unit] = reading.value
+        return Completed(loss=self._sign * reading.value, metrics=metrics, **common)
+
+    def provenance(self) -> dict[str, Any]:
+        """How FLOPs are counted."""
+        return {"flops_convention": self.flops_convention}
+
+
+def chosen_device(device: str) -> str:
+    """`cpu` or `cuda`, for a program that is told its device; workers hide the GPUs that are not theirs."""
+    if device != "auto":
+        return device
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return "cuda" if visible else "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _remove(folder: Path) -> None:
+    """Removes a trial's folder, or the link that stands in its place."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,47 @@
+"""Reading a ledger creates nothing, and two that create its tables at once do not break each other."""
+
+import pytest
+import sqlalchemy
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+
+from carbs_scaling.config import StudyConfig
+from carbs_scaling.errors import WrongStudy
+from carbs_scaling.ledger.database import storage_to_read, storage_to_write
+from carbs_scaling.ledger.study import Study
+
+
+def test_reading_creates_no_file_and_no_table(tmp_path):
+    own, file = StudyConfig("mine", str(tmp_path), None, 0), tmp_path / "mine" / "study.db"
+    elsewhere = StudyConfig("mine", str(tmp_path), f"sqlite:///{tmp_path / 'other.db'}", 0)
+    for config in (own, elsewhere):
+        with pytest.raises(WrongStudy, match="no study 'mine'"):
+            Study.load(config)
+    assert list(tmp_path.iterdir()) == []
+    file.parent.mkdir()
+    file.touch()  # as SQLite leaves it for a moment
+    with pytest.raises(WrongStudy, match="no study 'mine'"):
+        Study.load(own)
+    assert file.read_bytes() == b""
+
+
+def test_tables_that_another_process_creates_at_this_moment_are_taken_over(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    config = StudyConfig("mine", str(tmp_path), url, 0)
+    met = []
+
+    def meanwhile(*_, **__):
+        if not met:
+            met.append(True)
+            with pytest.raises(KeyError):
+                storage_to_read(config)
+            RDBStorage(url)
+
+    table = models.StudyModel.__table__
+    sqlalchemy.event.listen(table, "before_create", meanwhile)
+    try:
+        storage_to_write(config).create_new_study(directions=[], study_name="mine")
+    finally:
+        sqlalchemy.event.remove(table, "before_create", meanwhile)
+    assert met
+    assert [study.study_name for study in storage_to_read(config).get_all_studies()] == ["mine"]
