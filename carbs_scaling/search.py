@@ -83,7 +83,7 @@ def build_sampler(config: SearchConfig, task: Task) -> samplers.Sampler:
         return task.flops(point) <= max_trial_flops and task.allowed(point)
 
     try:
-        legal = LegalSpace(Encoding(task.space), task.flops, task.roles, task.project, allowed)
+        legal = LegalSpace(Encoding(task.space), task.flops, task.roles, task.project, allowed, task.rates)
     except ValueError as error:
         limits = "budget.flops x budget.max_trial_fraction, or the task's limit on memory,"
         raise ConfigError(f"sampler: {str(error).replace('allowed()', limits)}") from error

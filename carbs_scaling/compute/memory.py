@@ -66,7 +66,9 @@ def training_memory_bytes(
         ValueError: as `activation_bytes`.
         ConfigError: there is no such optimizer.
     """
-    weights = shape.family.total_params(shape) * (2 * FLOAT32_BYTES + load_optimizer(optimizer).state_bytes)
+    kind, total = load_optimizer(optimizer), shape.family.total_params(shape)
+    state = kind.hidden_state_bytes * shape.params + kind.state_bytes * (total - shape.params)
+    weights = 2 * FLOAT32_BYTES * total + state
     scores = (SCORE_COPIES - 1) * FLOAT32_BYTES * shape.vocabulary_size
     block = shape.family.block_gradient_bytes(shape, bytes_per_activation)
     gradients = sequences * shape.sequence_length * max(scores, block)

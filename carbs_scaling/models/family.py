@@ -17,7 +17,7 @@ FAMILIES = Registry(
     "carbs_scaling.models",
     "FAMILY",
     "model.architecture",
-    shared=frozenset({"activations", "attention", "build", "family"}),
+    shared=frozenset({"activations", "attention", "build", "family", "parametrization"}),
 )
 
 

@@ -19,6 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.laws.fit.fit_law import fit_law
+from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.table import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
@@ -67,6 +68,8 @@ class CarbsSampler(Sampler):
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
             gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
+        rates: what is known of the best learning rate before any run; other optimizers than AdamW have
+            theirs in `laws.prior.rates`.
 
     Raises:
         ValueError: an argument that cannot be.
@@ -91,6 +94,7 @@ class CarbsSampler(Sampler):
         law_mean: bool = True,
         max_trial_flops: float | None = None,
         overhead_flops: float | None = None,
+        rates: RatePrior = ADAMW,
     ) -> None:
         self.options = SamplerOptions(
             target=target,
@@ -108,7 +112,7 @@ class CarbsSampler(Sampler):
         if seed is not None and int(seed) < 0:
             raise ValueError(f"seed={seed} must not be negative")
         super().__init__(
-            LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed),
+            LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed, rates),
             None if budget_flops is None or isinf(budget_flops) else float(budget_flops),
             int(np.random.default_rng().integers(2**32)) if seed is None else int(seed),
         )
@@ -164,7 +168,7 @@ class CarbsSampler(Sampler):
                     name: value for name, value in (self.space.roles(trial.params) or {}).items() if value
                 }
                 rows.append(study_row(trial.number, {**roles, **trial.params}, trial.loss))
-        law = fit_law(StudyRuns(rows, study.study_name))
+        law = fit_law(StudyRuns(rows, study.study_name), rates=self.space.rates)
         assert isinstance(law, ScalingLaw)
         return law
 
@@ -268,6 +272,7 @@ class CarbsSampler(Sampler):
             self.space.role_range("batch_tokens"),
             self.options.members,
             self.space.floor_field,
+            self.space.rates,
             self.fallbacks,
         )
         return fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)
@@ -281,7 +286,12 @@ class CarbsSampler(Sampler):
 def _build(space: LegalSpace, budget_flops: float, seed: int, options: SamplerOptions) -> CarbsSampler:
     parts = space.encoding.distributions, space.flops, space.roles, space.project
     return CarbsSampler(
-        *parts, budget_flops=budget_flops, seed=seed, allowed=space.allowed, **asdict(options)
+        *parts,
+        budget_flops=budget_flops,
+        seed=seed,
+        allowed=space.allowed,
+        rates=space.rates,
+        **asdict(options),
     )
 
 

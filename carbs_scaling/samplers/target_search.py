@@ -56,7 +56,7 @@ def target_model(space: LegalSpace, history: History, target: tuple[float, float
     offset, level, _ = loss_scale(np.asarray(history.loss, dtype=float))
     loss = np.asarray(history.loss, dtype=float) - offset
     ranges = space.role_range("learning_rate"), space.role_range("batch_tokens")
-    prior = law_prior(level, space.centre, space.has_role, *ranges)
+    prior = law_prior(level, space.centre, space.has_role, *ranges, space.rates)
     theta = fit_plain_law(runs[: len(loss)], loss, prior).theta
     predicted = value(theta, runs[len(loss) :])
     place = np.log(target) - np.asarray(space.centre[:2])

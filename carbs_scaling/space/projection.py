@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from scipy.stats import qmc
 
 from carbs_scaling.laws.form.law import ROLES
+from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.floor_field import FloorField
 
@@ -64,6 +65,7 @@ class LegalSpace:
         roles: those of `ROLES` that a point has.
         project: the nearest legal point, or None where every point is.
         allowed: whether a legal point may be run at all, or None where every one may.
+        rates: what is known of the best learning rate before any run.
     """
 
     encoding: Encoding
@@ -71,6 +73,7 @@ class LegalSpace:
     roles: Callable[[Point], Mapping[str, float | None] | None]
     project: Callable[[Point], Point] | None = None
     allowed: Callable[[Point], bool] | None = None
+    rates: RatePrior = ADAMW
 
     def __post_init__(self) -> None:
         knobs = qmc.Sobol(self.encoding.knobs, rng=_PROBE_SEED).random(_PROBES)

@@ -9,20 +9,28 @@ from carbs_scaling.compute.flops import FLOPS_CONVENTIONS
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelShape, load_family
+from carbs_scaling.models.parametrization import Parametrization
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The family of models, and how its FLOPs are counted (`compute.flops`); width and depth are searched."""
+    """The family of models, and how its FLOPs are counted (`compute.flops`); width and depth are searched.
+
+    `parametrization`, `base_width` and `base_depth`: see `models.parametrization`.
+    """
 
     architecture: str = MISSING
     head_size: int = MISSING
     sequence_length: int = MISSING
     flops_convention: str = MISSING
+    parametrization: str = "standard"
+    base_width: int = 64
+    base_depth: int = 2
 
     def __post_init__(self) -> None:
         load_family(self.architecture)
+        Parametrization(self.parametrization, self.base_width, self.base_depth)
         if self.flops_convention not in FLOPS_CONVENTIONS:
             known = ", ".join(FLOPS_CONVENTIONS)
             raise ConfigError(f"model.flops_convention={self.flops_convention} is not one of {known}")

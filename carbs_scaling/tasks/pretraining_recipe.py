@@ -7,12 +7,14 @@ from typing import Any
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
+from carbs_scaling.laws.runs.table import ALSO_CALLED
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.models.parametrization import Parametrization
 from carbs_scaling.numbers import compact
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
-from carbs_scaling.training.recipe import Recipe
+from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 from carbs_scaling.training.recipe_file import LOCAL_DATA_KEYS, Prediction, RecipeFile
 
 # Of a run's schedule where the identity of a study leaves out what its shape does not read.
@@ -43,10 +45,10 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
         learning_rate=float(details["learning_rate"]),
         batch_size=batch_size,
         steps=int(details["steps"]),
-        weight_decay=float(details["weight_decay"]),
-        beta2=float(details["beta2"]),
         warmup_fraction=float(details["warmup_fraction"]),
         seed=record.seed,
+        parametrization=_parametrization(identity),
+        **{name: float(details[name]) for name in OPTIMIZER_VALUES},
     )
     return RecipeFile(
         name=f"{study}-{record.number}",
@@ -82,16 +84,18 @@ def advised_recipe(
     asked = advice.recipe
     advice = advise(law, shape.params, asked.tokens, level=advice.level, head_size=shape.head_size)
     batch_size = advice.sequences(length)
-    other = advice.recipe.other
+    other = {ALSO_CALLED.get(name, name): value for name, value in advice.recipe.other.items()}
     recipe = Recipe(
         shape=shape,
         learning_rate=float(f"{advice.recipe.learning_rate_at(batch_size * length):.6g}"),
         batch_size=batch_size,
         steps=advice.steps(batch_size * length),
-        weight_decay=float(other.get("weight_decay", best.details["weight_decay"])),
-        beta2=float(other.get("beta2", best.details["beta2"])),
-        warmup_fraction=float(best.details["warmup_fraction"]),
         seed=int(identity["seed"]),
+        parametrization=_parametrization(identity),
+        **{
+            name: float(other.get(name, best.details[name]))
+            for name in (*OPTIMIZER_VALUES, "warmup_fraction")
+        },
     )
     warnings = [advice.reach.line] if advice.reach.reasons else []
     warnings += advice.recipe.notes
@@ -174,15 +178,17 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
             "learning_rate": recipe.learning_rate,
             "batch_size": recipe.batch_size,
             "tokens_per_parameter": recipe.tokens / recipe.params,
-            "weight_decay": recipe.weight_decay,
-            "beta2": recipe.beta2,
             "warmup_fraction": recipe.warmup_fraction,
+            **{name: getattr(recipe, name) for name in OPTIMIZER_VALUES},
         },
         "model": {
             "architecture": shape.architecture,
             "head_size": shape.head_size,
             "sequence_length": shape.sequence_length,
             "flops_convention": file.flops_convention,
+            "parametrization": recipe.parametrization.name,
+            "base_width": recipe.parametrization.base_width,
+            "base_depth": recipe.parametrization.base_depth,
         },
         "data": dict(file.data),
         "optimizer": dict(optimizer),
@@ -201,6 +207,11 @@ def _require_pretraining(identity: Mapping[str, Any], study: str) -> None:
         raise ConfigError(
             f"study {study} is of task={identity.get('task')}: recipes are of pretraining alone"
         )
+
+
+def _parametrization(identity: Mapping[str, Any]) -> Parametrization:
+    model = identity["model"]
+    return Parametrization(model["parametrization"], model["base_width"], model["base_depth"])
 
 
 def _constants(identity: Mapping[str, Any]) -> dict[str, Any]:

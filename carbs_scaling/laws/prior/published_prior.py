@@ -13,6 +13,7 @@ from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.laws.prior.published import BY_NAME, LAWS, PublishedLaw
+from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.laws.runs.table import LawError
 
 TRANSFER_SD = 0.1  # of an exponent between settings; of the loss exponents' logs, twice that
@@ -43,15 +44,18 @@ def published_laws(names: str | Sequence[str] | None) -> tuple[PublishedLaw, ...
     return tuple(lower[name.lower()] for name in names)
 
 
-def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: Array) -> LawPrior:
+def prior_of(
+    laws: Sequence[PublishedLaw], loss_level: float, centre: Array, rates: RatePrior = ADAMW
+) -> LawPrior:
     """The prior of `law.NAMES`: `law_prior` where no law speaks.
 
     Args:
         laws: published laws; with none it is the weak prior.
         loss_level: a low loss of the runs.
         centre: (ln N0, ln D0, ln e0, ln B0).
+        rates: what is known of the optimizer's best learning rate.
     """
-    weak = law_prior(loss_level, centre.tolist())
+    weak = law_prior(loss_level, centre.tolist(), rates=rates)
     mean, sd, shared = weak.mean.copy(), weak.sd.copy(), weak.shared.copy()
 
     def set_from(name: str, values: Iterable[float], own_sd: float) -> None:

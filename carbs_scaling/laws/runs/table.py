@@ -4,7 +4,7 @@ A table that cannot give a law is refused in one line, which names the fault and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 Table = TypeVar("Table")
 
 REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
-SEARCHED = ("beta2", "momentum", "weight_decay")  # each has a law of its own where the runs vary it
-ALSO_CALLED = {"momentum": "beta1"}  # its name in tables of Adam's runs
+# Each has a law of its own where the runs vary it.
+SEARCHED = ("beta2", "momentum", "weight_decay", "epsilon", "warmup_fraction", "adamw_rate_ratio")
+ALSO_CALLED = {"momentum": "beta1"}  # its name in tables of Adam's runs, and in the space
+MAY_BE_0 = ("weight_decay", "warmup_fraction")
 MAY_LACK = ("learning_rate", "batch_tokens")  # what the points of a study may not have
 OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
 # Marks of a run that diverged, and of one that did not; anything else is refused.
@@ -68,7 +70,10 @@ class RunTable:
         width: residual width, shape (n,); None where the table has none.
         beta2: decay of Adam's second moment, shape (n,); None where the table has none. So too the next two.
         momentum: of SGD, or beta1 of Adam, shape (n,).
-        weight_decay: decoupled weight decay, shape (n,); 0 in a run without.
+        weight_decay: shape (n,); 0 in a run without.
+        epsilon: of Adam's denominator, shape (n,).
+        warmup_fraction: share of the steps, shape (n,); 0 in a run without.
+        adamw_rate_ratio: rate of what Muon leaves to AdamW over Muon's, shape (n,).
         optimizer: its name; empty where the table names none.
         diverged: number of runs left out because they diverged, collapsed or have no finite loss.
         source: name of the table, for reports.
@@ -76,6 +81,8 @@ class RunTable:
         collapsed: number of `diverged` with a finite loss (`carbs_scaling.laws.runs.collapse`).
         has_role: whether runs have N, D, a learning rate, and a batch.
         again: number of rows left out because another is the same in every column.
+        parametrization: `standard`, `mup` or `completep`.
+        base_params: N of the shape at which the parametrization is as standard.
     """
 
     params: np.ndarray
@@ -88,6 +95,9 @@ class RunTable:
     beta2: np.ndarray | None = None
     momentum: np.ndarray | None = None
     weight_decay: np.ndarray | None = None
+    epsilon: np.ndarray | None = None
+    warmup_fraction: np.ndarray | None = None
+    adamw_rate_ratio: np.ndarray | None = None
     optimizer: str = ""
     diverged: int = 0
     source: str = ""
@@ -95,6 +105,8 @@ class RunTable:
     collapsed: int = 0
     again: int = 0
     has_role: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    parametrization: str = "standard"
+    base_params: float | None = None
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -156,7 +168,9 @@ def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
     _check_columns(frame, source)
     names = _optimizers(frame)
     by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
-    return {name: _checked(part, name, source, has_role) for name, part in by_name.items()}
+    identity = getattr(runs, "identity", {})
+    how = {k: v for k, v in identity.get("rates", {}).items() if k != "optimizer"}
+    return {name: replace(_checked(part, name, source, has_role), **how) for name, part in by_name.items()}
 
 
 @dataclass(frozen=True)
@@ -182,7 +196,7 @@ def study_row(number: int, values: Mapping[str, Any], loss: float | None) -> dic
         values: the point's values and roles.
         loss: None for a run that diverged.
     """
-    columns = (*REQUIRED[:4], "depth", "width", *SEARCHED)
+    columns = (*REQUIRED[:4], "depth", "width", *SEARCHED, *ALSO_CALLED.values())
     kept = {name: values[name] for name in columns if values.get(name) is not None}
     return {**kept, "loss": loss, "diverged": loss is None, "trial": number}
 
@@ -369,7 +383,7 @@ def _marked(column: "pd.Series[Any]", what: str) -> np.ndarray:
 def _possible(name: str, column: np.ndarray) -> bool:
     if name in ("beta2", "momentum"):
         return bool(np.all((column >= 0) & (column < 1)))
-    least = 0.0 if name == "weight_decay" else np.nextafter(0.0, 1.0)
+    least = 0.0 if name in MAY_BE_0 else np.nextafter(0.0, 1.0)
     return bool(np.all(np.isfinite(column) & (column >= least)))
 
 
