@@ -20,7 +20,9 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.tasks.pretraining_overrides import search_preset
 
     output = None if config.output is None else _preset_path(config.output)
-    architecture = dict(config.model)
+    # A parametrization changes neither FLOPs nor memory.
+    unread = ("parametrization", "base_width", "base_depth")
+    architecture = {name: value for name, value in config.model.items() if name not in unread}
     try:
         model = ModelPlan(**architecture, vocabulary_size=config.vocabulary_size)
     except TypeError as error:
