@@ -157,7 +157,7 @@ def parameter_multipliers(
     if parametrization.is_standard:
         return {}
     width, depth = parametrization.factors(shape)
-    found = {}
+    found: dict[nn.Parameter, tuple[float, float, float]] = {}
     for parameter, place in _places(model, width, depth):
         own = hidden_rule if place.kind == "matrix" and parameter.ndim == 2 else rule
         rate = _rates(own, width, depth)[place.kind] * place.folded ** (2 if own == "sgd" else 1)

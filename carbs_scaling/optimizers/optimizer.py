@@ -113,7 +113,7 @@ def build_optimizer(
     """
     optimizer = load_optimizer(name)
     apart = optimizer.hidden_rule != optimizer.rule
-    hidden = hidden_matrices(model) if apart else set()
+    hidden: set[nn.Parameter] = hidden_matrices(model) if apart else set()
     groups: dict[tuple[bool, bool, Multipliers], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -137,7 +137,8 @@ def hidden_matrices(model: "nn.Module") -> "set[nn.Parameter]":
     from torch import nn
 
     outer = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    find_head: Any = getattr(model, "get_output_embeddings", None)
+    head = None if find_head is None else find_head()
     if isinstance(head, nn.Module):
         outer |= set(head.parameters())
     return {p for p in model.parameters() if p.ndim == 2} - outer
