@@ -13,7 +13,7 @@ from torch import Tensor
 
 from carbs_scaling.acquisition.components import components
 from carbs_scaling.acquisition.front_gain import ExpectedFrontGain, FrontLevels, expected_improvement
-from carbs_scaling.acquisition.price import KnownCosts, LogGainPerCost, per_flop
+from carbs_scaling.acquisition.price import LogGainPerCost, known_costs, per_flop
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.samplers.front_search import FrontSearch, FrontState
@@ -117,30 +117,40 @@ class AlternativeSampler(CarbsSampler):
 
     def _acquisition(self, state: FrontState, pool: Candidates) -> AcquisitionFunction:
         return ALTERNATIVES[self.alternative](
-            self, state, KnownCosts(pool.rows, torch.from_numpy(pool.flops))
+            self, state, known_costs(pool.rows, torch.from_numpy(pool.flops))
         )
 
 
-def _front_gain(sampler: AlternativeSampler, state: FrontState, costs: KnownCosts) -> AcquisitionFunction:
+def _front_gain(
+    sampler: AlternativeSampler, state: FrontState, costs: DeterministicModel
+) -> AcquisitionFunction:
     return LogGainPerCost([ExpectedFrontGain(state.model, state.front, costs)])
 
 
-def _ei_front(sampler: AlternativeSampler, state: FrontState, costs: KnownCosts) -> AcquisitionFunction:
+def _ei_front(
+    sampler: AlternativeSampler, state: FrontState, costs: DeterministicModel
+) -> AcquisitionFunction:
     return LogGainPerCost([LevelImprovement(state.model, level_of(state.front, costs))])
 
 
-def _ei_per_cost(sampler: AlternativeSampler, state: FrontState, costs: KnownCosts) -> AcquisitionFunction:
+def _ei_per_cost(
+    sampler: AlternativeSampler, state: FrontState, costs: DeterministicModel
+) -> AcquisitionFunction:
     lowest = torch.tensor(min(state.history.loss), dtype=torch.float64)
     return LogGainPerCost([LevelImprovement(state.model, lambda X: lowest)], per_flop(costs))
 
 
-def _gittins(sampler: AlternativeSampler, state: FrontState, costs: KnownCosts) -> AcquisitionFunction:
+def _gittins(
+    sampler: AlternativeSampler, state: FrontState, costs: DeterministicModel
+) -> AcquisitionFunction:
     levels, budget = state.front.levels, sampler.budget_flops or sampler.space.highest_flops
     unit = float(levels[0] - levels[-1]) / budget
     return GittinsIndex(state.model, level_of(state.front, costs), lambda X: unit * costs(X)[..., 0, 0])
 
 
-def _carbs_local(sampler: AlternativeSampler, state: FrontState, costs: KnownCosts) -> AcquisitionFunction:
+def _carbs_local(
+    sampler: AlternativeSampler, state: FrontState, costs: DeterministicModel
+) -> AcquisitionFunction:
     best = pareto_front(state.history.flops, state.history.loss)
     rows = sampler.space.encoding.rows([state.history.points[i] for i in best])
     gain = LevelImprovement(state.model, level_of(state.front, costs))
@@ -150,7 +160,9 @@ def _carbs_local(sampler: AlternativeSampler, state: FrontState, costs: KnownCos
 # `front_gain`: the front's expected gain, whatever it costs. `ei_front`: improvement on the front at the
 # run's own cost. `ei_per_cost`: improvement on the lowest loss by cost (Snoek et al. 2012). `gittins`:
 # Pandora's box. `carbs_local`: CARBS's factor for staying near the front.
-ALTERNATIVES: dict[str, Callable[[AlternativeSampler, FrontState, KnownCosts], AcquisitionFunction]] = {
+ALTERNATIVES: dict[
+    str, Callable[[AlternativeSampler, FrontState, DeterministicModel], AcquisitionFunction]
+] = {
     "front_gain": _front_gain,
     "ei_front": _ei_front,
     "ei_per_cost": _ei_per_cost,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from carbs_scaling.laws.fit.hold_out import swept_loss
 from carbs_scaling.laws.fit.law_fit import most_probable
@@ -76,8 +75,7 @@ class Target:
         best = runs.loc[runs.loss.idxmin()]
         self.best_loss, self.best_rate, self.best_batch = best.loss, best.learning_rate, best.batch_tokens
         self.smoothed, self.smoothed_sd = smoothed_optimum(self.points, self.losses)
-        self._linear = LinearNDInterpolator(self.points, self.losses, rescale=True)
-        self._nearest = NearestNDInterpolator(self.points, self.losses, rescale=True)
+        self._loss_of = swept_loss(self.points, self.losses)
 
     def inside(self, recipe) -> list[bool]:
         """Whether the 90% intervals hold the learning rate, batch and loss of the cell's best run."""
@@ -93,16 +91,7 @@ class Target:
 
     def regret(self, recipe) -> float:
         """Loss of the recommendation less the cell's best run."""
-        return (
-            swept_loss(
-                self.points,
-                self.losses,
-                recipe,
-                lambda *_, **__: self._linear,
-                lambda *_, **__: self._nearest,
-            )
-            - self.best_loss
-        )
+        return self._loss_of(recipe) - self.best_loss
 
 
 def targets(runs: pd.DataFrame) -> list[Target]:

@@ -45,7 +45,7 @@ def exponents(law, runs) -> dict:
         "batch_tokens_N": "b_N",
         "batch_tokens_D": "b_D",
     }
-    local = [law.exponents(n, d) for n, d in cells]
+    local = [local_exponents(law, n, d) for n, d in cells]
     print(
         f"{'exponent':20}{'at centre':>12}{'se':>8}{'over cells':>16}{'Step Law':>10}{'se':>8}"
         f"{'off/joint se':>14}"
@@ -65,6 +65,16 @@ def exponents(law, runs) -> dict:
             "off_in_joint_se": off,
         }
     return figures
+
+
+def local_exponents(law, params: float, tokens: float) -> dict[str, float]:
+    """Exponents of the learning rate and the batch at (N, D)."""
+    h, found = 1e-3, {}
+    for name in ("learning_rate", "batch_tokens"):
+        for role, (n, d) in {"N": (h, 0.0), "D": (0.0, h)}.items():
+            up, down = (getattr(law, name)(params * np.exp(s * n), tokens * np.exp(s * d)) for s in (1, -1))
+            found[f"{name}_{role}"] = float(np.log(up / down) / (2 * h))
+    return found
 
 
 def lines_through_best_runs(law, runs) -> dict:

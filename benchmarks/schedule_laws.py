@@ -11,7 +11,7 @@ them, is where the defaults of conf/schedule/sde.yaml come from.
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from carbs_scaling.laws.schedules.law import (
     FunctionalLaw,
     MultiPowerLaw,
     Schedule,
-    law_to_dict,
 )
 
 FITTED = ("constant_24000", "cosine_24000")
@@ -106,7 +105,7 @@ def compare(size: str, curves: dict[str, LossCurve]) -> dict:
         )
         print(f"{'':<16}predicted order: {', '.join(finals_by_name)}")
         result[kind.name] = {
-            "law": law_to_dict(law),
+            "law": {"name": law.name, **asdict(law)},
             "curves": {name: vars(row) for name, row in rows.items()},
             "pooled_r_squared": pooled,
             "final_r_squared": finals,
@@ -162,7 +161,7 @@ def best_by_all_curves(kind: type, named: dict[str, LossCurve]) -> dict:
     curves = list(named.values())
     law = fit_schedule_law(kind, curves, starts=3)
     result = {
-        "law": law_to_dict(law),
+        "law": {"name": law.name, **asdict(law)},
         "r_squared": pooled_r_squared(law, curves),
         "final_r_squared": final_r_squared(
             law, [curve for name, curve in named.items() if name not in FITTED]
@@ -211,7 +210,7 @@ def in_hindsight(named: dict[str, LossCurve]) -> dict:
             best = {
                 "final_r_squared": found,
                 "pooled_r_squared": pooled_r_squared(law, held_out),
-                "law": law_to_dict(law),
+                "law": {"name": law.name, **asdict(law)},
                 "response": response,
             }
     law = best["law"]

@@ -27,14 +27,10 @@ from carbs_scaling.data.windows import training_order, training_windows
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.tasks.pretraining_memory import activation_size
+from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
-from carbs_scaling.training.loop import (
-    TrainingJob,
-    choose_device,
-    device_batches,
-    micro_batch_size,
-    train,
-)
+from carbs_scaling.training.device import choose_device
+from carbs_scaling.training.loop import TrainingJob, micro_batch_size, train
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.step import accumulate_gradients
 

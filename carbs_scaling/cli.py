@@ -5,92 +5,45 @@ What can go wrong for a person ends as one line and a non-zero exit. Heavy impor
 
 import difflib
 import importlib
+import io
 import logging
 import os
 import re
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from types import TracebackType
 
 from carbs_scaling import __version__
+from carbs_scaling.command_line import PRINTING, SWEEPING, checked
+from carbs_scaling.config_keys import configuration_folder, verb_keys
 from carbs_scaling.errors import CarbsScalingError, ConfigError
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One verb: its line of help and the module whose `run(composed)` does it."""
-
-    help: str
-    module: str
-
-
-VERBS = {
-    "plan": Verb("what a budget buys, before anything is run", "carbs_scaling.commands.plan"),
-    "search": Verb(
-        "spend a FLOP budget on training runs, or go on with a study", "carbs_scaling.commands.search"
-    ),
-    "front": Verb("the front of a study as a table, a file and plots", "carbs_scaling.commands.front"),
-    "compare": Verb(
-        "studies side by side, such as a search and its baselines", "carbs_scaling.commands.compare"
-    ),
-    "fit": Verb("the scaling law of a study or of any table of runs", "carbs_scaling.commands.fit"),
-    "curves": Verb(
-        "convergence against model size, and the critical batch, from loss curves",
-        "carbs_scaling.commands.curves",
-    ),
-    "recommend": Verb(
-        "a recipe with intervals for a model too large to search at", "carbs_scaling.commands.recommend"
-    ),
-    "train": Verb("one run, from a recipe to a trained model on disk", "carbs_scaling.commands.train"),
-}
-
-USAGE = """usage: carbs-scaling VERB [overrides...]
-
-Cost-aware search for language-model scaling: the Pareto front of loss against training FLOPs.
-
-verbs:
-{verbs}
-
-examples:
-  carbs-scaling plan gpus=8 gpu=h100 hours=72   the split, sizes, time and memory that this buys
-  carbs-scaling search                          the default: minutes on a CPU, text that is on every machine
-  carbs-scaling search +experiment=smoke        half a minute, to see everything work
-  carbs-scaling search study.name=mine budget.flops=1e14 data=files 'data.paths=[corpus/]'
-  carbs-scaling front study.name=mine format=csv
-  carbs-scaling search study.name=grid sampler=grid     a baseline; also random, sobol, tpe, imbue_carbs, ...
-  carbs-scaling compare 'studies=[mine,grid]'   whose front is better, and for how many FLOPs
-  carbs-scaling curves study.name=mine          tokens, steps and FLOPs to a loss; the critical batch
-  carbs-scaling recommend study.name=mine target.params=7e9 target.tokens=1.4e12
-  carbs-scaling train recipe=recipe.json        what recommend format=recipe output=recipe.json wrote
-
-carbs-scaling VERB --help lists the groups and values of a verb; --cfg job prints its configuration."""
+from carbs_scaling.passwords import cleaned, remember
+from carbs_scaling.report.terminal import ready_streams
+from carbs_scaling.usage import SHELLS, VERBS, completions, usage, verb_usage
 
 # What the same command does once more, by verb.
 GOES_ON = {
     "search": "The same command goes on from here.",
     "train": "The same command goes on from the last checkpoint, or begins again where there is none yet.",
 }
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+FAILED, WRONG_COMMAND = CarbsScalingError.exit_code, ConfigError.exit_code
+# The shell's exit codes for a program that Ctrl-C, or a closed pipe such as that of `| head`, has ended.
+INTERRUPTED, PIPE_CLOSED = 130, 141
+NEAR = 0.7  # similarity from which one word is offered for another
+STORAGE = "CARBS_SCALING_STORAGE"  # environment variable for the URL of `study.storage`
 
 
-def configuration_folder() -> Path:
-    """`conf/`: inside the package installed from a wheel, beside it in a checkout or editable install."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if folder.is_dir():
-            return folder
-    raise CarbsScalingError(
-        f"no configuration folder conf/ in or beside {package}: install the package again"
-    )
+def fail(message: str, code: int = FAILED) -> None:
+    """Prints one line on standard error, without passwords, and ends the program.
 
-
-def fail(message: str, code: int = 1) -> None:
-    """Prints one line on standard error and ends the program."""
-    print(f"carbs-scaling: error: {' '.join(message.split())}", file=sys.stderr)
+    Of `torchrun`'s processes one a machine prints it.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"carbs-scaling: error: {cleaned(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -98,46 +51,83 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints a traceback without passwords; for `sys.excepthook`."""
+    print(cleaned("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point of the console script."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE.format(verbs="\n".join(f"  {name:<10}{verb.help}" for name, verb in VERBS.items())))
-        return
-    if arguments[0] == "--version":
-        print(f"carbs-scaling {__version__}")
-        return
+    sys.excepthook = _print_uncaught
+    ready_streams()
+    try:
+        try:
+            _run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(PIPE_CLOSED) from None
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments:
+        print(usage())
+        raise SystemExit(WRONG_COMMAND)
     name, *overrides = arguments
-    if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, n=1)
+    if name == "help" and overrides[:1] and overrides[0] in VERBS:
+        name, overrides = overrides[0], ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+    elif name == "--version" or "--version" in overrides:
+        print(f"carbs-scaling {__version__}")
+    elif name == "--complete":
+        print("\n".join(completions(" ".join(overrides))))
+    elif name == "completion":
+        if overrides[:1] not in ([shell] for shell in SHELLS):
+            fail(f"say for which shell: carbs-scaling completion {' or '.join(SHELLS)}", WRONG_COMMAND)
+        print(SHELLS[overrides[0]])
+    elif name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1, cutoff=NEAR)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
-        fail(f"unknown verb {name!r}: {hint}", code=2)
+        fail(f"unknown verb {name!r}: {hint}", WRONG_COMMAND)
+    elif "--help" in overrides or "-h" in overrides:
+        print(verb_usage(name, overrides))
+    elif name != "train" and "TORCHELASTIC_RUN_ID" in os.environ:
+        fail(f"torchrun is for train; start carbs-scaling {name} without it", WRONG_COMMAND)
+    else:
+        _start_verb(name, overrides)
+
+
+def _start_verb(name: str, overrides: list[str]) -> None:
     # One thread for the coordinator: its thread pool and the workers' would fight over the same cores.
     if name != "train":  # it trains in this very process, alone
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, _interrupt)
     logging.raiseExceptions = False  # a log line that a full disk refuses is not worth a traceback
+    for text in overrides:
+        remember(text)
     try:
-        _run_verb(name, overrides)
+        _run_verb(name, checked(overrides))
+    except ConfigError as error:
+        fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
 
 
 def _run_verb(name: str, overrides: list[str]) -> None:
     """Composes the verb's configuration with Hydra and runs it; what can go wrong ends as one line."""
     import hydra
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, OmegaConf
 
     # `experiment=x` and `+experiment=x` both mean the preset; Hydra itself knows only the second.
     overrides = [f"+{text}" if text.startswith("experiment=") else text for text in overrides]
     if name in ("fit", "recommend"):
         # To Hydra `optimizer` is a folder of `conf/`, which these verbs do not read.
         overrides = [re.sub(r"^optimizer=", "only_optimizer=", text) for text in overrides]
-    overrides = [part for text in overrides for part in _ladder(text)]
+    overrides = [part for text in overrides for part in _ladder(_storage_elsewhere(text))]
     begun = False
 
     def job(composed: DictConfig) -> None:
@@ -145,23 +135,57 @@ def _run_verb(name: str, overrides: list[str]) -> None:
         begun = True
         # In here, for Hydra announces what it sees raised with lines of its own.
         with _said_in_one_line(name):
-            importlib.import_module(VERBS[name].module).run(composed)
+            remember(str(OmegaConf.select(composed, "study.storage")))
+            importlib.import_module(f"carbs_scaling.commands.{name}").run(composed)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own printing
-    sys.argv = [f"carbs-scaling {name}", *overrides]
     try:
-        with _said_in_one_line(name):
+        with ExitStack() as until_done:
+            if SWEEPING & set(overrides):  # Hydra insists on a multirun.yaml with all values
+                folder = until_done.enter_context(tempfile.TemporaryDirectory(prefix="carbs-scaling-"))
+                overrides.append(f'hydra.sweep.dir="{folder}"')
+            if PRINTING & {text.partition("=")[0] for text in overrides}:
+                until_done.enter_context(_printed_without_passwords())
+            until_done.enter_context(_said_in_one_line(name))
+            sys.argv = [f"carbs-scaling {name}", *overrides]
             hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=name)(job)()
     except ValueError as error:
         if begun:
             raise
-        fail(f"cannot compose the configuration: {error}", code=2)  # Hydra's word on space=null and the like
+        # Hydra's word on space=null and the like
+        fail(f"cannot compose the configuration: {error}", WRONG_COMMAND)
+
+
+def _storage_elsewhere(override: str) -> str:
+    """`study.storage=URL` with the URL in the environment, where no message or file of Hydra's can show it.
+
+    A URL needs no quotes then, and is never taken for several values of a multirun.
+    """
+    match = re.fullmatch(r"(\+{0,2}study\.storage=)(.*://.*)", override, flags=re.DOTALL)
+    if match is None or "${" in match[2]:
+        return override
+    url = match[2].strip()
+    if url[0] == url[-1] and url[0] in "'\"":
+        url = re.sub(r"\\(['\"\\])", r"\1", url[1:-1])
+    os.environ[STORAGE] = url
+    return f"{match[1]}${{oc.env:{STORAGE}}}"
 
 
 def _ladder(override: str) -> list[str]:
     """`space.width=[32,64]` as Hydra can do it: a list does not merge into a range, it takes its place."""
     match = re.match(r"(space\.\w+)=(\[.*)", override, flags=re.DOTALL)
     return [f"~{match[1]}", f"+{match[1]}={match[2]}"] if match else [override]
+
+
+@contextmanager
+def _printed_without_passwords() -> Iterator[None]:
+    """Standard output of the body, cleaned."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            yield
+    finally:
+        print(cleaned(text.getvalue()), end="")
 
 
 @contextmanager
@@ -172,14 +196,12 @@ def _said_in_one_line(verb: str) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        fail(_hydra_message(verb, error), code=2)
-    except ConfigError as error:
-        fail(str(error), code=2)
+        fail(_hydra_message(verb, error), WRONG_COMMAND)
     except CarbsScalingError as error:
-        fail(str(error))
+        fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
         place = f": {error.filename}" if error.filename else ""
         fail(f"{error.strerror or error}{place}")
 
@@ -197,31 +219,12 @@ def _hydra_message(verb: str, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(cause, "full_key", None)
     if key and any("not in struct" in line or "not in '" in line for line in [*lines, str(cause)]):
-        near = difflib.get_close_matches(str(key), _known_keys(verb), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"see carbs-scaling {verb} --cfg job"
+        near = difflib.get_close_matches(str(key), [known.name for known in verb_keys(verb).keys], 1, NEAR)
+        hint = f"did you mean {near[0]}?" if near else f"see carbs-scaling {verb} --help"
         return f"unknown override {key}: {hint}"
     noise = ("full_key:", "object_type=", "reference_type=", "See https", "Set the environment")
     said = [line for line in lines if not line.startswith(noise)]
     return f"{key}: {' '.join(said)}" if key else " ".join(said)
-
-
-def _known_keys(verb: str) -> list[str]:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
-        values: Any = OmegaConf.to_container(compose(verb))
-
-    def walk(node: Any, prefix: str) -> list[str]:
-        if not isinstance(node, dict):
-            return []
-        return [f"{prefix}{key}" for key in node] + [
-            path for key, child in node.items() for path in walk(child, f"{prefix}{key}.")
-        ]
-
-    return walk(values, "")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,14 @@ missing from a preset is an error and not a silent choice.
 
 import math
 import re
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
 from carbs_scaling.errors import ConfigError
-
-T = TypeVar("T")
+from carbs_scaling.names import require_name
 
 DEVICES = ("auto", "cpu", "cuda")
 FORMATS = ("table", "csv", "json", "parquet")
@@ -40,16 +38,6 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, f"{name}={value} is not one of {', '.join(choices)}")
 
 
-def require_folder_name(key: str, name: str) -> None:
-    """Refuse what cannot be the name of a model's folder, such as a path.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    bad = not name or name.startswith(".") or any(c in "/\\:\0" for c in name)
-    require(not bad, f"{key}={name!r} must be the name of a folder (a path goes into train.directory)")
-
-
 @dataclass(frozen=True)
 class StudyConfig:
     """Where the ledger is. `storage`: an SQLAlchemy URL, or null for SQLite in the study's folder."""
@@ -60,15 +48,7 @@ class StudyConfig:
     seed: int = MISSING
 
     def __post_init__(self) -> None:
-        bad = (
-            not self.name or self.name.startswith(".") or any(c in "/\\:\0" or c.isspace() for c in self.name)
-        )
-        require(
-            not bad,
-            f"study.name={self.name!r} is the name of a folder: use letters, digits, '-', '_' and '.' "
-            "(a path goes into study.directory)",
-        )
-
+        require_name("study.name", self.name, "study.directory")
         require(self.seed >= 0, f"study.seed={self.seed} must not be negative")
 
     @property
@@ -120,15 +100,18 @@ class ExecutorConfig:
 
     `workers`: trials at once; null for one a GPU, or one a core where there is no GPU.
     `memory_bytes`: what a trial may need by estimate; null for most of a GPU's (`executors.memory`).
+    `retries`: times that a trial is begun again that the machine failed.
     """
 
     name: str = MISSING
     workers: int | None = MISSING
     device: str = MISSING
     memory_bytes: int | None = MISSING
+    retries: int = MISSING
 
     def __post_init__(self) -> None:
         require_choice("executor.device", self.device, DEVICES)
+        require(self.retries >= 0, f"executor.retries={self.retries} must not be negative")
         for name in ("workers", "memory_bytes"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"executor.{name}={value} must be at least 1 or null")
@@ -297,11 +280,16 @@ class ModelFolderConfig:
     directory: str = MISSING
     device: str = MISSING
     seed: int | None = MISSING
+    processes: int | None = MISSING
+    parallel: str = MISSING
     any_text: bool = MISSING
 
     def __post_init__(self) -> None:
+        require_choice("train.parallel", self.parallel, ("ddp", "fsdp"))
+        fine = self.processes is None or self.processes >= 1
+        require(fine, f"train.processes={self.processes} must be at least 1, or null")
         if self.name is not None:
-            require_folder_name("train.name", self.name)
+            require_name("train.name", self.name, "train.directory")
         require(
             re.fullmatch("auto|cpu|cuda(:[0-9]+)?", self.device) is not None,
             f"train.device={self.device} is not one of auto, cpu, cuda, cuda:0, cuda:1 and so on",
@@ -363,67 +351,3 @@ class PlanConfig:
         for name in ("share_for_search", "utilization"):
             value = getattr(self, name)
             require(0 < value < 1, f"{name}={value} must lie in (0, 1)")
-
-
-def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
-    """What people write and OmegaConf refuses: 1e6 for a whole number, one path for a list of them."""
-    plain: dict[str, Any] = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
-    for name, kind in get_type_hints(section_type).items():
-        value = plain.get(name)
-        if isinstance(value, float) and value.is_integer() and kind in (int, int | None):
-            plain[name] = int(value)
-        if isinstance(value, str) and kind == list[str]:
-            plain[name] = [value]
-    return plain
-
-
-def load_section(name: str, section_type: type[T], values: DictConfig) -> T:
-    """One group of the configuration, `name`, as the checked dataclass `section_type`.
-
-    Raises:
-        ConfigError: a key that it does not have, or a value that cannot be.
-    """
-    schema = OmegaConf.structured(section_type)
-    OmegaConf.set_readonly(schema, False)  # a frozen dataclass makes its node read-only, also for the merge
-    try:
-        section: T = OmegaConf.to_object(  # type: ignore[assignment]
-            OmegaConf.merge(schema, _plain(values, section_type))
-        )
-    except OmegaConfBaseException as error:
-        key = f"{name}.{error.full_key}" if error.full_key else name
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
-    return section
-
-
-def load_config(config_type: type[T], composed: DictConfig, **section_types: type) -> T:
-    """The composed Hydra configuration of a verb, or of a task, as its checked, frozen dataclass.
-
-    Args:
-        config_type: a dataclass; a field that is a dataclass too is a group.
-        composed: what Hydra composed.
-        section_types: for a field, a dataclass that extends its type.
-
-    Raises:
-        ConfigError: a key that the schema does not have or that is missing, or a value that cannot be.
-    """
-    kinds = {**get_type_hints(config_type), **section_types}
-    for name in composed:
-        require(name in kinds, f"unknown key {name!r}; there are {', '.join(kinds)}")
-    values = {}
-    for name, kind in kinds.items():
-        require(name in composed, f"the configuration has no {name!r}")
-        value = composed[name]
-        if isinstance(kind, type) and is_dataclass(kind):
-            if not isinstance(value, DictConfig):
-                raise ConfigError(f"{name}={value} must be a group, such as {name}=NAME")
-            value = load_section(name, kind, value)
-        elif isinstance(value, DictConfig | ListConfig):
-            value = OmegaConf.to_container(value, resolve=True)
-        if kind in (str, bool, str | None, float):
-            # Any number is a float to people.
-            fits = isinstance(value, (int, float) if kind is float else kind)
-            require(fits, f"{name}={value!r} is not what {name} can be")
-        if kind == dict[str, Any]:
-            require(isinstance(value, dict), f"{name}={value} must be a group, such as {name}=NAME")
-        values[name] = value
-    return config_type(**values)

@@ -2,19 +2,35 @@
 
 
 class CarbsScalingError(Exception):
-    """Base of every error that the command line prints as one line instead of a traceback."""
+    """Base of every error that the command line prints as one line instead of a traceback.
+
+    Attributes:
+        exit_code: of the command line: 1 where a command failed, 2 where the command itself is wrong.
+    """
+
+    exit_code = 1
 
 
 class ConfigError(CarbsScalingError):
-    """An override or a preset asks for something that cannot be."""
+    """A command asks for something that cannot be, or names something that is not there."""
+
+    exit_code = 2
 
 
 class DataError(CarbsScalingError):
     """Training or validation text is missing, unreadable, empty or too short."""
 
 
+class NoSuchText(DataError, ConfigError):
+    """The configuration names a text, a column or a tokenizer that is not there."""
+
+
 class StudyError(CarbsScalingError):
     """The ledger cannot be opened, is in use, or belongs to another search."""
+
+
+class WrongStudy(StudyError, ConfigError):
+    """The study that is named is not there, or does not go with the rest of the command."""
 
 
 class BudgetSpent(CarbsScalingError):

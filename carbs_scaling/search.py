@@ -250,13 +250,15 @@ class Search:
             )
 
     def _retire(self) -> None:
-        """Tells the task which ended trials are not on the front."""
+        """Tells the task which trials are in the ledger, and which of them are not on the front."""
         ended = [record for record in self._study.records() if not record.running]
         completed = [record for record in ended if record.completed]
         front = pareto_front([r.flops for r in completed], [r.loss for r in completed])
         on_front = {completed[i].number for i in front}
         off_front = {record.number for record in ended} - on_front
-        self._task.retire(off_front, str(self._config.study.folder))
+        folder = str(self._config.study.folder)
+        self._task.recorded({record.number for record in ended}, folder)
+        self._task.retire(off_front, folder)
 
     def _progress_by_curve(self, number: int, outcome: TrialOutcome) -> TrialOutcome:
         """A worker that died said nothing: how far it came is read off the loss curve that it left."""
@@ -285,7 +287,7 @@ class Search:
 @contextmanager
 def logged_to(file: Path) -> Iterator[None]:
     """What the package logs meanwhile goes to `file`, and not into the display."""
-    handler = logging.FileHandler(file)
+    handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("carbs_scaling")
     before = package.level, package.propagate

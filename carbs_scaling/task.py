@@ -90,6 +90,10 @@ class Task(Protocol):
         """Whether a legal point may be run, such as one that fits into memory."""
         return True
 
+    def recorded(self, numbers: Collection[int], study_folder: str) -> None:
+        """Told after each trial which ones have ended in the ledger: they are not run again."""
+        return None
+
     def retire(self, numbers: Collection[int], study_folder: str) -> None:
         """Told after each trial which of the ended ones are not on the front: their files may be dropped."""
         return None

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from carbs_scaling import cli
+from carbs_scaling.command_line import checked
 from carbs_scaling.commands.search import load_search
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
 
 
@@ -32,6 +34,93 @@ def test_help_is_quick_to_import_and_names_the_verbs(tmp_path):
     heavy = "import sys, carbs_scaling.cli; print([m for m in ('torch', 'optuna') if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("flags", [("--help",), ("search", "--help"), ()])
+def test_a_reader_that_has_seen_enough_causes_no_traceback(tmp_path, flags):
+    command = [sys.executable, "-m", "carbs_scaling.cli", *flags]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == cli.PIPE_CLOSED
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["budget.flops", "1e12"], "write budget.flops=1e12"),
+        (["--budget.flops=1e12"], "write budget.flops=1e12"),
+        (["--budget.flops", "1e12"], "write budget.flops=1e12"),
+        (["data.paths=[a,", "b]"], "needs quotes: 'data.paths=[a, b]'"),
+        (["budget.flops"], "write budget.flops=VALUE"),
+        (["--verbose"], "unknown flag --verbose"),
+        (["-sc", "query=bash"], "completion bash"),
+    ],
+)
+def test_a_word_that_is_no_override_gets_a_hint(words, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        checked(words)
+
+
+def test_overrides_and_flags_of_hydra_pass():
+    words = ["a=1", "+b=2", "~c", "-m", "--cfg", "job", "--config-dir", "x", "-i", "all", "d=[1, 2]"]
+    assert checked(words) == words
+
+
+def exit_code_of(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["carbs-scaling", *arguments])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+STUDY_VERBS = (
+    "front",
+    "fit",
+    "curves",
+    "recommend target.flops=1e18",
+    "train trial=1",
+    "compare studies=[none,x]",
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("", 2),
+        ("--help", 0),
+        ("serch", 2),
+        ("front format=xml", 2),
+        ("plan hours=1 gpu=none", 2),
+        ("plan hours=1 output=x.txt", 2),
+        *((f"{verb} study.name=none", 2) for verb in STUDY_VERBS),
+        *((f"{verb} study.name=damaged", 1) for verb in STUDY_VERBS if not verb.startswith("compare")),
+        ("compare studies=[damaged,x]", 1),
+        ("train recipe=none.json", 2),
+        ("recommend law=none.json target.flops=1e18", 2),
+        ("recommend law=few.csv target.flops=1e18", 2),
+        ("fit runs=none.csv", 2),
+        ("fit runs=wrong.csv", 2),
+        ("fit runs=few.csv", 1),
+        ("search data=files data.paths=[none.txt]", 2),
+        ("search data=files data.paths=[empty.txt]", 1),
+    ],
+)
+def test_exit_codes_say_whether_the_command_is_wrong_or_has_failed(
+    tmp_path, monkeypatch, capsys, command, code
+):
+    monkeypatch.chdir(tmp_path)
+    few = "params,tokens,learning_rate,batch_tokens,loss\n1e7,1e9,1e-3,65536,3.0\n"
+    for name, text in (("few.csv", few), ("wrong.csv", "a,b\n1,2\n"), ("empty.txt", "")):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "studies" / "damaged").mkdir(parents=True)
+    (tmp_path / "studies" / "damaged" / "study.db").write_bytes(b"garbage" * 1000)
+    assert exit_code_of(command.split(), monkeypatch) == code
+    assert capsys.readouterr().err.count("\n") == (1 if code and command else 0)
 
 
 def test_cfg_job_prints_the_configuration(tmp_path):
@@ -146,5 +235,5 @@ def test_an_optimizer_of_a_table_is_chosen_by_name_though_conf_has_a_folder_of_t
     (tmp_path / "two.csv").write_text("\n".join(rows) + "\n")
     for verb, target in (("recommend", ("target.flops=1e20",)), ("fit", ())):
         result = carbs_scaling(verb, "runs=two.csv", "optimizer=muon", *target, cwd=tmp_path)
-        assert result.returncode == 1
+        assert result.returncode == 2
         assert result.stderr == ("carbs-scaling: error: there are no runs of 'muon': there are adamw, sgd\n")

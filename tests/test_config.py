@@ -5,11 +5,18 @@ import yaml
 
 from carbs_scaling.cli import configuration_folder
 from carbs_scaling.commands.search import load_search
-from carbs_scaling.config import FrontConfig, load_config
+from carbs_scaling.config import FrontConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
+from tests.small_models import trained_folder
 
 # What an option needs beside itself; a base file is never chosen by itself.
-NEEDED = {("data", "files"): ["data.paths=[a.txt]"], ("data", "hub"): ["data.name=some/text"]}
+NEEDED = {
+    ("data", "files"): ["data.paths=[a.txt]"],
+    ("data", "hub"): ["data.name=some/text"],
+    ("model", "auto"): ["model.config={model_type: gpt2, n_embd: 64, n_head: 4, n_layer: 2}"],
+    ("model", "pretrained"): ["model.path=FOLDER"],
+}
 FOLDERS = sorted(path for path in configuration_folder().iterdir() if path.is_dir())
 OPTIONS = [
     (folder.name, file.stem)
@@ -20,8 +27,11 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes(composed, group, option):
-    config, _ = load_search(composed(f"{group}={option}", *NEEDED.get((group, option), [])))
+def test_every_option_composes(composed, group, option, tmp_path):
+    needed = NEEDED.get((group, option), [])
+    if "model.path=FOLDER" in needed:
+        needed = [f"model.path={trained_folder(tmp_path, (16, 1, 16, 256, 128))}"]
+    config, _ = load_search(composed(f"{group}={option}", *needed))
     assert config.budget.flops > 0
 
 
@@ -73,6 +83,7 @@ def test_front_composes(composed):
         ("executor.workers=0", "executor.workers"),
         ("data.validation_fraction=1.5", "data.validation_fraction"),
         ("model.architecture=rnn", "gpt2, llama"),
+        ("+model.key_value_heads=2", "model.key_value_heads"),
         ("objective.metric=accuracy", "nats_per_token"),
     ],
 )

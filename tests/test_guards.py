@@ -7,7 +7,7 @@ from botorch.models.deterministic import GenericDeterministicModel
 
 from carbs_scaling import fit_law
 from carbs_scaling.acquisition.lesson import LessonGain, ValleySpread
-from carbs_scaling.acquisition.price import KnownCosts, LogGainPerCost, per_flop
+from carbs_scaling.acquisition.price import LogGainPerCost, known_costs, per_flop
 from carbs_scaling.laws.fit import noise
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.samplers.sampler import new_study
@@ -17,7 +17,7 @@ from tests.samplers.test_front_search import DISTRIBUTIONS, begun, flops, loss
 def test_a_gain_is_divided_by_its_cost():
     """Two runs of the same gain: the cheaper one scores higher, by the logarithm of the ratio of costs."""
     rows = torch.tensor([[0.1], [0.9]], dtype=torch.float64)
-    costs = KnownCosts(rows, torch.tensor([1e15, 1e17], dtype=torch.float64))
+    costs = known_costs(rows, torch.tensor([1e15, 1e17], dtype=torch.float64))
 
     class EvenGain(torch.nn.Module):
         model = GenericDeterministicModel(lambda X: X)

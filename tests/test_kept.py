@@ -27,7 +27,7 @@ def test_the_ledger_of_a_first_trial_that_failed_is_kept(tmp_path, monkeypatch):
 
 def test_a_learning_rate_that_follows_from_a_law_is_no_role(tmp_path):
     """It stands in the details, so that people see it, and no law of rates is fitted to it."""
-    from carbs_scaling.laws.runs.table import records_frame
+    from carbs_scaling.laws.runs.reading import records_frame
 
     class ByLaw(ToyTask):
         def roles(self, point):

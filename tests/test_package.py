@@ -1,9 +1,13 @@
 """The package as a user installs it: a wheel in a folder of its own, far from the checkout."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -75,3 +79,24 @@ def test_importing_the_package_loads_nothing_heavy():
     code = f"import sys, carbs_scaling; print([name for name in {HEAVY} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def test_what_is_imported_is_declared_with_a_lower_bound():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert all(">=" in requirement for requirement in declared)
+    named = {re.split("[^A-Za-z0-9_-]", requirement)[0].lower().replace("_", "-") for requirement in declared}
+    imported = set()
+    for path in (ROOT / "carbs_scaling").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    foreign = imported - set(sys.stdlib_module_names) - {"carbs_scaling"}
+    distributions = packages_distributions()
+    missing = [
+        name
+        for name in sorted(foreign)
+        if not {found.lower().replace("_", "-") for found in distributions.get(name, [name])} & named
+    ]
+    assert not missing

@@ -59,7 +59,8 @@ class ToyTask(Task):
 
 def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchConfig:
     """A search of some tens of trials."""
-    own = {"trials_per_worker": None, "retries": 0} if executor == "processes" else {}
+    own = {"retries": 0}
+    own |= {"trials_per_worker": None} if executor == "processes" else {}
     workers = options.pop("workers", 1)
     config_type = EXECUTORS.load(executor).config_type
     return SearchConfig(

@@ -7,7 +7,7 @@ import torch
 from botorch.acquisition import AcquisitionFunction
 from botorch.acquisition.cost_aware import CostAwareUtility, InverseCostWeightedUtility
 from botorch.acquisition.objective import GenericMCObjective
-from botorch.models.deterministic import DeterministicModel
+from botorch.models.deterministic import DeterministicModel, GenericDeterministicModel
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
@@ -38,21 +38,15 @@ class KnownRows:
         return torch.tensor(numbers, dtype=torch.long).reshape(X.shape[:-1])
 
 
-class KnownCosts(DeterministicModel):
-    """Training FLOPs of legal candidates: known for each, and for nothing else.
+def known_costs(rows: Tensor, flops: Tensor) -> DeterministicModel:
+    """Training FLOPs of legal candidates as a model: known for each, and for nothing else.
 
     Args:
         rows: the candidates, shape `n x d'`.
         flops: of each, shape `n`.
     """
-
-    def __init__(self, rows: Tensor, flops: Tensor) -> None:
-        super().__init__()
-        self._known, self._flops, self._num_outputs = KnownRows(rows), flops, 1
-
-    def forward(self, X: Tensor) -> Tensor:
-        """FLOPs, shape `batch_shape x q x 1`, of candidates X, `batch_shape x q x d'`."""
-        return self._flops[self._known.find(X)][..., None]
+    known = KnownRows(rows)
+    return GenericDeterministicModel(lambda X: flops[known.find(X)][..., None])
 
 
 def per_flop(cost_model: DeterministicModel, overhead_flops: float = 0.0) -> CostAwareUtility:

@@ -10,14 +10,9 @@ Everything is linear around the most probable law, so a run's worth is known bef
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 from botorch.acquisition import AcquisitionFunction
-from botorch.acquisition.objective import PosteriorTransform
-from botorch.exceptions import UnsupportedError
-from botorch.models.model import Model
 from botorch.utils.transforms import t_batch_mode_transform
 from scipy.linalg import solve_triangular
 from torch import Tensor
@@ -37,7 +32,7 @@ from carbs_scaling.laws.prior.prior import LawPrior
 from carbs_scaling.space.floor_field import field_correlation
 from carbs_scaling.surrogate.law_mean import features_of
 from carbs_scaling.surrogate.model import stable_cholesky
-from carbs_scaling.surrogate.posterior import MixturePosterior
+from carbs_scaling.surrogate.posterior import LossModel, MixturePosterior
 
 Reach = tuple[tuple[float, float], tuple[float, float]]
 
@@ -52,7 +47,7 @@ HEIGHT_NOISE = 0.2
 BEND = WANDERING
 
 
-class TargetModel(Model):
+class TargetModel(LossModel):
     """Losses of runs, and the target's best rate, best batch and loss, linear around a law, given n runs.
 
     Inputs are rows whose last 4 columns are centred log features.
@@ -110,30 +105,8 @@ class TargetModel(Model):
         whitened = solve_triangular(factor, off - slopes @ (prior.mean - theta), lower=True)
         return TargetModel(theta, prior, features, at, noise_sd, factor, whitened, reach)
 
-    @property
-    def num_outputs(self) -> int:
-        """One: the loss."""
-        return 1
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        """Empty."""
-        return torch.Size()
-
-    def posterior(
-        self,
-        X: Tensor,
-        output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
-        posterior_transform: PosteriorTransform | None = None,
-    ) -> MixturePosterior:
-        """Losses of runs at X, `batch_shape x q x d'`, without noise; one component.
-
-        Raises:
-            UnsupportedError: there is no such output, or observation noise is asked for.
-        """
-        if output_indices not in (None, [0]) or observation_noise is not False:
-            raise UnsupportedError("the model has one noise-free output")
+    def _posterior(self, X: Tensor) -> MixturePosterior:
+        """Losses of runs at X, `batch_shape x q x d'`; one component."""
         rows, q = features_of(X), X.shape[-2]
         value, _, slopes = value_and_slopes(self.theta, rows)
         known, prior = self._known(rows), self._variance(rows)
@@ -149,10 +122,7 @@ class TargetModel(Model):
 
         means, deviations = (torch.from_numpy(part).reshape(1, *X.shape[:-1]) for part in (mean, sd))
         one = torch.ones(1, dtype=torch.float64)
-        posterior = MixturePosterior(one, means, deviations, correlation)
-        if posterior_transform is None:
-            return posterior
-        return cast(MixturePosterior, posterior_transform(posterior, X))
+        return MixturePosterior(one, means, deviations, correlation)
 
     def with_target(self, X: Tensor) -> Array:
         """Covariance of runs at X, m rows in all, with the target's (ln rate, ln batch, loss); (m, 3)."""

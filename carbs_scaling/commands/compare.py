@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import CompareConfig, StudyConfig, load_config
+from carbs_scaling.config import CompareConfig, StudyConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import StudyError
 from carbs_scaling.ledger.identity import flatten
 
@@ -24,12 +25,12 @@ def run(composed: DictConfig) -> None:
     config = load_config(CompareConfig, composed)
 
     import optuna
-    from rich.console import Console
 
     from carbs_scaling.commands.front import print_paths
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.compare import compare, comparison_report, comparison_rows, draw_comparison_png
     from carbs_scaling.report.front import write_front
+    from carbs_scaling.report.terminal import console
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = [str(name) for name in config.studies]
@@ -41,10 +42,10 @@ def run(composed: DictConfig) -> None:
     comparisons = compare(spendings)
     unit = studies[0].metric
     # A file's content may go to standard output, for a pipe; what else there is to say goes beside it.
-    console = Console(stderr=config.format != "table")
+    out = console(stderr=config.format != "table")
     paths = []
     if config.format == "table":
-        console.print(comparison_report(comparisons, unit))
+        out.print(comparison_report(comparisons, unit))
     else:
         write_front(comparison_rows(comparisons), config.format, config.output)
     if config.output is not None:
@@ -52,7 +53,7 @@ def run(composed: DictConfig) -> None:
     if config.plots:
         beside = places[0].folder.parent / "compare" if config.output is None else Path(config.output)
         paths.append(draw_comparison_png(spendings, beside.with_suffix(".png"), unit))
-    print_paths(paths, console)
+    print_paths(paths, out)
 
 
 def study_place(name: str, study: StudyConfig) -> StudyConfig:

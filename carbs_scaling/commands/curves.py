@@ -5,7 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import CurvesConfig, load_config
+from carbs_scaling.config import CurvesConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.laws.convergence.fit import fit_convergence
 
 
@@ -14,13 +15,13 @@ def run(composed: DictConfig) -> None:
     config = load_config(CurvesConfig, composed)
 
     import optuna
-    from rich.console import Console
 
     from carbs_scaling.commands.front import print_paths
     from carbs_scaling.files import write_atomically
     from carbs_scaling.ledger.curves import held_out_gap, run_curves
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.convergence import convergence_dict, convergence_report, draw_convergence_png
+    from carbs_scaling.report.terminal import console
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = Study.load(config.study)
@@ -38,6 +39,6 @@ def run(composed: DictConfig) -> None:
     if config.format == "json":
         print(values)
         return
-    console = Console()
-    console.print(convergence_report(fit, study.name, study.convention, gap))
-    print_paths(paths, console)
+    out = console()
+    out.print(convergence_report(fit, study.name, study.convention, gap))
+    print_paths(paths, out)

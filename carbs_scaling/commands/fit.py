@@ -6,19 +6,21 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import FitConfig, StudyConfig, load_config
-from carbs_scaling.laws.fit.fit_law import ScalingLaw, fit_law
-from carbs_scaling.laws.runs.table import RunTable, read_runs
+from carbs_scaling.config import FitConfig, StudyConfig
+from carbs_scaling.config_loading import load_config
+from carbs_scaling.laws.fit.fit_law import fit_law
+from carbs_scaling.laws.runs.reading import read_runs
+from carbs_scaling.laws.runs.table import RunTable
+from carbs_scaling.laws.scaling_law import ScalingLaw
 
 
 def run(composed: DictConfig) -> None:
     """Fits, shows and writes the law."""
     config = load_config(FitConfig, composed)
 
-    from rich.console import Console
-
     from carbs_scaling.commands.front import print_paths
     from carbs_scaling.report.laws import law_report
+    from carbs_scaling.report.terminal import console
 
     tables = tables_of(config.runs, config.study, config.only_optimizer)
     laws = laws_of(tables, config.prior)
@@ -39,10 +41,10 @@ def run(composed: DictConfig) -> None:
         values = [law.to_dict() for law in laws]
         print(json.dumps(values[0] if len(values) == 1 else values, indent=1))
         return
-    console = Console()
+    out = console()
     for law in laws:
-        console.print(law_report(law))
-    print_paths(paths, console)
+        out.print(law_report(law))
+    print_paths(paths, out)
 
 
 def tables_of(runs: str | None, study: StudyConfig, only_optimizer: str | None = None) -> dict[str, RunTable]:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import FrontConfig, load_config
+from carbs_scaling.config import FrontConfig
+from carbs_scaling.config_loading import load_config
+from carbs_scaling.errors import StudyError
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.laws.scaling_law import ScalingLaw
@@ -15,6 +17,7 @@ from carbs_scaling.report.figures import draw_front_png
 from carbs_scaling.report.front import front_edges, front_law, front_rows, write_front
 from carbs_scaling.report.html import write_front_html
 from carbs_scaling.report.table import front_table
+from carbs_scaling.report.terminal import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,21 +28,21 @@ def run(composed: DictConfig) -> None:
     config = load_config(FrontConfig, composed)
 
     import optuna
-    from rich.console import Console
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("carbs_scaling").addHandler(logging.NullHandler())
     study = Study.load(config.study)
+    require_completed(study)
     folder = config.study.folder
     laws = law_lines(study) if config.format == "table" or config.plots else []
     if config.format == "table":
-        console = Console()
-        print_front(study, laws, console)
+        out = console()
+        print_front(study, laws, out)
         if config.plots:
-            print_paths(write_plots(study, laws, folder), console)
+            print_paths(write_plots(study, laws, folder), out)
         return
     # The front goes to standard output, for a pipe; what else there is to say goes beside it.
-    console = Console(stderr=True)
+    out = console(stderr=True)
     output = config.output
     if output is None and config.format == "parquet":
         output = str(folder / "front.parquet")
@@ -47,20 +50,41 @@ def run(composed: DictConfig) -> None:
     paths = [Path(output)] if output is not None else []
     if config.plots:
         paths += write_plots(study, laws, folder)
-    print_paths(paths, console)
+    print_paths(paths, out)
 
 
-def show_front(study: Study, folder: Path, console: "Console") -> None:
-    """The end of a search: prints the front and writes every form of it into the study's folder."""
+def require_completed(study: Study) -> None:
+    """Refuse a study without a front.
+
+    Raises:
+        StudyError: none of its runs has completed.
+    """
+    records = study.records()
+    if any(record.completed for record in records):
+        return
+    ended = sum(not record.running for record in records)
+    raise StudyError(
+        f"study {study.name} has no completed run yet, so no front ({ended} of its trials ended, "
+        f"{len(records) - ended} are open)"
+    )
+
+
+def show_front(study: Study, folder: Path, out: "Console") -> None:
+    """The end of a search: prints the front and writes every form of it into the study's folder.
+
+    Raises:
+        StudyError: none of its runs has completed.
+    """
+    require_completed(study)
     laws = law_lines(study)
-    print_front(study, laws, console)
+    print_front(study, laws, out)
     rows = front_rows(study.records())
     for format in ("csv", "json"):
         write_front(rows, format, folder / f"front.{format}")
-    print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, laws, folder)], console)
+    print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, laws, folder)], out)
 
 
-def print_front(study: Study, laws: list[str], console: "Console") -> None:
+def print_front(study: Study, laws: list[str], out: "Console") -> None:
     """The front as a table, with the fitted laws beneath it."""
     records = study.records()
     table = front_table(
@@ -71,7 +95,7 @@ def print_front(study: Study, laws: list[str], console: "Console") -> None:
         budget_flops=study.budget_flops,
         law_lines=laws,
     )
-    console.print(table)
+    out.print(table)
 
 
 def law_lines(study: Study) -> list[str]:
@@ -102,7 +126,7 @@ def write_plots(study: Study, laws: list[str], folder: Path) -> list[Path]:
     ]
 
 
-def print_paths(paths: list[Path], console: "Console") -> None:
+def print_paths(paths: list[Path], out: "Console") -> None:
     """Where the files are, a line each that no terminal width breaks."""
     for path in paths:
-        console.print(f"wrote {path}", style="dim", highlight=False, soft_wrap=True)
+        out.print(f"wrote {path}", style="dim", soft_wrap=True)

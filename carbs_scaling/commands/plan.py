@@ -1,11 +1,13 @@
 """`carbs-scaling plan`: what a budget buys, before anything is run."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from carbs_scaling.config import PlanConfig, load_config
+from carbs_scaling.config import PlanConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 
 
@@ -17,16 +19,20 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.compute.throughput import device_called, table_throughput
     from carbs_scaling.files import write_atomically
     from carbs_scaling.report.plan import plan_dict, plan_lines
+    from carbs_scaling.tasks.pretraining_config import ModelConfig
     from carbs_scaling.tasks.pretraining_overrides import search_preset
 
     output = None if config.output is None else _preset_path(config.output)
+    family = ModelConfig.from_section(OmegaConf.create(config.model))
+    if output is not None and not family.scaling.is_standard:
+        raise ConfigError(
+            "a preset has the rates of published laws, which are of model.parametrization=standard: leave it "
+            "out here, and add it to the search with a space.learning_rate of its own"
+        )
     # A parametrization changes neither FLOPs nor memory.
-    unread = ("parametrization", "base_width", "base_depth")
-    architecture = {name: value for name, value in config.model.items() if name not in unread}
-    try:
-        model = ModelPlan(**architecture, vocabulary_size=config.vocabulary_size)
-    except TypeError as error:
-        raise ConfigError(f"model: {error}") from error
+    names = {field.name for field in fields(ModelPlan)} - {"vocabulary_size"}
+    shared = {name: getattr(family, name) for name in names}
+    model = ModelPlan(**shared, vocabulary_size=config.vocabulary_size)
     memory: float | None = None
     if config.probe:
         from carbs_scaling.training.probe import probe

@@ -1,20 +1,26 @@
 """`carbs-scaling recommend`: a recipe with intervals for a model too large to search at."""
 
+import io
 import json
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from carbs_scaling.commands.fit import laws_of, tables_of, with_edges
-from carbs_scaling.config import RecommendConfig, load_config
+from carbs_scaling.config import RecommendConfig, StudyConfig, TargetConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.laws.fit.fit_law import ScalingLaw
+from carbs_scaling.laws.scaling_law import ScalingLaw
 
 if TYPE_CHECKING:
+    from carbs_scaling.laws.recipe import Recommendation
     from carbs_scaling.laws.recommend.advice import Advice
+    from carbs_scaling.training.recipe_file import RecipeFile
 
+# Where neither the target nor a study says: of a table of runs, or a law in a file.
+USUAL = {"sequence_length": 2048, "head_size": 64}
 OUT_OF_REACH = 3  # exit code: the answer is there, led by why these runs cannot give it
 
 
@@ -23,7 +29,8 @@ def run(composed: DictConfig) -> None:
 
     A target that the runs cannot reach (`laws.recommend.reach`) ends with exit code `OUT_OF_REACH`.
     """
-    config = load_config(RecommendConfig, composed)
+    open_keys = [name for name in USUAL if OmegaConf.select(composed, f"target.{name}") is None]
+    config = load_config(RecommendConfig, _with_usual(composed, open_keys))
 
     from carbs_scaling.laws.recommend.advice import advise
 
@@ -33,6 +40,9 @@ def run(composed: DictConfig) -> None:
             "say what is to be trained: target.params=7e9 target.tokens=1.4e12, or target.flops=1e22"
         )
     law = _law(config)
+    if config.runs is None and config.law is None:
+        target = _like_the_study(target, config.study, open_keys)
+        config = replace(config, target=target)
     if config.format == "recipe":
         advice = _write_recipe(config, law)
     else:
@@ -44,24 +54,39 @@ def run(composed: DictConfig) -> None:
         raise SystemExit(OUT_OF_REACH)
 
 
+def _with_usual(composed: DictConfig, open_keys: list[str]) -> DictConfig:
+    if not isinstance(composed.target, DictConfig):
+        return composed  # refused with the rest of the configuration
+    usual = {"target": {name: USUAL[name] for name in open_keys}}
+    return OmegaConf.merge(composed, usual)  # type: ignore[return-value]
+
+
+def _like_the_study(target: TargetConfig, study: StudyConfig, open_keys: list[str]) -> TargetConfig:
+    """The target with the sequence length and head size of the study's runs, where they have one."""
+    from carbs_scaling.ledger.study import Study
+
+    details = next((record.details for record in Study.load(study).records()), {})
+    return replace(target, **{name: int(details[name]) for name in open_keys if name in details})
+
+
 def _write(config: RecommendConfig, law: ScalingLaw, advice: "Advice") -> None:
     """The answer in the format asked for, to the terminal or a file."""
-    from rich.console import Console
-
+    from carbs_scaling.commands.front import print_paths
     from carbs_scaling.files import write_atomically
     from carbs_scaling.report.laws import advice_dict, advice_report, training_arguments
+    from carbs_scaling.report.terminal import console
     from carbs_scaling.tasks.pretraining_overrides import space_overrides
 
     target = config.target
     if config.format == "table":
         report = advice_report(law, advice, target)
         if config.output is None:
-            Console().print(report)
+            console().print(report)
             return
-        with Path(config.output).open("w") as file:
-            Console(file=file, width=110).print(report)
-        return
-    if config.format == "json":
+        page = io.StringIO()
+        console(page, width=110).print(report)
+        text = page.getvalue()
+    elif config.format == "json":
         text = json.dumps(advice_dict(law, advice, target), indent=1) + "\n"
     elif config.format == "yaml":
         lead = f"# {advice.reach.line}\n" if advice.reach.reasons else ""
@@ -72,7 +97,7 @@ def _write(config: RecommendConfig, law: ScalingLaw, advice: "Advice") -> None:
     if config.output is None:
         sys.stdout.write(text)
     else:
-        write_atomically(config.output, text.encode())
+        print_paths([write_atomically(config.output, text.encode())], console())
 
 
 def _law(config: RecommendConfig) -> ScalingLaw:
@@ -91,17 +116,32 @@ def _write_recipe(config: RecommendConfig, law: ScalingLaw) -> "Advice":
 
     from carbs_scaling.files import write_atomically
     from carbs_scaling.laws.recommend.advice import advise
+    from carbs_scaling.ledger.curves import seen_curves
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.tasks.pretraining_recipe import advised_recipe, best_run
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study, target = Study.load(config.study), config.target
-    best = best_run(study.records(), study.identity, study.name)
+    records = study.records()
+    best = best_run(records, study.identity, study.name)
+    curves = seen_curves(records, config.study.folder / "curves")
     head_size = int(best.details["head_size"])
     advice = advise(law, target.params, target.tokens, target.flops, config.level, head_size)
-    content = advised_recipe(law, advice, best, study.identity, study.name).to_json()
+    file = advised_recipe(law, advice, best, study.identity, study.name, curves)
     if config.output is None:
-        sys.stdout.write(content.decode())
+        sys.stdout.write(file.to_json().decode())
     else:
-        write_atomically(config.output, content)
+        write_atomically(config.output, file.to_json())
+    # The file may go to standard output, for a pipe.
+    out = sys.stderr if config.output is None else sys.stdout
+    print(_written_line(config.output or "the recipe", file, advice.recipe), file=out)
     return advice
+
+
+def _written_line(where: str, file: "RecipeFile", asked: "Recommendation") -> str:
+    """What a recipe file holds beside what was asked: its shape is the nearest of whole heads and layers."""
+    shape, tokens = file.recipe.shape, file.recipe.tokens
+    return (
+        f"wrote {where}: N = {shape.params:,} ({shape.width} x {shape.depth}; asked: {asked.params:,.0f}), "
+        f"D = {tokens:,} (asked: {asked.tokens:,.0f})"
+    )

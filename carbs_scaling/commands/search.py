@@ -10,9 +10,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from carbs_scaling.config import SearchConfig, load_config
+from carbs_scaling.config import SearchConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors import EXECUTORS
+from carbs_scaling.names import as_name
 from carbs_scaling.task import Task, TaskEntry
 from carbs_scaling.tasks import TASKS
 
@@ -23,21 +25,21 @@ def run(composed: DictConfig) -> None:
     config = _named_by_sweep(config)
 
     import optuna
-    from rich.console import Console
 
     from carbs_scaling.commands.front import show_front
     from carbs_scaling.executors.memory import require_device
     from carbs_scaling.report.live import SearchDisplay
+    from carbs_scaling.report.terminal import console
     from carbs_scaling.search import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     require_device(config.executor)  # before a text is prepared for it
     task = build_task(config, task_config)
-    console = Console()
-    display = SearchDisplay(config.study.name, config.budget.flops, task.metric, console=console)
+    out = console()
+    display = SearchDisplay(config.study.name, config.budget.flops, task.metric, console=out)
     study = Search(config, task, display).run()
-    show_front(study, config.study.folder, console=console)
+    show_front(study, config.study.folder, out)
 
 
 def load_search(composed: DictConfig) -> tuple[SearchConfig, Any]:
@@ -86,13 +88,17 @@ def _named_by_sweep(config: SearchConfig) -> SearchConfig:
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return config
-    given = OverridesParser.create().parse_overrides([text for text in sys.argv[1:] if "=" in text])
+    given = OverridesParser.create().parse_overrides(
+        [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
+    )
     swept = {str(override.input_line).split("=")[0] for override in given if override.is_sweep_override()}
     if "study.name" in swept:
         return config
-    parts = [text.lstrip("+") for text in hydra.overrides.task if text.split("=")[0] in swept]
-    suffix = "".join(c if c.isalnum() or c in "=.,-_" else "-" for c in ",".join(parts))
-    if not suffix:
+    # No URL, with its password, becomes part of a name.
+    parts = [
+        text.lstrip("+") for text in hydra.overrides.task if text.split("=")[0] in swept and "://" not in text
+    ]
+    if not parts:
         return config
-    study = dataclasses.replace(config.study, name=f"{config.study.name}-{suffix}")
+    study = dataclasses.replace(config.study, name=as_name("-".join((config.study.name, *parts))))
     return dataclasses.replace(config, study=study)

@@ -4,7 +4,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, TextIO
 import filelock
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from carbs_scaling.config import StudyConfig, TrainConfig, load_config
+from carbs_scaling.config import StudyConfig, TrainConfig
+from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
-from carbs_scaling.training.model_card import RECIPE, RECORD, write_card
+from carbs_scaling.training.model_card import PICTURE, RECIPE, RECORD, write_card
 from carbs_scaling.training.recipe_file import RecipeFile
 
 if TYPE_CHECKING:
     from carbs_scaling.data.token_files import PreparedText
+    from carbs_scaling.training.distributed import Ranks
     from carbs_scaling.training.loop import TrainingJob
 
 CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
@@ -46,35 +48,70 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
         sections = with_recipe(sections, given, overrides)
     task_config = load_config(PretrainingConfig, sections)
 
-    from rich.console import Console
+    from carbs_scaling.training.launch import is_launched, joined, launch
 
+    if config.train.processes is not None and not is_launched():
+        launch(config.train.processes, ["train", *sys.argv[1:]])
+    else:
+        with joined(config.train.device, config.train.parallel) as ranks:
+            _train(config, task_config, given, ranks)
+
+
+def _train(
+    config: TrainConfig, task_config: PretrainingConfig, given: RecipeFile | None, ranks: "Ranks"
+) -> None:
+    """What each of the processes of a run does; the first one alone writes and shows anything."""
+    from carbs_scaling.ledger.curves import read_curve
+    from carbs_scaling.report.terminal import console
     from carbs_scaling.report.training import TrainingDisplay
-    from carbs_scaling.training.loop import choose_device, device_name, train
+    from carbs_scaling.report.training_figure import draw_curve_png
+    from carbs_scaling.training.device import device_name
+    from carbs_scaling.training.loop import train
     from carbs_scaling.trial import Completed
 
-    choose_device(config.train.device)
-    file, text = _file_to_train(config, task_config, given)
+    def file_and_text() -> "tuple[RecipeFile, PreparedText]":
+        file, text = _file_to_train(config, task_config, given)
+        ranks.check(file.recipe, file.optimizer.name, file.objective, task_config.training.compile)
+        return file, text
+
+    file, text = ranks.first_then_all(file_and_text)
     folder = config.train.directory_path / file.name
-    job = _job(config, task_config, file, text, folder)
-    predicted = None if file.prediction is None else (file.prediction.loss, file.prediction.interval)
-    device = device_name(choose_device(config.train.device))
+    job = _job(config, task_config, file, text, folder, str(ranks.device))
     recipe = file.recipe
     display = TrainingDisplay(
-        file.name, recipe.steps, recipe.batch_tokens, file.flops, predicted, Console(), device
+        file.name,
+        recipe.steps,
+        recipe.batch_tokens,
+        file.flops,
+        file.prediction,
+        console(quiet=not ranks.first),
+        device_name(ranks.device),
+        ranks.size,
     )
-    with _sole_trainer(folder):
-        _require_free(folder, file)
+    with ExitStack() as stack:
+        ranks.on_first(lambda: stack.enter_context(_sole_trainer(folder)))
+        ranks.on_first(lambda: _require_free(folder, file))
         try:
-            write_atomically(folder / RECIPE, file.to_json())
+            ranks.on_first(lambda: write_atomically(folder / RECIPE, file.to_json()))
             with display, warnings_to(sys.stderr):
-                outcome = train(job, display.step_done)
+                outcome = train(job, display.step_done, ranks)
+            if not ranks.first:
+                return
             if not isinstance(outcome, Completed):
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
                 said = f"after {outcome.progress:.1%} of its steps: {outcome.message}"
                 raise CarbsScalingError(f"the run ended without a model {said}")
         except (CarbsScalingError, OSError):
-            _leave_nothing(folder)
+            if ranks.first:
+                _leave_nothing(folder)
             raise
+        draw_curve_png(
+            read_curve(folder / CURVE),
+            folder / PICTURE,
+            f"{file.name}: loss along the run",
+            file.prediction,
+            outcome.metrics["nats_per_token"] / outcome.loss,
+        )
         write_card(folder, file, outcome, text.description)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     display.finished(outcome, folder)
@@ -224,6 +261,7 @@ def _require_free(folder: Path, file: RecipeFile) -> None:
         ConfigError: it is one of them.
     """
     if (folder / RECORD).exists():
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # left by a kill right after the record
         raise ConfigError(f"{folder} holds a trained model: take another train.name, or move it away")
     if (folder / RECIPE).exists():
         if run_of(RecipeFile.load(folder / RECIPE)) != run_of(file):
@@ -241,6 +279,7 @@ def _job(
     file: RecipeFile,
     text: "PreparedText",
     folder: Path,
+    device: str,
 ) -> "TrainingJob":
     from carbs_scaling.training.checkpoint import CheckpointPlan
     from carbs_scaling.training.loop import TrainingJob
@@ -256,7 +295,7 @@ def _job(
         optimizer=file.optimizer,
         schedule=file.schedule,
         objective=file.objective,
-        device=config.train.device,
+        device=device,
         compile=how.compile,
         micro_batch_tokens=how.micro_batch_tokens,
         curve_path=str(folder / CURVE),

@@ -15,7 +15,7 @@ def flops_per_token(shape: ModelShape, convention: str) -> float:
     """Training FLOPs (forward and backward) a token.
 
     Conventions:
-        `6N`: non-embedding parameters alone.
+        `6N`: non-embedding parameters alone; of a mixture of experts, those that a token is multiplied by.
         `6N+head`: and the output head, 6 V d.
         `6N+head+attention`: and the attention scores and sums over the whole T x T square.
         `6N+head+causal_attention`: and only the causal half of that square.
@@ -28,7 +28,8 @@ def flops_per_token(shape: ModelShape, convention: str) -> float:
     flops = 6.0 * shape.params
     if convention == "6N":
         return flops
-    flops += 6.0 * shape.family.head_params(shape)
+    scored = shape.family.scored_positions(shape) / shape.sequence_length
+    flops += 6.0 * shape.family.head_params(shape) * scored
     if convention == "6N+head":
         return flops
     square = 1.0 if convention == "6N+head+attention" else 0.5

@@ -8,12 +8,12 @@ vocabulary, most of the memory where the model is narrow, and the copies of the 
 
 Not counted: what the device itself needs (some hundred MB for the CUDA context, and 65 MB of cuBLAS for each
 stream on an H100), what a CUDA graph holds on top (70 MB there), holes in the allocator's memory, and
-the evaluation, whose batches have a size of their own (`training.loop`). On an H100 the estimate was within
-5% of what PyTorch held for large models of a vocabulary of bytes, and 13 to 19% above it for 50,257 tokens:
-CUDA's cross-entropy holds 10 bytes a score at its peak, the CPU's 12.
+the evaluation, whose batches have a size of their own (`training.evaluation`). On an H100 the estimate was
+within 5% of what PyTorch held for large models of a vocabulary of bytes, and 13 to 19% above it for 50,257
+tokens: CUDA's cross-entropy holds 10 bytes a score at its peak, the CPU's 12.
 """
 
-from carbs_scaling.models.activations import FLOAT32_BYTES
+from carbs_scaling.models.activations import FLOAT32_BYTES, SCORES_AT_ONCE
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.optimizers.optimizer import load_optimizer
 
@@ -39,12 +39,29 @@ def activation_bytes(shape: ModelShape, sequences: int, bytes_per_activation: in
         raise ValueError(f"sequences must be at least 1, not {sequences}")
     if bytes_per_activation not in (2, 4):
         raise ValueError(f"bytes_per_activation must be 2 or 4, not {bytes_per_activation}")
-    blocks = shape.family.activation_bytes(shape, sequences, bytes_per_activation)
-    # The scores, the ids that are read and those that are predicted.
-    token = FLOAT32_BYTES * shape.vocabulary_size + 2 * INT64_BYTES
-    matrices = shape.params + shape.family.head_params(shape)
+    family = shape.family
+    blocks = family.activation_bytes(shape, sequences, bytes_per_activation)
+    tokens = sequences * shape.sequence_length
+    if _takes_scores_in_parts(shape, sequences, bytes_per_activation):
+        # Instead of the scores, the gradients of the head and of what it reads.
+        scores = FLOAT32_BYTES * (family.head_params(shape) + tokens * shape.width)
+    else:
+        scores = FLOAT32_BYTES * sequences * family.scored_positions(shape) * shape.vocabulary_size
+    ids = 2 * INT64_BYTES * tokens  # those that are read and those that are predicted
+    matrices = family.block_params(shape) + family.head_params(shape)
     cast_matrices = bytes_per_activation * matrices if bytes_per_activation < FLOAT32_BYTES else 0
-    return blocks + sequences * shape.sequence_length * token + cast_matrices
+    return blocks + scores + ids + cast_matrices
+
+
+def _takes_scores_in_parts(shape: ModelShape, sequences: int, bytes_per_activation: int) -> bool:
+    """Whether the loss of so many sequences is taken as `models.cross_entropy` does."""
+    scores = sequences * shape.sequence_length * shape.vocabulary_size
+    return shape.family.has_plain_head and scores > _scores_at_once(bytes_per_activation)
+
+
+def _scores_at_once(bytes_per_activation: int) -> int:
+    """Of the device that computes in so many bytes: bfloat16 is the GPU's."""
+    return SCORES_AT_ONCE["cuda" if bytes_per_activation < FLOAT32_BYTES else "cpu"]
 
 
 def training_memory_bytes(
@@ -66,10 +83,16 @@ def training_memory_bytes(
         ValueError: as `activation_bytes`.
         ConfigError: there is no such optimizer.
     """
-    kind, total = load_optimizer(optimizer), shape.family.total_params(shape)
-    state = kind.hidden_state_bytes * shape.params + kind.state_bytes * (total - shape.params)
+    family, kind = shape.family, load_optimizer(optimizer)
+    total, hidden = family.total_params(shape), family.block_params(shape) - family.stacked_params(shape)
+    state = kind.hidden_state_bytes * hidden + kind.state_bytes * (total - hidden)
     weights = 2 * FLOAT32_BYTES * total + state
-    scores = (SCORE_COPIES - 1) * FLOAT32_BYTES * shape.vocabulary_size
-    block = shape.family.block_gradient_bytes(shape, bytes_per_activation)
-    gradients = sequences * shape.sequence_length * max(scores, block)
-    return weights + activation_bytes(shape, sequences, bytes_per_activation) + gradients
+    tokens = sequences * shape.sequence_length
+    block = tokens * family.block_gradient_bytes(shape, bytes_per_activation)
+    if _takes_scores_in_parts(shape, sequences, bytes_per_activation):
+        # Scores and their log-probabilities of a part; where they are in 2 bytes, their gradients too.
+        scores = 2 * FLOAT32_BYTES * _scores_at_once(bytes_per_activation)
+    else:
+        scored = sequences * family.scored_positions(shape)
+        scores = (SCORE_COPIES - 1) * FLOAT32_BYTES * scored * shape.vocabulary_size
+    return weights + activation_bytes(shape, sequences, bytes_per_activation) + max(scores, block)

@@ -4,9 +4,11 @@ Sizes, rates, batches and losses are those of published laws; where they disagre
 least and the greatest are its interval. A law fitted to the search's own runs is to replace them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +17,13 @@ from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.compute.throughput import Throughput
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.prior.published import LAWS, PublishedFloor, PublishedLaw
-from carbs_scaling.models.family import ModelShape
+from carbs_scaling.models.family import ModelShape, checked_options, load_family
 
 # Six sizes, each of a quarter of the FLOPs of the one above: 1.5 decades of N, in some 45 trials.
 RUNGS, RUNG_FACTOR = 6, 4.0
 # Dearest trial: a tenth of the search, and done in most of its time by one device of many.
 MAX_TRIAL_FRACTION, LONGEST_TRIAL_SHARE = 0.1, 0.8
+LARGE_WIDTH = 4096  # at which a block's N is about its square, whatever is rounded
 ASPECT = 100.0  # width / depth, about that of GPT-3's sizes (arXiv 2005.14165, table 2.1): 64 to 128
 SIZES = np.geomspace(1e3, 1e14, 2201)  # N among which an optimum is sought: steps of 1.2%
 BF16_BYTES = 2
@@ -30,21 +33,47 @@ Interval = tuple[float, float, float]  # median, least, greatest
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What all models of a plan share; see `models.family.ModelShape`."""
+    """What all models of a plan share; see `models.family.ModelShape`.
+
+    Raises:
+        ConfigError: the family has models of one size only.
+    """
 
     architecture: str
     head_size: int
     vocabulary_size: int
     sequence_length: int
     flops_convention: str
+    options: Any = None
+
+    def __post_init__(self) -> None:
+        family = load_family(self.architecture)
+        if {"width", "depth"} & set(family.fixed_sizes(checked_options(family, self.options))):
+            raise ConfigError(f"model={self.architecture} has one size, and a plan is about sizes")
 
     def shape(self, params: float) -> ModelShape:
         """The legal shape nearest to N with a width of about `ASPECT` depths."""
-        depth = max(1, round((params / (12 * ASPECT**2)) ** (1 / 3)))
-        width = self.head_size * max(1, round((params / (12 * depth)) ** 0.5 / self.head_size))
-        return ModelShape(
-            self.architecture, width, depth, self.head_size, self.vocabulary_size, self.sequence_length
+        wide = self._widths(LARGE_WIDTH)[0]
+        block = self._shape(wide, 1).params / wide**2  # 12 for GPT-2
+        depth = max(1, round((params / (block * ASPECT**2)) ** (1 / 3)))
+        widths = self._widths((params / (block * depth)) ** 0.5)
+        return min(
+            (self._shape(width, depth) for width in widths),
+            key=lambda shape: abs(math.log(shape.params / params)),
         )
+
+    def _widths(self, width: float) -> tuple[int, int]:
+        """Legal widths on both sides of one."""
+        family = load_family(self.architecture)
+        step = family.width_step(checked_options(family, self.options), self.head_size)
+        below = max(1, int(width / step))
+        return below * step, (below + 1) * step
+
+    def _shape(self, width: int, depth: int) -> ModelShape:
+        return ModelShape(
+            self.architecture, width, depth, self.head_size, self.vocabulary_size, self.sequence_length,
+            self.options,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

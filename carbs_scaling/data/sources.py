@@ -16,7 +16,7 @@ from typing import Any
 
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.hub import quiet_hub
-from carbs_scaling.errors import DataError
+from carbs_scaling.errors import DataError, NoSuchText
 
 # Folders without ordinary programs (tests, tables of character codes), which differ most between builds of
 # Python, and installed packages.
@@ -100,17 +100,17 @@ def _matching_files(path: str) -> list[Path]:
             if file.is_file() and not any(part.startswith(".") for part in file.relative_to(given).parts)
         ]
         if not found:
-            raise DataError(f"data.paths: the folder {path} holds no files")
+            raise NoSuchText(f"data.paths: the folder {path} holds no files")
         return found
     if given.exists():
         return [given]
     if not glob.has_magic(path):
-        raise DataError(f"data.paths: there is no file {path}")
+        raise NoSuchText(f"data.paths: there is no file {path}")
     # `Path.glob` takes no absolute pattern.
     matches = map(Path, glob.glob(str(given), recursive=True))  # noqa: PTH207
     found = sorted(file for file in matches if file.is_file())
     if not found:
-        raise DataError(f"data.paths: no file matches the pattern {path}")
+        raise NoSuchText(f"data.paths: no file matches the pattern {path}")
     return found
 
 
@@ -198,7 +198,7 @@ def _column(rows: Iterable[Mapping[str, Any]], text_column: str, where: str) -> 
     """The texts in one column; empty cells are left out."""
     for row in rows:
         if text_column not in row:
-            raise DataError(
+            raise NoSuchText(
                 f"{where} has no column {text_column!r}: set data.text_column to one of {', '.join(row)}"
             )
         text = row[text_column]
@@ -229,7 +229,7 @@ def _hub_documents(config: DataConfig, scratch: Path) -> Iterator[str]:
         except DatasetNotFoundError as error:
             if not reachable:
                 raise _out_of_reach(where) from error
-            raise DataError(
+            raise NoSuchText(
                 f"the hub has no data set {config.name!r} that this machine may read: check data.name, "
                 "or log in with `hf auth login`"
             ) from error
@@ -248,7 +248,7 @@ def _hub_documents(config: DataConfig, scratch: Path) -> Iterator[str]:
                 raise full from error
             if not reachable:
                 raise _out_of_reach(where) from error
-            raise DataError(
+            raise NoSuchText(
                 f"cannot load {where}: check data.subset and data.split ({_one_line(error)})"
             ) from error
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carbs_scaling.data.hub import quiet_hub
-from carbs_scaling.errors import DataError
+from carbs_scaling.errors import DataError, NoSuchText
 
 # Ids of one document, [n].
 TokenIds = npt.NDArray[np.unsignedinteger]
@@ -62,7 +62,7 @@ class PretrainedTokenizer:
             with quiet_hub():
                 self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
-            raise DataError(
+            raise NoSuchText(
                 f"cannot load the tokenizer {name!r}: data.tokenizer is `bytes`, the folder of a saved "
                 "tokenizer, or a name on the hub, which must be in reach"
             ) from error

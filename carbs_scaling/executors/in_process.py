@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from carbs_scaling.config import ExecutorConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors.executor import Job, or_machine_failure
-from carbs_scaling.trial import TrialOutcome
+from carbs_scaling.trial import MachineFailure, TrialOutcome
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,22 @@ class InProcessConfig(ExecutorConfig):
 
 
 class InProcessExecutor:
-    """Runs a submitted job when it is waited for."""
+    """Runs a submitted job when it is waited for.
+
+    Args:
+        retries: times that a trial is begun again when the machine failed it.
+    """
 
     config_type = InProcessConfig
 
-    def __init__(self) -> None:
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
         self._submitted: deque[tuple[int, Job]] = deque()
 
     @staticmethod
     def from_config(config: InProcessConfig) -> "InProcessExecutor":
-        """Nothing in the configuration changes how jobs are run."""
-        return InProcessExecutor()
+        """One slot, whatever the device."""
+        return InProcessExecutor(config.retries)
 
     @property
     def free(self) -> int:
@@ -48,7 +53,12 @@ class InProcessExecutor:
         if not self._submitted:
             return []
         number, job = self._submitted.popleft()
-        return [(number, or_machine_failure(job))]
+        outcome = or_machine_failure(job)
+        for _ in range(self._retries):
+            if not isinstance(outcome, MachineFailure):
+                break
+            outcome = or_machine_failure(job)
+        return [(number, outcome)]
 
     def close(self) -> None:
         """Forgets what was not begun."""

@@ -21,6 +21,8 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors.executor import Job, or_machine_failure
 from carbs_scaling.trial import MachineFailure, OutOfMemory, TrialOutcome
 
+# Time that a stopped trial has for its checkpoint; `torchrun` and Kubernetes grant as much.
+STOP_SECONDS = 30.0
 # On a busy machine the coordinator should get its fraction of a second at once: workers yield to it.
 WORKER_NICENESS = 10
 
@@ -46,7 +48,12 @@ def _run(job: Job) -> TrialOutcome:
     torch = sys.modules.get("torch")  # imported before the environment was set, where a script imports it
     if torch is not None and threads.isdigit():
         torch.set_num_threads(int(threads))
-    return or_machine_failure(job)
+    # Only while a job runs: an interrupted wait for the next one would print a traceback.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return or_machine_failure(job)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,6 @@ class ProcessesConfig(ExecutorConfig):
     """The section `executor` of `executor=processes`."""
 
     trials_per_worker: int | None = MISSING
-    retries: int = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,8 +68,6 @@ class ProcessesConfig(ExecutorConfig):
             raise ConfigError(
                 f"executor.trials_per_worker={self.trials_per_worker} must be at least 1 or null"
             )
-        if self.retries < 0:
-            raise ConfigError(f"executor.retries={self.retries} must not be negative")
 
 
 @dataclass
@@ -85,7 +89,7 @@ class ProcessExecutor:
         environments: environment variables of each slot's worker; one slot each.
         trials_per_worker: a worker is replaced after so many trials; None for never, but for those that the
             machine failed or that ran out of memory (a fresh process has a fresh GPU context, without holes).
-        retries: times that a trial is begun again when its worker died.
+        retries: times that a trial is begun again when its worker died, or the machine failed it.
     """
 
     config_type = ProcessesConfig
@@ -139,15 +143,26 @@ class ProcessExecutor:
             self._begin(slot)
 
     def wait(self, timeout: float) -> list[tuple[int, TrialOutcome]]:
-        """Outcomes of the trials that ended; see `Executor.wait`."""
+        """Outcomes of the trials that ended; see `Executor.wait`.
+
+        What a trial raised waits until the outcomes beside it are told, and is raised by the next call.
+        """
         running = [slot.future for slot in self._slots if slot.future is not None]
         ended, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
         outcomes = []
+        raised: BaseException | None = None
         for slot in self._slots:
-            if slot.future is not None and slot.future in ended:
-                outcome = self._collect(slot, slot.future)
-                if outcome is not None:
-                    outcomes.append((slot.number, outcome))
+            if slot.future is None or slot.future not in ended:
+                continue
+            error = slot.future.exception()
+            if error is not None and not isinstance(error, BrokenProcessPool):
+                raised = error
+                continue
+            outcome = self._collect(slot, slot.future)
+            if outcome is not None:
+                outcomes.append((slot.number, outcome))
+        if raised is not None and not outcomes:
+            raise raised
         return outcomes
 
     def _collect(self, slot: _Slot, future: Future[TrialOutcome]) -> TrialOutcome | None:
@@ -168,13 +183,23 @@ class ProcessExecutor:
         return outcome
 
     def close(self) -> None:
-        """Kills the workers. Trials that ran stay open in the ledger and are run again on resume."""
-        for slot in self._slots:
-            if slot.pool is not None:
-                slot.pool.shutdown(wait=False, cancel_futures=True)
-        for child in set(multiprocessing.active_children()) - self._foreign_children:
-            child.kill()
-            child.join()
+        """Stops the workers. Trials that ran stay open in the ledger and are run again on resume.
+
+        They get SIGTERM and `STOP_SECONDS` to keep what they have done; then all that is left is killed.
+        """
+        children = set(multiprocessing.active_children()) - self._foreign_children
+        running = [slot.future for slot in self._slots if slot.future is not None]
+        try:
+            for child in children:
+                child.terminate()
+            wait(running, timeout=STOP_SECONDS)
+        finally:
+            for slot in self._slots:
+                if slot.pool is not None:
+                    slot.pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.kill()
+                child.join()
 
 
 def worker_environments(device: str, workers: int | None) -> list[dict[str, str]]:

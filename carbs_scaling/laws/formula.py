@@ -15,11 +15,7 @@ _NO_BEND = 1e-12
 
 
 def formula_lines(law: "ScalingLaw") -> tuple[str, ...]:
-    """Loss, learning rate and batch, one line each, and where they bend two more lines that define F, G, H.
-
-    Args:
-        law: a fitted law.
-    """
+    """Loss, learning rate and batch, a line each, and where they bend two more lines that define F, G, H."""
     n0, d0 = np.exp(law.centre[0]), np.exp(law.centre[1])
     bends = {kind: row for kind, row in zip(ALL_BENDS, law.bend, strict=True) if np.abs(row).max() > _NO_BEND}
     exponential = {kind: f" e^{_LETTERS[kind]}" if kind in bends else "" for kind in ALL_BENDS}

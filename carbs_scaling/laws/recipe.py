@@ -5,7 +5,7 @@ from numbers import Real
 
 import numpy as np
 
-from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.runs.table import LawArgumentError, LawError
 
 FITTED = ("learning_rate", "batch_tokens", "loss")  # columns of `Recommendation.draws`
 
@@ -62,7 +62,7 @@ class Recommendation:
             LawError: a quantity that the law does not have, or a level outside (0, 1).
         """
         if not (isinstance(level, Real) and 0 < level < 1):
-            raise LawError(f"level={level!r} must lie in (0, 1)")
+            raise LawArgumentError(f"level={level!r} must lie in (0, 1)")
         bounds = [(1 - level) / 2, (1 + level) / 2]
         if name in self.other_draws:
             low, high = np.quantile(self.other_draws[name], bounds)

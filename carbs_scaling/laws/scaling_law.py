@@ -15,7 +15,7 @@ from carbs_scaling.laws.form.valley import Array, Values
 from carbs_scaling.laws.formula import formula_lines
 from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recipe import Recommendation
-from carbs_scaling.laws.runs.table import LawError, RunTable, positive_number
+from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, positive_number
 from carbs_scaling.laws.support import HeldOut, Support
 
 FORMAT = 5
@@ -114,17 +114,6 @@ class ScalingLaw:
         return np.exp(
             self.centre[3] + form.best_batch(np.array(self.theta), n, d) + self._shifts(n, d)["batch"]
         )
-
-    def exponents(self, params: float, tokens: float) -> dict[str, float]:
-        """Local exponents of the learning rate and the batch at (N, D)."""
-        h, found = 1e-3, {}
-        for name, curve in (("learning_rate", self.learning_rate), ("batch_tokens", self.batch_tokens)):
-            for role, (up, down) in {
-                "N": ((params * np.exp(h), tokens), (params * np.exp(-h), tokens)),
-                "D": ((params, tokens * np.exp(h)), (params, tokens * np.exp(-h))),
-            }.items():
-                found[f"{name}_{role}"] = float((np.log(curve(*up)) - np.log(curve(*down))) / (2 * h))
-        return found
 
     def draws(self, params: float, tokens: float, count: int = DRAWS, noise: bool = True) -> Array:
         """Draws of (ln learning rate, ln batch tokens, loss) at one (N, D), shape (count, 3).
@@ -249,9 +238,6 @@ class ScalingLaw:
     def _notes(self, params: float, tokens: float, batch: float, beyond: tuple[float, ...]) -> list[str]:
         """What to keep in mind about a recommendation, one line each; `batch` is nan where runs have none."""
         low, high, notes = self.support.low, self.support.high, []
-        absent = [name for name, there in zip(form.ROLES, self.has_role, strict=True) if not there]
-        if absent:
-            notes.append(f"the points of this study have no {' and no '.join(absent)}: none is recommended")
         if beyond[0] > 30 or beyond[1] > 30:
             notes.append(
                 f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"
@@ -305,14 +291,16 @@ class ScalingLaw:
             LawError: it is not a law of this program's format.
         """
         if values.get("kind") != "carbs_scaling.ScalingLaw" or values.get("format") != FORMAT:
-            raise LawError(f"this is no scaling law of format {FORMAT}")
+            raise LawArgumentError(f"this is no scaling law of format {FORMAT}")
         try:
             law = ScalingLaw._from_fields(values)
         except (KeyError, TypeError, ValueError) as error:
-            raise LawError(f"this law is damaged: {type(error).__name__} {error}") from error
+            raise LawArgumentError(f"this law is damaged: {type(error).__name__} {error}") from error
         size = len(law.theta) + np.size(law.bend)
         if len(law.theta) != len(form.NAMES) or np.shape(law.covariance) != (size, size):
-            raise LawError("this law is damaged: its parameters and their covariance do not belong together")
+            raise LawArgumentError(
+                "this law is damaged: its parameters and their covariance do not belong together"
+            )
         return law
 
     @staticmethod
@@ -341,11 +329,11 @@ class ScalingLaw:
             LawError: the file holds no law.
         """
         try:
-            values = json.loads(Path(path).read_text())
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise LawError(f"{path} holds no law: {str(error).splitlines()[0]}") from error
+            raise LawArgumentError(f"{path} holds no law: {str(error).splitlines()[0]}") from error
         if not isinstance(values, dict):
-            raise LawError(f"{path} holds no law")
+            raise LawArgumentError(f"{path} holds no law")
         return ScalingLaw.from_dict(values)
 
     def _centred(self, params: npt.ArrayLike, tokens: npt.ArrayLike) -> tuple[Array, Array]:
@@ -379,7 +367,9 @@ class LawsByOptimizer(Mapping[str, ScalingLaw]):
             LawError: no optimizer is named, or one without runs.
         """
         if optimizer not in self._laws:
-            raise LawError(f"these runs are of {', '.join(self._laws)}: say which with optimizer=NAME")
+            raise LawArgumentError(
+                f"these runs are of {', '.join(self._laws)}: say which with optimizer=NAME"
+            )
         return self._laws[optimizer].recommend(params, tokens)
 
 

@@ -52,23 +52,15 @@ class Support:
 
 
 def convex_hull(points: np.ndarray) -> tuple[tuple[float, float], ...]:
-    """Corners of the convex hull of points (n, 2) by Andrew's monotone chain; of a line its ends."""
-    ordered = sorted({(float(x), float(y)) for x, y in points})
-    if len(ordered) < 3:
-        return tuple(ordered)
+    """Corners of the convex hull of points (n, 2); of a line its ends."""
+    from scipy.spatial import ConvexHull, QhullError
 
-    def chain(along: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        corners: list[tuple[float, float]] = []
-        for x, y in along:
-            while len(corners) > 1:
-                (x0, y0), (x1, y1) = corners[-2:]
-                if (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) > 0:
-                    break
-                corners.pop()
-            corners.append((x, y))
-        return corners[:-1]
-
-    return tuple(chain(ordered) + chain(ordered[::-1]))
+    distinct = np.unique(points, axis=0)
+    try:
+        corners = distinct[ConvexHull(distinct).vertices] if len(distinct) > 2 else distinct
+    except QhullError:  # a line
+        corners = distinct[[0, -1]]
+    return tuple((float(x), float(y)) for x, y in corners)
 
 
 @dataclass(frozen=True)

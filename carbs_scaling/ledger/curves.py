@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws.convergence.loss_curves import RunCurve
+from carbs_scaling.laws.recommend.predicted_curve import SeenCurve
 from carbs_scaling.ledger.record import TrialRecord
 
 # Several lines of a curve, each some 120 bytes, so that a partial one at the end leaves a whole one before.
@@ -58,6 +59,26 @@ def run_curves(records: Sequence[TrialRecord], folder: str | Path) -> list[RunCu
     completed = [record for record in records if record.completed]
     curves = [_run_curve(record, read_curve(curve_path(folder, record.number))) for record in completed]
     return [curve for curve in curves if curve is not None]
+
+
+def seen_curves(records: Sequence[TrialRecord], folder: str | Path) -> list[SeenCurve]:
+    """The curves in `folder` of the completed trials, as `predict_curve` takes them."""
+    curves = []
+    for record in records:
+        points = read_curve(curve_path(folder, record.number)) if record.completed else []
+        points = [point for point in points if {"train_loss", "progress"} <= set(point)]
+        if points and {"params", "tokens"} <= set(record.values):
+            ends = np.array([0.0, *(point["progress"] for point in points)])
+            curves.append(
+                SeenCurve(
+                    params=float(record.values["params"]),
+                    tokens=float(record.values["tokens"]),
+                    end_loss=record.loss,
+                    share=(ends[:-1] + ends[1:]) / 2,
+                    loss=np.array([point["train_loss"] for point in points]),
+                )
+            )
+    return curves
 
 
 def curve_path(folder: str | Path, number: int) -> Path:

@@ -19,10 +19,11 @@ from optuna.trial import TrialState
 
 from carbs_scaling import __version__
 from carbs_scaling.config import StudyConfig
-from carbs_scaling.errors import BudgetSpent, StudyError
+from carbs_scaling.errors import BudgetSpent, ConfigError, StudyError, WrongStudy
 from carbs_scaling.ledger.identity import differences, study_identity
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import StoredTrial, read_trials, stored
+from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.task import Task
 from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome, charged_flops
 
@@ -50,7 +51,7 @@ def storage_errors(where: str) -> Iterator[None]:
         ) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-        reason = str(getattr(cause, "orig", None) or cause or error).splitlines()[0]
+        reason = cleaned(str(getattr(cause, "orig", None) or cause or error).splitlines()[0])
         advice = {
             "file is not a database": "the file is damaged or is something else: move it away to begin anew",
             "database disk image is malformed": "the file is damaged: move it away to begin anew",
@@ -128,14 +129,14 @@ class Study:
             folder = Path(config.directory)
             names = sorted(p.parent.name for p in folder.glob("*/study.db"))
             there = f"there are {', '.join(names)}" if names else "there are none yet"
-            raise StudyError(
+            raise WrongStudy(
                 f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
             )
         with storage_errors(_shown(config)):
             try:
                 study = optuna.load_study(study_name=config.name, storage=_storage(config))
             except KeyError:
-                raise StudyError(f"the ledger {_shown(config)} holds no study {config.name!r}") from None
+                raise WrongStudy(f"the ledger {_shown(config)} holds no study {config.name!r}") from None
             if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
                 raise StudyError(f"study {config.name!r} holds no trial yet")
             _check_format(config, study.user_attrs)
@@ -166,7 +167,7 @@ class Study:
             )
             attributes = study.user_attrs
             if "identity" not in attributes and study.get_trials(deepcopy=False):
-                raise StudyError(f"the study {config.name!r} in {where} was not made by carbs-scaling")
+                raise WrongStudy(f"the study {config.name!r} in {where} was not made by carbs-scaling")
             if "identity" not in attributes:
                 with warnings.catch_warnings():  # experimental in Optuna, and what its dashboard shows
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -326,15 +327,7 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
 
 def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
     if config.storage is not None:
-        try:
-            sqlalchemy.make_url(config.storage)
-        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-            # Without the error's own words: they hold parts of the URL, perhaps of its password.
-            raise StudyError(
-                "study.storage is no database URL: write postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME, "
-                "with %40 for an @ in the password"
-            ) from error
-        return optuna.storages.RDBStorage(config.storage)
+        return optuna.storages.RDBStorage(database_url(config.storage).render_as_string(hide_password=False))
     file = config.folder / "study.db"
     if file.exists():
         with file.open("rb") as stream:
@@ -348,20 +341,42 @@ def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
 
 
 def _shown(config: StudyConfig) -> str:
-    """Where the ledger is, for messages: without a password."""
+    """Where the ledger is, for messages: without login and query, which may hold a password.
+
+    Raises:
+        ConfigError: `study.storage` is no database URL.
+    """
     if config.storage is None:
         return str(config.folder / "study.db")
+    return database_url(config.storage).set(username=None, password=None, query={}).render_as_string()
+
+
+def database_url(storage: str) -> sqlalchemy.URL:
+    """`study.storage`, remembered as something whose password is never printed.
+
+    Raises:
+        ConfigError: it is no URL, or can be read in two ways.
+    """
+    remember(storage)
+    login, at, _ = storage.partition("://")[2].rpartition("@")
     try:
-        return sqlalchemy.make_url(config.storage).render_as_string(hide_password=True)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        return "at study.storage"
+        url = sqlalchemy.make_url(storage)
+        if at and url.get_backend_name() != "sqlite" and ("@" in login or "?" in login):
+            raise ValueError("a password with an @, or a query with one")
+    except (sqlalchemy.exc.ArgumentError, sqlalchemy.exc.NoSuchModuleError, ValueError):
+        # Without the error's own words, and not from it: they hold parts of the URL, perhaps of its password.
+        raise ConfigError(
+            "study.storage is no database URL: write postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME, "
+            "with %40 for an @ and %3F for a ? in the password"
+        ) from None
+    return url
 
 
 def _check_identity(config: StudyConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = differences(before, now)
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise StudyError(
+        raise WrongStudy(
             f"study {config.name!r} was begun with another {changed[0]}{more}: "
             "undo the change, or take another study.name"
         )

@@ -26,7 +26,8 @@ def packed_causal_attention(
 
     Args:
         module: the attention layer, not read.
-        query, key, value: [b, heads, T, head_size].
+        query: [b, heads, T, head_size].
+        key, value: [b, key_value_heads, T, head_size]; heads are a multiple of key_value_heads.
         attention_mask: None.
         scaling: of the scores; None for 1 / sqrt(head_size).
 
@@ -38,7 +39,8 @@ def packed_causal_attention(
     """
     if attention_mask is not None:
         raise ValueError("packed windows have no padding: pass no attention_mask")
-    mixed = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    grouped = query.shape[1] != key.shape[1]
+    mixed = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
     return mixed.transpose(1, 2), None
 
 

@@ -3,9 +3,10 @@
 A family is one module of this package that holds a `FAMILY`; `model.architecture` is the module's name.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.registry import Registry
@@ -17,13 +18,23 @@ FAMILIES = Registry(
     "carbs_scaling.models",
     "FAMILY",
     "model.architecture",
-    shared=frozenset({"activations", "attention", "build", "family", "parametrization"}),
-)
+    shared=frozenset(
+        {
+            "activations", "attention", "build", "cross_entropy", "decoder", "family", "measured",
+            "parametrization", "stock",
+        }
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A family without options of its own."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The shape of a decoder-only transformer, in the field's usual letters: d, L, V, T.
+    """The shape of a transformer, in the field's usual letters: d, L, V, T.
 
     Args:
         architecture: name of the family, one of `FAMILIES.names`.
@@ -32,10 +43,12 @@ class ModelShape:
         head_size: width of one attention head.
         vocabulary_size: number of tokens V.
         sequence_length: tokens a sequence T.
+        options: what else the family asks for, its `options_type`, or a mapping of that type's fields. None
+            for its defaults.
 
     Raises:
-        ConfigError: there is no such family, a size is not positive, `head_size` does not divide `width`, or
-            the family has no model of this shape.
+        ConfigError: there is no such family, a size is not positive, `head_size` does not divide `width`, an
+            option cannot be, or the family has no model of this shape.
     """
 
     architecture: str
@@ -44,13 +57,20 @@ class ModelShape:
     head_size: int
     vocabulary_size: int
     sequence_length: int
+    options: Any = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "options", checked_options(self.family, self.options))
         for name in ("width", "depth", "head_size", "vocabulary_size", "sequence_length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.width % self.head_size:
             raise ConfigError(f"width {self.width} is not a multiple of the head size {self.head_size}")
+        for name, value in self.family.fixed_sizes(self.options).items():
+            if getattr(self, name) != value:
+                raise ConfigError(
+                    f"model={self.architecture} has {name}={value} by its options, not {getattr(self, name)}"
+                )
         self.family.check(self)
 
     @property
@@ -72,10 +92,37 @@ class ModelShape:
 class ModelFamily(Protocol):
     """Everything the program knows of one kind of model. Counts are exact: a test holds them to PyTorch's.
 
-    `name` is the name of the module and of the option in `conf/model/`.
+    A subclass inherits the methods and attributes that have a default here.
+
+    Attributes:
+        name: name of the module and of the option in `conf/model/`.
+        options_type: a frozen dataclass of plain JSON values with defaults and checks: what
+            `conf/model/NAME.yaml` says beyond the sizes.
+        has_plain_head: whether the scores are the final hidden states times one matrix and nothing else, so
+            that the loss over a large vocabulary can be taken in parts (`models.cross_entropy`).
+        has_parametrizations: whether `models.parametrization` knows its parameters.
     """
 
     name: str
+    options_type: type = NoOptions
+    has_plain_head: bool = False
+    has_parametrizations: bool = True
+
+    def fixed_sizes(self, options: Any) -> dict[str, int]:
+        """Sizes of `ModelShape` that the options decide, by name; a search cannot vary them.
+
+        Raises:
+            ConfigError: what the options name cannot be read.
+        """
+        return {}
+
+    def width_step(self, options: Any, head_size: int) -> int:
+        """What widths are multiples of."""
+        return head_size
+
+    def tokenizer(self, options: Any) -> str | None:
+        """The only tokenizer that the model can be trained with, as in `data.tokenizer`; None for any."""
+        return None
 
     def check(self, shape: ModelShape) -> None:
         """Refuses a shape that the family does not have, beyond what `ModelShape` checks.
@@ -83,31 +130,42 @@ class ModelFamily(Protocol):
         Raises:
             ConfigError: one line that names the option to change.
         """
-        ...
+        return None
 
     def params(self, shape: ModelShape) -> int:
-        """Non-embedding parameters N: the weight matrices of the blocks.
+        """Non-embedding parameters N: the weights of the blocks' matrices that one token is multiplied by.
 
         Biases, norms, embeddings and the output head are left out, as in Kaplan et al. (arXiv 2001.08361,
-        table 1).
+        table 1). In a mixture of experts these are the active ones: the router and the chosen experts.
         """
         ...
+
+    def block_params(self, shape: ModelShape) -> int:
+        """All weights of the blocks' matrices: N, and the experts that a token does not visit."""
+        return self.params(shape)
+
+    def stacked_params(self, shape: ModelShape) -> int:
+        """Those of `block_params` in tensors of more than two dimensions, such as all experts of a block."""
+        return 0
 
     def total_params(self, shape: ModelShape) -> int:
         """All trained parameters, with embeddings, biases and norms; a tied head counts once."""
         ...
 
-    def intermediate_size(self, shape: ModelShape) -> int:
-        """Width of the MLP inside a block."""
-        ...
-
     def head_params(self, shape: ModelShape) -> int:
         """Weights that the output head multiplies by, V d, tied to the embedding or not."""
-        ...
+        return shape.vocabulary_size * shape.width
+
+    def scored_positions(self, shape: ModelShape) -> int:
+        """Positions of a sequence that the head scores: T, or 1 where a whole input gets one label."""
+        return shape.sequence_length
 
     def attention_flops_per_token(self, shape: ModelShape) -> float:
-        """Training FLOPs a token of attention scores and sums over the whole T x T square."""
-        ...
+        """Training FLOPs a token of attention scores and sums over the whole T x T square.
+
+        Scores and sums are a multiply-add each for T positions of d channels, forward and twice back.
+        """
+        return 12.0 * shape.depth * shape.width * shape.sequence_length
 
     def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
         """Bytes that blocks and final norm keep for the backward pass, without cast copies of the matrices.
@@ -130,6 +188,24 @@ class ModelFamily(Protocol):
         Call `models.build.build_model`, which seeds that generator and puts it back.
         """
         ...
+
+
+def checked_options(family: ModelFamily, options: Any) -> Any:
+    """A family's options as its `options_type`, from that, from a mapping of its fields, or from None.
+
+    Raises:
+        ConfigError: an option that the family does not have, or a value that cannot be.
+    """
+    kind = family.options_type
+    if isinstance(options, kind):
+        return options
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"{type(options).__name__} are no options of model.architecture={family.name}")
+    try:
+        return kind(**(options or {}))
+    except TypeError as error:
+        known = ", ".join(kind.__dataclass_fields__) or "none"
+        raise ConfigError(f"model.architecture={family.name} has the options {known}: {error}") from error
 
 
 @cache

@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class GPT2:
+class GPT2(ModelFamily):
     """See `ModelFamily`."""
 
     name = "gpt2"
-
-    def check(self, shape: ModelShape) -> None:
-        """Any shape will do."""
+    has_plain_head = True
 
     def intermediate_size(self, shape: ModelShape) -> int:
         """4d."""
@@ -37,19 +35,11 @@ class GPT2:
         embeddings = (shape.vocabulary_size + shape.sequence_length) * d
         return self.params(shape) + embeddings + shape.depth * (biases + norms) + 2 * d
 
-    def head_params(self, shape: ModelShape) -> int:
-        """V d."""
-        return shape.vocabulary_size * shape.width
-
-    def attention_flops_per_token(self, shape: ModelShape) -> float:
-        """Scores and sums, a multiply-add each for T positions of d channels, forward and twice back."""
-        return 12.0 * shape.depth * shape.width * shape.sequence_length
-
     def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
         """A block keeps 16 d values a token: norm, attention, norm, and the MLP before and after GELU."""
         d, size = shape.width, bytes_per_activation
         # One matrix makes queries, keys and values.
-        attention = layer_norm_bytes(d, size, readers=1) + attention_bytes(d, shape.heads, size)
+        attention = layer_norm_bytes(d, size, readers=1) + attention_bytes(d, d, shape.heads, size)
         mlp = layer_norm_bytes(d, size, readers=1) + 2 * size * self.intermediate_size(shape)
         token = shape.depth * (attention + mlp) + layer_norm_bytes(d, size, readers=1)
         return sequences * shape.sequence_length * token

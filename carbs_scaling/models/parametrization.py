@@ -12,11 +12,13 @@ With m = width / base width, and l = depth / base depth for `completep` and 1 fo
     gains and biases    1                  1              1 / (m l)  the same
     final norm          1                  1              1 / m
     output head         1                  1              1 / m      1 / m
+    router of experts   1                  1              1 / (m l)  1 / m
 
-Weight decay is 1 / its learning rate, so that their product is the same for all matrices. An orthogonal step
-(`muon`) of entries as large as Adam's has a spectral norm smaller by m^1/2, so matrices of blocks get the
-rate m^-1/2; a step in proportion to the gradient (`sgd`) gets l at the matrices, m at the output head and
-at the embeddings, and m l at the gains and biases of the blocks.
+A router is as a head: its outputs are the experts, whose number does not grow with the width. Weight decay is
+1 / its learning rate, so that their product is the same for all matrices. An orthogonal step (`muon`) of
+entries as large as Adam's has a spectral norm smaller by m^1/2, so matrices of blocks get the rate m^-1/2; a
+step in proportion to the gradient (`sgd`) gets l at the matrices, m at the output head and at the embeddings,
+and m l at the routers and at the gains and biases of the blocks.
 
 No multiplier is left in the forward pass: a saved model is one that `transformers` loads. The parameter w of
 a multiplier c becomes w c, trained as before: its initial weights are c times as large, its rate c times
@@ -38,13 +40,14 @@ from carbs_scaling.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-    from carbs_scaling.models.family import ModelShape
+    from carbs_scaling.models.family import ModelFamily, ModelShape
 
 PARAMETRIZATIONS = ("standard", "mup", "completep")
 # Names of the modules and parameters that end a residual branch.
 RESIDUAL = frozenset({"c_proj", "o_proj", "out_proj", "down_proj", "dense_4h_to_h", "fc2"})
 # `transformers` draws the ends of these families' branches with 1 / sqrt(2 depth) already.
 DRAWN_BY_DEPTH = frozenset({"gpt2"})
+ROUTER = "mlp.gate."
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,18 @@ class Parametrization:
         """Whether nothing changes with the shape."""
         return self.name == "standard"
 
+    def check(self, family: "ModelFamily") -> None:
+        """Refuses a family whose parameters it does not know.
+
+        Raises:
+            ConfigError: one line that says what to change.
+        """
+        if not (self.is_standard or family.has_parametrizations):
+            raise ConfigError(
+                f"model.parametrization={self.name} does not know the parameters of model={family.name}: use "
+                "standard"
+            )
+
     @property
     def description(self) -> str:
         """For people."""
@@ -101,7 +116,7 @@ class _Place:
     """What a parameter is in a model.
 
     Args:
-        kind: `embedding`, `matrix`, `vector`, `norm` (the final one) or `head`.
+        kind: `embedding`, `matrix`, `vector`, `norm` (the final one), `head`, or `router` of experts.
         ends_branch: whether its output is added to the residual stream.
         folded: its multiplier in the forward pass, which its weights take up.
     """
@@ -159,9 +174,11 @@ def parameter_multipliers(
     width, depth = parametrization.factors(shape)
     found: dict[nn.Parameter, tuple[float, float, float]] = {}
     for parameter, place in _places(model, width, depth):
-        own = hidden_rule if place.kind == "matrix" and parameter.ndim == 2 else rule
+        is_hidden = place.kind in ("matrix", "router") and parameter.ndim == 2
+        own = hidden_rule if is_hidden else rule
         rate = _rates(own, width, depth)[place.kind] * place.folded ** (2 if own == "sgd" else 1)
-        epsilon = 1 / (width * (depth if place.kind in ("matrix", "vector") else 1.0)) / place.folded
+        in_block = place.kind in ("matrix", "vector", "router")
+        epsilon = 1 / (width * (depth if in_block else 1.0)) / place.folded
         found[parameter] = (rate, 1 / rate, epsilon)
     return found
 
@@ -170,9 +187,9 @@ def _rates(rule: str, width: float, depth: float) -> dict[str, float]:
     """Factors of the learning rate by the kind of parameter, before folding."""
     if rule == "sgd":
         outer = {"embedding": width, "norm": width, "head": width}
-        return {**outer, "matrix": depth, "vector": width * depth}
+        return {**outer, "matrix": depth, "vector": width * depth, "router": width * depth}
     matrix = width**-0.5 if rule == "muon" else 1 / width
-    return {"embedding": 1.0, "norm": 1.0, "head": 1.0, "matrix": matrix, "vector": 1.0}
+    return {"embedding": 1.0, "norm": 1.0, "head": 1.0, "router": 1.0, "vector": 1.0, "matrix": matrix}
 
 
 def _places(model: Any, width: float, depth: float) -> "Iterator[tuple[nn.Parameter, _Place]]":
@@ -190,6 +207,8 @@ def _places(model: Any, width: float, depth: float) -> "Iterator[tuple[nn.Parame
             place = _Place("head", False, 1 / width)
         elif in_blocks.search(name) is None:
             place = _Place("norm", False, 1.0 if head else 1 / width)
+        elif ROUTER in name:
+            place = _Place("router", False, 1 / width)
         else:
             ends_branch = not RESIDUAL.isdisjoint(name.split("."))
             ends += ends_branch

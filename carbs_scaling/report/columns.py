@@ -56,12 +56,13 @@ def point_columns(records: Sequence[TrialRecord]) -> list[Column]:
 def detail_columns(records: Sequence[TrialRecord]) -> list[Column]:
     """Details that differ between records and are neither roles nor dimensions.
 
-    FLOPs by another count, `flops_...`, are for files.
+    FLOPs by another count, `flops_...`, and totals, `total_...`, are for files.
     """
     known = {name for record in records for name in (*record.roles, *record.point)}
     names = dict.fromkeys(name for record in records for name in record.details if name not in known)
     return [
         Column(name, name, value_text)
         for name in names
-        if not name.startswith("flops_") and len({str(record.details.get(name)) for record in records}) > 1
+        if not name.startswith(("flops_", "total_"))
+        and len({str(record.details.get(name)) for record in records}) > 1
     ]

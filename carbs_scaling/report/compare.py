@@ -14,8 +14,8 @@ from rich.text import Text
 
 from carbs_scaling.frontier import hypervolume, pareto_front
 from carbs_scaling.numbers import scientific
-from carbs_scaling.report.figures import GREY, INK, SIZE_INCHES, loss_label, scale_flops, scale_loss
-from carbs_scaling.report.laws_figures import _write
+from carbs_scaling.report.canvas import GREY, INK, write_figure
+from carbs_scaling.report.figures import SIZE_INCHES, loss_label, scale_flops, scale_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,8 @@ REFERENCE_DECADES = 0.1  # past the dearest run: else the last point of a front 
 # Orange for the first, as the search's law has in other pictures; all told apart by the colour-blind.
 COLOURS = ("#d9480f", "#1864ab", "#2b8a3e", "#862e9c", "#868e96", "#0b7285", "#b08900", "#a61e4d")
 STYLES = ("-", "--", ":")
+# A search that ended has spent at least so much of its budget: what was left paid for no run.
+SPENT_SHARE = 0.95
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Comparison:
         front_points: on its own front.
         lowest_loss: of its runs.
         regrets: at each of `SHARES` of the first study's budget: the share of the joint front's hypervolume
-            that its runs so far leave out; None where no run of it had completed.
+            that its runs so far leave out; None where no run had completed, and where less was spent.
         flops_to_match: spent when its hypervolume reached that of the whole first study; None if never.
     """
 
@@ -136,6 +138,8 @@ def compare(studies: Sequence[Spending]) -> list[Comparison]:
 
     def regret(study: Spending, share: float) -> float | None:
         trials = study.ended_within(share * budget)
+        if study.spent_flops < SPENT_SHARE * share * budget:
+            return None
         if not np.isfinite(study.loss[:trials]).any():
             return None
         return 1 - area(study, trials) / joint if joint > 0 else 0.0
@@ -202,7 +206,7 @@ def comparison_report(comparisons: Sequence[Comparison], unit: str) -> Group:
             scientific(row.spent_flops),
             str(row.front_points),
             f"{row.lowest_loss:.3f}",
-            *("-" if regret is None else f"{100 * regret:.3g}" for regret in row.regrets),
+            *("" if regret is None else f"{100 * regret:.3g}" for regret in row.regrets),
             "never" if row.flops_to_match is None else scientific(row.flops_to_match),
         )
     legend = (
@@ -246,7 +250,7 @@ def draw_comparison_png(studies: Sequence[Spending], path: str | Path, unit: str
             handletextpad=0.5, columnspacing=1.4, handlelength=1.7, labelcolor=INK, borderaxespad=0.1,
         )  # fmt: skip
 
-    return _write(draw, path, SIZE_INCHES)
+    return write_figure(draw, path, SIZE_INCHES)
 
 
 _LEGEND_COLUMNS = 4
@@ -263,9 +267,10 @@ def _draw_study(axes: "Axes", study: Spending, index: int) -> None:
     beaten = np.setdiff1d(np.arange(len(study.flops)), front)
     axes.plot(study.flops[beaten], study.loss[beaten], "o", color=colour, ms=3, alpha=0.25, mew=0, zorder=2)
     flops, loss = study.flops[front], study.mean_loss()[front]
-    # A step: between two of its runs the front is what the cheaper one reached. Drawn on to the edge.
+    # A step: between two of its runs the front is what the cheaper one reached. It ends at the dearest run.
+    dearest = study.flops[np.isfinite(study.loss)].max()
     axes.plot(
-        [*flops, axes.get_xlim()[1]], [*loss, loss[-1]],
+        [*flops, dearest], [*loss, loss[-1]],
         drawstyle="steps-post", linestyle=style, color=colour, linewidth=1.5, alpha=0.85, zorder=4,
     )  # fmt: skip
     name = study.name if study.sampler in ("-", study.name) else f"{study.name} ({study.sampler})"

@@ -13,10 +13,18 @@ from rich.text import Text
 
 from carbs_scaling.laws.convergence.law import Convergence, Interval
 from carbs_scaling.laws.convergence.loss_curves import RunCurve, steady_part
-from carbs_scaling.laws.recommend.batch import kaplan_critical_batch, zhang_critical_batch
+from carbs_scaling.laws.prior.published import kaplan_critical_batch, zhang_critical_batch
 from carbs_scaling.numbers import compact, log_ticks, scientific
-from carbs_scaling.report.figures import ALARM, FAINT, GREY, INK
-from carbs_scaling.report.laws_figures import Colour, _colours, _finish, _write
+from carbs_scaling.report.canvas import (
+    ALARM,
+    FAINT,
+    GREY,
+    INK,
+    Colour,
+    finish_axes,
+    series_colours,
+    write_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -196,7 +204,7 @@ def draw_convergence_png(
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(2, 3)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12.5)
-        colours = _colours(len(fit.levels))
+        colours = series_colours(len(fit.levels))
         _draw_curves(axes[0, 0], fit, curves, rate_share)
         panels = (
             (axes[0, 1], "tokens to the loss", fit.min_tokens, lambda n, batch: 1.0),
@@ -208,7 +216,7 @@ def draw_convergence_png(
         _draw_exchange(axes[1, 1], fit, colours)
         _draw_critical_batch(axes[1, 2], fit, colours)
 
-    return _write(draw, path, (13.5, 8.0))
+    return write_figure(draw, path, (13.5, 8.0))
 
 
 def _draw_curves(axes: "Axes", fit: Convergence, curves: Sequence[RunCurve], rate_share: float) -> None:
@@ -231,7 +239,7 @@ def _draw_curves(axes: "Axes", fit: Convergence, curves: Sequence[RunCurve], rat
             drawn.append(part)
     for level in fit.levels:
         axes.axhline(level, color=GREY, linewidth=0.7, linestyle=":")
-    _finish(axes, "training tokens", "training loss (nats/token)")
+    finish_axes(axes, "training tokens", "training loss (nats/token)")
     bottom, top = min(part.loss.min() for part in drawn), float(fit.levels[0])
     margin = 0.35 * (top - bottom)
     axes.set_ylim(bottom - margin, top + margin)
@@ -281,7 +289,7 @@ def _draw_against_size(
     )
     axes.set_xlim(low / 1.2, params[-1])
     axes.set_yscale("log")
-    _finish(axes, "non-embedding parameters N", label)
+    finish_axes(axes, "non-embedding parameters N", label)
     _round_ticks(axes, "x", "y")
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
 
@@ -302,7 +310,7 @@ def _draw_exchange(axes: "Axes", fit: Convergence, colours: list[Colour]) -> Non
     line = np.geomspace(ends[0] / 1.5, ends[1] * 1.5, 100)
     axes.plot(line, 1 + line, color=INK, linewidth=1.3, label="1 + B / critical batch")
     axes.set_yscale("log")
-    _finish(axes, "batch / critical batch", "tokens / least tokens, at the best rate")
+    finish_axes(axes, "batch / critical batch", "tokens / least tokens, at the best rate")
     _round_ticks(axes, "x", "y")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
 
@@ -327,7 +335,9 @@ def _draw_critical_batch(axes: "Axes", fit: Convergence, colours: list[Colour]) 
     axes.invert_xaxis()
     low, high = min(values[:, 1].min(), fit.batch_range[0]), max(values[:, 2].max(), fit.batch_range[1])
     axes.set_ylim(low / 3, high * 2)
-    _finish(axes, f"loss (falls to the right), N = {compact(middle)}", "critical batch (tokens)", log_x=False)
+    finish_axes(
+        axes, f"loss (falls to the right), N = {compact(middle)}", "critical batch (tokens)", log_x=False
+    )
     _round_ticks(axes, "y")
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
 

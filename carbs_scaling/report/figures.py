@@ -1,16 +1,15 @@
 """A picture of a study: every run, the front, and the power law through it, on one page."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from carbs_scaling.files import write_atomically
 from carbs_scaling.laws.front_law import PowerLaw
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.numbers import compact, log_ticks, scientific
+from carbs_scaling.report.canvas import ALARM, BAND, FAINT, GREY, INK, LAW_COLOUR, short, write_figure
 from carbs_scaling.report.front import completed_records, front_records
 from carbs_scaling.trial import Status
 
@@ -18,15 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, GREY, FAINT, BAND = "#1b1f24", "#6b7280", "#e5e7eb", "#f4f5f7"
-LAW_COLOUR, ALARM = "#d9480f", "#c92a2a"
 SIZE_INCHES = (8.6, 5.2)
-DOTS_PER_INCH = 200  # twice what a page shows, for screens with two pixels a point
 TOP_BAND = 0.07  # share of the axes' height kept for runs that ended without a loss
 LAW_REACH = 10**0.4  # how far beyond its points the law is drawn, as a factor of FLOPs
 MOST_LABELS = 6
-# Taken where installed; DejaVu Sans comes with matplotlib.
-FONTS = ("Inter", "Source Sans 3", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans")
 FAILURE_MARKS = {
     Status.DIVERGED: ("diverged", "x"),
     Status.OUT_OF_MEMORY: ("out of memory", "^"),
@@ -52,39 +46,11 @@ def draw_front_png(
     Raises:
         CarbsScalingError: the file cannot be written.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    fonts = _installed_fonts()
-    style: dict[Any, Any] = {
-        "font.family": fonts,
-        "font.size": 10.5,
-        "mathtext.fontset": "custom",
-        "mathtext.rm": fonts[0],
-        "mathtext.cal": fonts[0],  # unused, but matplotlib warns of the default's absence
-        "mathtext.it": f"{fonts[0]}:italic",
-        "axes.edgecolor": GREY,
-        "axes.labelcolor": INK,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-        FigureCanvasAgg(figure)  # explicit, so that no window system is ever asked for
+    def draw(figure: "Figure") -> None:
         _draw(figure, records, title, law, metric)
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
-    return write_atomically(path, image.getvalue())
 
-
-def _installed_fonts() -> list[str]:
-    from matplotlib.font_manager import fontManager
-
-    installed = set(fontManager.get_font_names())
-    return [name for name in FONTS if name in installed]  # a missing one would be warned of at each text
+    return write_figure(draw, path, SIZE_INCHES, font_size=10.5)
 
 
 def _draw(
@@ -197,13 +163,6 @@ def _draw_runs(figure: "Figure", axes: "Axes", completed: Sequence[TrialRecord])
     bar.ax.yaxis.set_major_locator(FixedLocator(log_ticks(low * 0.999, high * 1.001, most=8)))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-
-
-def short(value: float) -> str:
-    """A round number without the zeros that `compact` keeps: `10k`, `300k`, `1M`."""
-    text = compact(value)
-    digits, suffix = (text[:-1], text[-1]) if text[-1].isalpha() else (text, "")
-    return f"{float(digits):g}{suffix}"
 
 
 def _draw_front(axes: "Axes", front: Sequence[TrialRecord]) -> None:

@@ -15,8 +15,9 @@ from carbs_scaling.laws.front_law import PowerLaw
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.record import ended as ended_outcome
 from carbs_scaling.numbers import clock_text, log_ticks, scientific
+from carbs_scaling.report.canvas import short
 from carbs_scaling.report.columns import point_columns, value_text
-from carbs_scaling.report.figures import FAILURE_MARKS, LAW_REACH, TOP_BAND, axis_limits, loss_label, short
+from carbs_scaling.report.figures import FAILURE_MARKS, LAW_REACH, TOP_BAND, axis_limits, loss_label
 from carbs_scaling.report.front import completed_records, front_records
 from carbs_scaling.report.table import front_columns
 

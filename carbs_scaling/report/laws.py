@@ -11,8 +11,8 @@ from rich.text import Text
 
 from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.fit.diagnostics import exponents_of
-from carbs_scaling.laws.fit.fit_law import CONVENTION, ScalingLaw
 from carbs_scaling.laws.recommend.advice import Advice
+from carbs_scaling.laws.scaling_law import CONVENTION, ScalingLaw
 from carbs_scaling.numbers import compact, scientific
 
 LABELS = {"learning_rate": "learning rate (peak)", "batch_tokens": "batch (tokens a step)", "loss": "loss"}

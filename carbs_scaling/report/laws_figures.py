@@ -1,23 +1,18 @@
-"""Pictures of a law: best rate, batch and loss against N; valleys; predicted against real losses."""
+"""Pictures of a law: best rate, batch and loss against N; valleys."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from carbs_scaling.files import write_atomically
-from carbs_scaling.laws.fit.fit_law import ScalingLaw, cells_of
-from carbs_scaling.laws.runs.table import RunTable
-from carbs_scaling.numbers import compact, log_ticks
-from carbs_scaling.report.figures import DOTS_PER_INCH, FAINT, GREY, INK, LAW_COLOUR, _installed_fonts, short
+from carbs_scaling.laws.runs.table import RunTable, cells_of
+from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.numbers import compact
+from carbs_scaling.report.canvas import FAINT, GREY, INK, finish_axes, series_colours, write_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Colour = tuple[float, float, float, float]  # red, green, blue, opacity
 
 BEYOND = 10.0  # how far past the largest N the law is drawn
 MOST_TOKENS = 5  # token counts drawn in one picture
@@ -56,7 +51,7 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
         tokens = table.tokens[with_points] if len(with_points) else table.tokens
         tokens = _spread(np.unique(np.round(tokens, -3)), MOST_TOKENS)
         params = np.geomspace(law.support.low[0], law.support.high[0] * BEYOND, 40)
-        colours = _colours(len(tokens))
+        colours = series_colours(len(tokens))
         for panel, (label, column, curve, back, values) in zip(axes, panels, strict=True):
             for d, colour in zip(tokens, colours, strict=True):
                 draws = np.array([np.quantile(law.draws(n, d, 800)[:, column], (0.05, 0.95)) for n in params])
@@ -71,14 +66,14 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
                 )  # fmt: skip
             panel.axvspan(law.support.high[0], params[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
             panel.set_xlim(params[0] / 1.15, params[-1])
-            _finish(panel, "non-embedding parameters N", label, log_y=column < 2)
+            finish_axes(panel, "non-embedding parameters N", label, log_y=column < 2)
         axes[0].text(
             law.support.high[0] * 1.1, 0.02, "beyond the runs", transform=axes[0].get_xaxis_transform(),
             color=GREY, fontsize=8.5,
         )  # fmt: skip
         axes[-1].legend(fontsize=8.5, labelcolor=INK, loc="best", framealpha=0.85, edgecolor="none")
 
-    return _write(draw, path, (13.0 * len(panels) / 3, 4.4))
+    return write_figure(draw, path, (13.0 * len(panels) / 3, 4.4))
 
 
 def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
@@ -91,7 +86,7 @@ def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: 
         axes = figure.subplots()
         axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=12.5)
         cells, shown = _widest_cells(table), []
-        for cell, colour in zip(cells, _colours(len(cells)), strict=True):
+        for cell, colour in zip(cells, series_colours(len(cells)), strict=True):
             n, d = table.params[cell[0]], table.tokens[cell[0]]
             floor = float(law.loss(n, d))
             batch = table.batch_tokens[cell[np.argmin(table.loss[cell])]]
@@ -108,67 +103,14 @@ def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: 
             shown += (table.loss[near] - floor).tolist()
         # One run with a very high loss would flatten all valleys.
         axes.set_ylim(min(shown) - 0.02, max(2.5 * float(np.quantile(shown, 0.8)), 0.05))
-        _finish(axes, "peak learning rate", "loss above the law's floor", log_x=True)
+        finish_axes(axes, "peak learning rate", "loss above the law's floor", log_x=True)
         axes.legend(
             frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0),
             title="runs at the cell's best batch;\nline: law; triangle: its best rate", title_fontsize=8.5,
             alignment="left",
         )  # fmt: skip
 
-    return _write(draw, path, (9.2, 4.8))
-
-
-def draw_held_out_png(law: ScalingLaw, held: RunTable, path: str | Path, title: str) -> Path:
-    """Predicted against real losses of runs that the law was not fitted to."""
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=12.5)
-        predicted = law.run_loss(held.params, held.tokens, held.learning_rate, held.batch_tokens)
-        cells = cells_of(held)
-        for cell, colour in zip(cells, _colours(len(cells)), strict=True):
-            label = f"D = {compact(held.tokens[cell[0]])}"
-            axes.plot(
-                held.loss[cell], predicted[cell], "o", ms=4.5, mec="white", mew=0.5, color=colour, label=label
-            )
-        ends = [held.loss.min(), held.loss.max()]
-        margin = 0.03 * (ends[1] - ends[0])
-        line = [ends[0] - margin, ends[1] + margin]
-        axes.plot(line, line, color=INK, linewidth=1, zorder=1)
-        axes.set_xlim(*line)
-        axes.set_ylim(*line)
-        axes.set_aspect("equal")
-        _finish(axes, "real loss", "predicted loss", log_x=False)
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
-
-    return _write(draw, path, (5.6, 5.4))
-
-
-def _finish(axes: "Axes", x_label: str, y_label: str, log_x: bool = True, log_y: bool = False) -> None:
-    """Set labels, logarithmic scales with a few round ticks, and the grid that all pictures share."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    for axis, scale, limits, log in (
-        (axes.xaxis, axes.set_xscale, axes.get_xlim, log_x),
-        (axes.yaxis, axes.set_yscale, axes.get_ylim, log_y),
-    ):
-        if log:
-            scale("log")
-            axis.set_major_locator(FixedLocator(log_ticks(*limits(), most=6)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-            axis.set_minor_locator(NullLocator())
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(which="major", color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-
-
-def _colours(count: int) -> list[Colour]:
-    """Colours for an ordered series, dark to light."""
-    import matplotlib
-
-    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0.0, 0.88, max(count, 1))][:count]
+    return write_figure(draw, path, (9.2, 4.8))
 
 
 def _spread(values: np.ndarray, most: int) -> np.ndarray:
@@ -209,29 +151,3 @@ def _widest_cells(table: RunTable) -> list[np.ndarray]:
             by_size[size] = cell
     sizes = _spread(np.exp(np.array(sorted(by_size))), 6)
     return [by_size[round(float(np.log(size)), 2)] for size in sizes]
-
-
-def _write(draw: Callable[["Figure"], None], path: str | Path, size: tuple[float, float]) -> Path:
-    """Draw a figure of `size` inches in the common style and write it as a PNG."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = {
-        "font.family": _installed_fonts(),
-        "font.size": 10,
-        "axes.edgecolor": GREY,
-        "axes.labelcolor": INK,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "lines.color": LAW_COLOUR,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(figure)
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
-    return write_atomically(path, image.getvalue())

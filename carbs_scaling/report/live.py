@@ -11,6 +11,7 @@ from rich.text import Text
 
 from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.numbers import clock_text, rough_duration, scientific
+from carbs_scaling.report import terminal
 from carbs_scaling.report.columns import ROLES, Column, point_columns
 from carbs_scaling.report.progress import SearchProgress
 from carbs_scaling.trial import Completed, Status
@@ -57,7 +58,7 @@ class SearchDisplay:
     ) -> None:
         self.study_name = study_name
         self.metric = metric
-        self.console = console or Console()
+        self.console = console or terminal.console()
         # A dumb terminal cannot move its cursor, so a live screen would scroll by.
         can_redraw = self.console.is_terminal and not self.console.is_dumb_terminal
         self.plain = not can_redraw if plain is None else plain

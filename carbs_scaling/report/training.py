@@ -4,12 +4,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from carbs_scaling.compute.throughput import peak_flops_per_second
 from carbs_scaling.numbers import clock_text, compact, rough_duration, scientific
 from carbs_scaling.trial import Completed
+
+if TYPE_CHECKING:
+    from carbs_scaling.training.recipe_file import Prediction
 
 # Seconds between two lines: few enough to read, often enough to see that it runs.
 LINE_SECONDS = 10.0
@@ -23,9 +27,10 @@ class TrainingDisplay:
         steps: of the whole run.
         batch_tokens: tokens a step.
         flops: of the whole run.
-        predicted: final loss by a law and its interval; None without one.
+        predicted: by a law, the final loss and the curve; None without one.
         console: where to.
         device: PyTorch's name of the device, whose peak may be known.
+        devices: how many of them train together.
         clock: seconds that only grow.
     """
 
@@ -35,14 +40,16 @@ class TrainingDisplay:
         steps: int,
         batch_tokens: int,
         flops: float,
-        predicted: tuple[float, tuple[float, float]] | None,
+        predicted: "Prediction | None",
         console: Console,
         device: str = "cpu",
+        devices: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._steps, self._batch_tokens, self._flops = name, steps, batch_tokens, flops
         self._predicted, self._console, self._clock = predicted, console, clock
-        self._peak = peak_flops_per_second(device)
+        peak = peak_flops_per_second(device)
+        self._peak = None if peak is None else devices * peak
         self._shown_at = -LINE_SECONDS
         # Steps and seconds when this process read its first loss: a run that goes on is timed from there.
         self._first: tuple[int, float] | None = None
@@ -54,7 +61,7 @@ class TrainingDisplay:
             f" {scientific(self._flops, 3)} FLOPs"
         )
         if self._predicted is not None:
-            loss, (low, high) = self._predicted
+            loss, (low, high) = self._predicted.loss, self._predicted.interval
             self._print(f"the law predicts a final loss of {loss:.3f} ({low:.3f} to {high:.3f})")
         return self
 
@@ -81,6 +88,9 @@ class TrainingDisplay:
         self._shown_at = self._clock()
         steps, spent = step - self._first[0], seconds - self._first[1]
         line = f"{step / self._steps:6.1%}  step {step:,}  {clock_text(seconds)}  training loss {loss:.3f}"
+        curve = None if self._predicted is None else self._predicted.curve
+        if curve is not None and (expected := curve.at(step / self._steps)) is not None:
+            line += " (predicted {:.3f}, {:.3f} to {:.3f})".format(*expected)
         if steps > 0 and spent > 0:
             line += (
                 f"  {self._speed(steps / spent)}  {rough_duration(spent / steps * (self._steps - step))} left"
@@ -92,7 +102,7 @@ class TrainingDisplay:
         speed = f", {self._speed(self._steps / outcome.seconds)}" if outcome.seconds > 0 else ""
         self._print(f"held-out loss {outcome.loss:.4f} after {clock_text(outcome.seconds)}{speed}")
         if self._predicted is not None:
-            loss, (low, high) = self._predicted
+            loss, (low, high) = self._predicted.loss, self._predicted.interval
             where = "inside" if low <= outcome.loss <= high else "outside"
             self._print(
                 f"predicted {loss:.4f}: off by {outcome.loss - loss:+.4f}, {where} its interval "

@@ -9,7 +9,7 @@ from scipy.stats import qmc
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.form.law import best_batch, best_rate
 from carbs_scaling.laws.form.valley import Array
-from carbs_scaling.laws.prior.prior import LawPrior, law_prior, published_level_sd
+from carbs_scaling.laws.prior.prior import published_level_sd
 from carbs_scaling.laws.prior.rates import ADAMW
 from carbs_scaling.ledger.history import History
 from carbs_scaling.space.encoding import Point
@@ -55,11 +55,6 @@ def design_point(space: LegalSpace, history: History, rng: np.random.Generator, 
     return new.points[int(np.argmax(gaps))]
 
 
-def _published(space: LegalSpace) -> LawPrior:
-    ranges = space.role_range("learning_rate"), space.role_range("batch_tokens")
-    return law_prior(1.0, space.centre, space.has_role, *ranges, space.rates)
-
-
 def _level_sd(space: LegalSpace) -> tuple[float, float]:
     """Standard deviations of the published rate and batch at the middle of the space, in logs."""
     if not all(space.has_role[:2]):
@@ -88,7 +83,7 @@ def _lower_rate(space: LegalSpace, history: History) -> float:
     """
     if not space.has_role[2] or len(history.failed) <= len(history.points):
         return 0.0
-    theta = _published(space).mean
+    theta = space.law_prior(1.0).mean
 
     def above(points: list[Point]) -> Array:
         features = space.describe(points).features
@@ -107,16 +102,32 @@ def _around_published_optimum(
 
     Learning rates are lower by `lower`, in logs.
     """
-    prior = _published(space)
-    features = _features(space, knobs)
     rate_sd, batch_sd = _level_sd(space)
+    spread = _DESIGN_SPREAD if lower else np.hypot(_DESIGN_SPREAD, rate_sd)
+    off_batch = rng.normal(0, np.hypot(_DESIGN_SPREAD, batch_sd), len(knobs))
+    _onto_valley_floor(
+        space, knobs, space.law_prior(1.0).mean, off_batch, rng.normal(0, spread, len(knobs)) - lower
+    )
+
+
+def _onto_valley_floor(
+    space: LegalSpace, knobs: Array, theta: Array, off_batch: Array, off_rate: Array
+) -> None:
+    """Sets learning rate and batch of rows of `knobs` to what a law finds best for their N, D.
+
+    Args:
+        knobs: changed in place, shape (m, k).
+        theta: one law (19,), or one each (m, 19).
+        off_batch: what is added to the best batch, in logs, shape (m,).
+        off_rate: the same for the best rate at that batch.
+    """
+    features = _features(space, knobs)
+    batch = _best_batch(theta, features) + off_batch
     if space.has_role[3]:
-        spread = np.hypot(_DESIGN_SPREAD, batch_sd)
-        features[:, 3] = _best_batch(prior.mean, features) + rng.normal(0, spread, len(knobs))
-        space.set_role(knobs, "batch_tokens", features[:, 3] + space.centre[3])
+        features[:, 3] = batch
+        space.set_role(knobs, "batch_tokens", batch + space.centre[3])
     if space.has_role[2]:
-        spread = _DESIGN_SPREAD if lower else np.hypot(_DESIGN_SPREAD, rate_sd)
-        rate = _best_rate(prior.mean, features) - lower + rng.normal(0, spread, len(knobs))
+        rate = _best_rate(theta, features) + off_rate
         space.set_role(knobs, "learning_rate", rate + space.centre[2])
 
 
@@ -128,40 +139,21 @@ def candidates(
     limit: float,
     count: int,
 ) -> Candidates:
-    """Points spread over the space, on the valley floor of drawn laws, and around the front.
+    """Somewhat over `count` points of at most `limit` FLOPs.
 
-    Args:
-        space: of the caller.
-        history: of the other trials.
-        model: of the loss.
-        rng: of the points.
-        limit: FLOPs that one may cost.
-        count: points, about; somewhat more than as many.
+    They are spread over the space, on the valley floor of drawn laws, and around the front.
     """
     spread_out = _sobol(space, rng, count)
     guided = _sobol(space, rng, count)[: count * 3 // 4]
     if any(model.best_law.has_role[2:]):
-        _onto_valley_floor(space, guided, model, rng)
+        thetas = model.members.thetas[rng.integers(len(model.members.thetas), size=len(guided))]
+        off_batch, off_rate = _FLOOR_SPREAD * rng.normal(size=(2, len(guided)))
+        _onto_valley_floor(space, guided, thetas, off_batch, off_rate)
     front = pareto_front(history.flops, history.loss)
     centres = [space.encoding.position(history.points[i]) for i in front]
     near = around(centres or [space.encoding.position(space.cheapest)], 0.1, count // 2, rng)
     knobs = np.concatenate([spread_out[: count // 2], guided, near])
     return affordable_pool(space, knobs, tried(history), limit)
-
-
-def _onto_valley_floor(
-    space: LegalSpace, knobs: Array, model: LawEnsembleModel, rng: np.random.Generator
-) -> None:
-    """Sets learning rate and batch of rows of `knobs` to the best by laws drawn from the ensemble."""
-    features = _features(space, knobs)
-    thetas = model.members.thetas[rng.integers(len(model.members.thetas), size=len(knobs))]
-    batch = _best_batch(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
-    if space.has_role[3]:
-        features[:, 3] = batch
-        space.set_role(knobs, "batch_tokens", batch + space.centre[3])
-    rate = _best_rate(thetas, features) + _FLOOR_SPREAD * rng.normal(size=len(knobs))
-    if space.has_role[2]:
-        space.set_role(knobs, "learning_rate", rate + space.centre[2])
 
 
 def target_candidates(
@@ -184,14 +176,8 @@ def target_candidates(
     if front and others.any():
         near = np.asarray(front)[rng.integers(len(front), size=count)] + 0.05 * rng.normal(size=knobs.shape)
         knobs[:, others] = np.clip(near, 0.0, 1.0)[:, others]
-    features = _features(space, knobs)
-    batch = _best_batch(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
-    if space.has_role[3]:
-        features[:, 3] = batch
-        space.set_role(knobs, "batch_tokens", batch + space.centre[3])
-    rate = _best_rate(theta, features) + rng.uniform(-_TARGET_REACH, _TARGET_REACH, count)
-    if space.has_role[2]:
-        space.set_role(knobs, "learning_rate", rate + space.centre[2])
+    off_batch, off_rate = rng.uniform(-_TARGET_REACH, _TARGET_REACH, (2, count))
+    _onto_valley_floor(space, knobs, theta, off_batch, off_rate)
     return affordable_pool(space, knobs, tried(history), limit)
 
 

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.laws.recipe import Recommendation
-from carbs_scaling.laws.runs.table import StudyRuns, study_row
+from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
 from carbs_scaling.ledger.trials import read_trials
@@ -58,18 +58,9 @@ class CarbsSampler(Sampler):
             (`best_recipe`); None: the front itself.
         seed: of the proposals; None draws one.
         allowed: whether a legal point may be run at all, such as one that fits into memory; None: all may.
-        startup_trials: runs of the cheap design before the surrogate takes over; None for one or two a
-            dimension, at most 8.
-        startup_fraction: share of the budget that one run of the design may cost.
-        candidates: random points scored a proposal; twice as many more follow around the best.
-        members: laws in the surrogate's ensemble; 1 leaves the uncertainty of the law out.
-        learning: share in which a run is also worth what it teaches about the valley for later runs.
-        law_mean: whether the prior mean is the loss law; else it is a constant.
-        max_trial_flops: dearest run that may be proposed, or None.
-        overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
-            gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
         rates: what is known of the best learning rate before any run; other optimizers than AdamW have
             theirs in `laws.prior.rates`.
+        options: further fields of `SamplerOptions`, by name.
 
     Raises:
         ValueError: an argument that cannot be.
@@ -85,28 +76,10 @@ class CarbsSampler(Sampler):
         target: tuple[float, float] | None = None,
         seed: int | None = None,
         allowed: Callable[[Point], bool] | None = None,
-        *,
-        startup_trials: int | None = None,
-        startup_fraction: float = 0.0005,
-        candidates: int = 256,
-        members: int = 48,
-        learning: float = 1.0,
-        law_mean: bool = True,
-        max_trial_flops: float | None = None,
-        overhead_flops: float | None = None,
         rates: RatePrior = ADAMW,
+        **options: Any,
     ) -> None:
-        self.options = SamplerOptions(
-            target=target,
-            startup_trials=startup_trials,
-            startup_fraction=startup_fraction,
-            candidates=candidates,
-            members=members,
-            learning=learning,
-            law_mean=law_mean,
-            max_trial_flops=max_trial_flops,
-            overhead_flops=overhead_flops,
-        )
+        self.options = SamplerOptions(target=target, **options)
         if budget_flops is not None and not budget_flops >= 0:
             raise ValueError(f"budget_flops={budget_flops} must be a number of FLOPs, or None for no limit")
         if seed is not None and int(seed) < 0:
@@ -116,11 +89,11 @@ class CarbsSampler(Sampler):
             None if budget_flops is None or isinf(budget_flops) else float(budget_flops),
             int(np.random.default_rng().integers(2**32)) if seed is None else int(seed),
         )
-        if max_trial_flops is not None and not self.space.lowest_flops <= max_trial_flops:
-            cheapest = self.space.lowest_flops
+        dearest = self.options.max_trial_flops
+        if dearest is not None and not self.space.lowest_flops <= dearest:
             raise ValueError(
-                f"max_trial_flops={max_trial_flops:.3g} allows no run: "
-                f"the cheapest legal one costs {cheapest:.3g}"
+                f"max_trial_flops={dearest:.3g} allows no run: "
+                f"the cheapest legal one costs {self.space.lowest_flops:.3g}"
             )
         self.target: tuple[float, float] | None = self.options.target
         if target is not None and not all(self.space.has_role[:2]):

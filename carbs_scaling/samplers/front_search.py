@@ -13,7 +13,7 @@ from botorch.optim import optimize_acqf_discrete
 
 from carbs_scaling.acquisition.front_gain import ExpectedFrontGain, FrontLevels
 from carbs_scaling.acquisition.lesson import LessonGain, ValleySpread
-from carbs_scaling.acquisition.price import KnownCosts, KnownRows, LogGainPerCost, per_flop
+from carbs_scaling.acquisition.price import KnownRows, LogGainPerCost, known_costs, per_flop
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.history import History
 from carbs_scaling.samplers.candidates import affordable_pool, around, candidates, joined, tried
@@ -54,7 +54,7 @@ class FrontState:
 
 def front_gain_per_flop(state: FrontState, pool: Candidates) -> AcquisitionFunction:
     """Log of the expected gain of the front, with what a run teaches, per FLOP, of candidates of `pool`."""
-    costs = KnownCosts(pool.rows, torch.from_numpy(pool.flops))
+    costs = known_costs(pool.rows, torch.from_numpy(pool.flops))
     gains: list[AcquisitionFunction] = [ExpectedFrontGain(state.model, state.front, costs)]
     if state.lesson is not None:
         gains.append(LessonGain(state.model, *state.lesson))
@@ -66,8 +66,6 @@ class FrontSearch:
     """Chooses runs by what they are expected to add to the front.
 
     Args:
-        space: of the caller.
-        options: of the search.
         budget_flops: of the whole search, or None.
         overhead_flops: what a trial costs beside its FLOPs.
         acquisition: scores candidates; other ones than ours are compared in the benchmarks.
@@ -82,15 +80,13 @@ class FrontSearch:
     def best(
         self, history: History, model: LawEnsembleModel, rng: np.random.Generator, limit: float
     ) -> Point | None:
-        """The best new point that costs at most `limit`; the front's least often run one where all are known.
+        """The best new point of at most `limit` FLOPs; the front's least often run one where all are known.
 
         None where there is neither.
 
         Args:
             history: of the other trials; running ones are taken to end as predicted.
             model: of the loss, fitted to the completed ones.
-            rng: of the candidates.
-            limit: FLOPs.
         """
         known = history.merged()
         runs = self.space.describe(known.points)

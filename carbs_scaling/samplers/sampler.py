@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
-from carbs_scaling.config import load_section
+from carbs_scaling.config_loading import load_section
 from carbs_scaling.errors import BudgetSpent, ConfigError
 from carbs_scaling.ledger.history import History, read_history
 from carbs_scaling.samplers import SAMPLERS

@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from botorch.optim import optimize_acqf_discrete
 
-from carbs_scaling.acquisition.price import KnownCosts, KnownRows, LogGainPerCost, per_flop
+from carbs_scaling.acquisition.price import KnownRows, LogGainPerCost, known_costs, per_flop
 from carbs_scaling.acquisition.target_information import TargetInformation, TargetModel
 from carbs_scaling.laws.fit.law_fit import fit_plain_law
 from carbs_scaling.laws.form.law import value
-from carbs_scaling.laws.prior.prior import law_prior
 from carbs_scaling.ledger.history import History
 from carbs_scaling.samplers.candidates import target_candidates
 from carbs_scaling.space.encoding import Point
@@ -27,23 +26,19 @@ def most_informative(
     overhead_flops: float,
     count: int,
 ) -> Point | None:
-    """The best of `count` new points that cost at most `limit`; None where there is none.
+    """The best of `count` new points that cost at most `limit` FLOPs; None where there is none.
 
     Args:
-        space: of the caller.
         history: at least two completed trials.
         target: (params, tokens).
-        rng: of the candidates.
-        limit: FLOPs.
         overhead_flops: what a trial costs beside its FLOPs.
-        count: candidates.
     """
     model = target_model(space, history, target)
     pool = target_candidates(space, history, model.theta, rng, limit, count)
     if not len(pool):
         return None
     rows = pool.rows
-    costs = KnownCosts(rows, torch.from_numpy(pool.flops))
+    costs = known_costs(rows, torch.from_numpy(pool.flops))
     feasibility = feasibility_of(space, history, LawMean(model.theta, space.has_role, 1.0))
     acquisition = LogGainPerCost([TargetInformation(model)], per_flop(costs, overhead_flops), feasibility)
     best, _ = optimize_acqf_discrete(acquisition, q=1, choices=rows)
@@ -55,8 +50,7 @@ def target_model(space: LegalSpace, history: History, target: tuple[float, float
     runs = space.describe(history.points + history.pending).features
     offset, level, _ = loss_scale(np.asarray(history.loss, dtype=float))
     loss = np.asarray(history.loss, dtype=float) - offset
-    ranges = space.role_range("learning_rate"), space.role_range("batch_tokens")
-    prior = law_prior(level, space.centre, space.has_role, *ranges, space.rates)
+    prior = space.law_prior(level)
     theta = fit_plain_law(runs[: len(loss)], loss, prior).theta
     predicted = value(theta, runs[len(loss) :])
     place = np.log(target) - np.asarray(space.centre[:2])

@@ -2,7 +2,7 @@
 
 No law of N and D is exact, and what it misses at one size says little about another: a surrogate that leaves
 this out is sure of sizes that it has never seen, and lays it on N when a deeper model of twice the parameters
-is no better. The field is a share of what N and D lack (the floor less E), so it has no unit and fades
+is no better. The field is a share of the reducible loss (the floor less E), so it has no unit and fades
 towards the irreducible loss (Kennedy and O'Hagan 2001, a model's discrepancy).
 """
 

@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from scipy.stats import qmc
 
 from carbs_scaling.laws.form.law import ROLES
+from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.floor_field import FloorField
@@ -112,6 +113,11 @@ class LegalSpace:
         """(ln lowest, ln highest) of a role over the space, or None where there is no such role."""
         i = ROLES.index(role)
         return (float(self._low[i]), float(self._high[i])) if self.has_role[i] else None
+
+    def law_prior(self, loss_level: float) -> LawPrior:
+        """The prior of the law's parameters for losses of about `loss_level` in this space."""
+        ranges = self.role_range("learning_rate"), self.role_range("batch_tokens")
+        return law_prior(loss_level, self.centre, self.has_role, *ranges, self.rates)
 
     def cost(self, point: Point) -> float:
         """Training FLOPs of a point: finite and positive.

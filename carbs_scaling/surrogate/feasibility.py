@@ -6,19 +6,14 @@ the learning rate lies above the law's best, since divergence is a cliff on that
 it carries over to sizes where nothing has failed yet.
 """
 
-from typing import cast
-
 import torch
-from botorch.acquisition.objective import PosteriorTransform
-from botorch.exceptions import UnsupportedError
-from botorch.models.model import Model
 from gpytorch.kernels import RBFKernel
 from torch import Tensor
 
 from carbs_scaling.ledger.history import History
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.surrogate.law_mean import N_FEATURES, LawMean, features_of
-from carbs_scaling.surrogate.posterior import MixturePosterior
+from carbs_scaling.surrogate.posterior import LossModel, MixturePosterior
 
 # Label where nothing is known, and of runs that ended: the probability is 0.93 after the squashing below.
 _PRIOR = 1.5
@@ -32,7 +27,7 @@ _NOISE = 0.3
 _MAX_RUNS = 600
 
 
-class Feasibility(Model):
+class Feasibility(LossModel):
     """Labels of runs: a process with fixed hyperparameters.
 
     Half the variance is by all coordinates, half by the learning rate alone, which holds for all sizes. The
@@ -64,30 +59,8 @@ class Feasibility(Model):
         self._solved = torch.cholesky_solve(surprise, self.cholesky)
         self.eval()
 
-    @property
-    def num_outputs(self) -> int:
-        """One: the label."""
-        return 1
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        """Empty."""
-        return torch.Size()
-
-    def posterior(
-        self,
-        X: Tensor,
-        output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
-        posterior_transform: PosteriorTransform | None = None,
-    ) -> MixturePosterior:
-        """Labels of runs X, `batch_shape x q x (d + 4)`, without noise; one component.
-
-        Raises:
-            UnsupportedError: there is no such output, or observation noise is asked for.
-        """
-        if output_indices not in (None, [0]) or observation_noise is not False:
-            raise UnsupportedError("the model has one noise-free output")
+    def _posterior(self, X: Tensor) -> MixturePosterior:
+        """Labels of runs X, `batch_shape x q x (d + 4)`; one component."""
         inputs = self._inputs(X)
         cross = self.kernel(inputs.reshape(-1, inputs.shape[-1]), self.runs).to_dense()
         half = torch.linalg.solve_triangular(self.cholesky, cross.T, upper=False)
@@ -101,10 +74,7 @@ class Feasibility(Model):
             return own / (sd[..., :, None] * sd[..., None, :])
 
         one = torch.ones(1, dtype=torch.float64)
-        posterior = MixturePosterior(one, mean[None], variance.sqrt()[None], correlation)
-        if posterior_transform is None:
-            return posterior
-        return cast(MixturePosterior, posterior_transform(posterior, X))
+        return MixturePosterior(one, mean[None], variance.sqrt()[None], correlation)
 
     def _inputs(self, X: Tensor) -> Tensor:
         """Unit-cube columns, and ln(learning rate / the law's best) or -1; `batch_shape x q x (d + 1)`."""
@@ -120,13 +90,7 @@ class Feasibility(Model):
 
 
 def feasibility_of(space: LegalSpace, history: History, law: LawMean) -> Feasibility | None:
-    """The model of the other trials' ends; None while no run has failed.
-
-    Args:
-        space: of the caller.
-        history: of the other trials.
-        law: the most probable law.
-    """
+    """The model of the other trials' ends by the most probable law; None while no run has failed."""
     if not history.failed:
         return None
     failed = history.failed[-_MAX_RUNS:]

@@ -24,7 +24,7 @@ class Residual:
     Args:
         lengthscales: of the unit-cube columns, shape (d,).
         variance: of the residual.
-        field_share: deviation of the law's floor, as a share of what N and D lack.
+        field_share: deviation of the law's floor, as a share of the reducible loss.
         noise: variance of a repeated run.
     """
 
@@ -40,7 +40,7 @@ class ResidualPrior:
 
     Lengthscales grow with the square root of the dimension (Hvarfner et al. 2024, arXiv 2402.02229). What
     the law misses: published runs leave some 5% of their spread, tiny ones 25%. Its floor is off by some 5%
-    of what N and D lack. A repeat moves by 1-2% of the spread.
+    of the reducible loss. A repeat moves by 1-2% of the spread.
 
     Args:
         dimensions: columns of the unit cube.
@@ -96,7 +96,7 @@ def fit_residual(
         cube: unit-cube columns, shape (n, d).
         surprise: losses less the law's prior mean, shape (n,).
         law_covariance: covariance of the law's values under its parameters' prior, shape (n, n).
-        floor_covariance: covariance of the floors were they off by all that N and D lack, shape (n, n).
+        floor_covariance: covariance of the floors were they off by all of the reducible loss, shape (n, n).
         vague: extra noise variance of each run, shape (n,).
         spread: standard deviation that each run's place up the valley's walls adds, shape (n,).
         prior: of the hyperparameters.

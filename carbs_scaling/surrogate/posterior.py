@@ -1,8 +1,13 @@
-"""A mixture of normal distributions with unequal weights, as a BoTorch posterior."""
+"""A mixture of normal distributions with unequal weights, as a BoTorch posterior; models that give one."""
 
+from abc import abstractmethod
 from collections.abc import Callable
+from typing import cast
 
 import torch
+from botorch.acquisition.objective import PosteriorTransform
+from botorch.exceptions import UnsupportedError
+from botorch.models.model import Model
 from botorch.posteriors import Posterior
 from botorch.sampling.get_sampler import GetSampler
 from botorch.sampling.normal import SobolQMCNormalSampler
@@ -140,6 +145,51 @@ class MixturePosterior(Posterior):
             for values in (self.means, self.deviations)
         )
         return (means + deviations * normal)[..., None]
+
+
+class LossModel(Model):
+    """A BoTorch model of one noise-free outcome, a loss, whose posterior is a `MixturePosterior`.
+
+    Inputs get no gradients: candidates are legal points, which are chosen from a list
+    (`botorch.optim.optimize_acqf_discrete`).
+    """
+
+    @property
+    def num_outputs(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Empty: members are mixed in the posterior."""
+        return torch.Size()
+
+    def posterior(
+        self,
+        X: Tensor,
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: PosteriorTransform | None = None,
+    ) -> MixturePosterior:
+        """The outcome at X; a `MixturePosterior` unless a transform makes another of it.
+
+        Args:
+            X: shape `batch_shape x q x d'`.
+            output_indices: None or [0].
+            observation_noise: must be False.
+            posterior_transform: of the posterior.
+
+        Raises:
+            UnsupportedError: there is no such output, or observation noise is asked for.
+        """
+        if output_indices not in (None, [0]) or observation_noise is not False:
+            raise UnsupportedError("the model has one noise-free output")
+        found = self._posterior(X)
+        return found if posterior_transform is None else cast(MixturePosterior, posterior_transform(found, X))
+
+    @abstractmethod
+    def _posterior(self, X: Tensor) -> MixturePosterior:
+        """The outcome at X, `batch_shape x q x d'`."""
 
 
 @GetSampler.register(MixturePosterior)  # type: ignore[untyped-decorator]

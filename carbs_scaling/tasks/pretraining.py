@@ -21,8 +21,8 @@ from carbs_scaling.training.model_card import write_card
 from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.trial import Completed, TrialOutcome
 
-# The folder of kept models in that of a study.
-MODELS = "models"
+# Folders in that of a study, each with one a trial: kept models, and states of running trials.
+MODELS, CHECKPOINTS = "models", "checkpoints"
 METRIC_UNITS = {"nats_per_token": "nats/token", "bits_per_byte": "bits/byte"}
 
 
@@ -110,8 +110,6 @@ class Pretraining(Task):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise RuntimeError(f"{reason}; try training.compile=false") from error
-        if job.checkpoints is not None:  # a trial that has ended goes on from nowhere
-            shutil.rmtree(job.checkpoints.folder, ignore_errors=True)
         if isinstance(outcome, Completed) and job.model_folder is not None:
             write_card(
                 Path(job.model_folder), self._recipe_file(job, context), outcome, self.text.description
@@ -125,7 +123,7 @@ class Pretraining(Task):
         checkpoints = model_folder = None
         if folder is not None and how.checkpoint_minutes is not None:
             run = run_identity(recipe.to_dict(), self.identity())
-            place = Path(folder) / "checkpoints" / f"{context.number:05d}"
+            place = Path(folder) / CHECKPOINTS / f"{context.number:05d}"
             checkpoints = CheckpointPlan(str(place), how.checkpoint_minutes, run)
         if folder is not None and how.keep_models != "none":
             model_folder = str(Path(folder) / MODELS / f"{context.number:05d}")
@@ -145,13 +143,14 @@ class Pretraining(Task):
             tokenizer=self.config.data.tokenizer,
         )
 
+    def recorded(self, numbers: Collection[int], study_folder: str) -> None:
+        """Drops the checkpoints of these trials: until the ledger had them they could be run again."""
+        _drop(Path(study_folder) / CHECKPOINTS, numbers)
+
     def retire(self, numbers: Collection[int], study_folder: str) -> None:
         """Drops the models of these trials where only those of the front are kept."""
-        if self.config.training.keep_models != "front":
-            return
-        for folder in (Path(study_folder) / MODELS).glob("[0-9]*"):
-            if folder.name.isdecimal() and int(folder.name) in numbers:
-                shutil.rmtree(folder)
+        if self.config.training.keep_models == "front":
+            _drop(Path(study_folder) / MODELS, numbers)
 
     def _recipe_file(self, job: TrainingJob, context: TrialContext) -> RecipeFile:
         """What the model card of a trial's model says of its run."""
@@ -178,7 +177,7 @@ class Pretraining(Task):
             del objective["gradient_noise_scale"]
         return {
             "space": config.space,
-            "model": asdict(config.model),
+            "model": config.model.plain(),
             "optimizer": asdict(config.optimizer),
             "schedule": schedule,
             "objective": objective,
@@ -209,6 +208,13 @@ class Pretraining(Task):
             "flops_convention": self.flops_convention,
             "torch": torch.__version__,
         }
+
+
+def _drop(folder: Path, numbers: Collection[int]) -> None:
+    """Remove the folders of these trials."""
+    for path in folder.glob("[0-9]*"):
+        if path.name.isdecimal() and int(path.name) in numbers:
+            shutil.rmtree(path)
 
 
 TASK = Pretraining

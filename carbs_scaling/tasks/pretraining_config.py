@@ -1,14 +1,15 @@
 """The sections of the configuration that pretraining reads."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from carbs_scaling.compute.flops import FLOPS_CONVENTIONS
+from carbs_scaling.config_loading import load_section
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.models.family import ModelShape, load_family
+from carbs_scaling.models.family import ModelFamily, ModelShape, checked_options, load_family
 from carbs_scaling.models.parametrization import Parametrization
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 
@@ -17,20 +18,25 @@ from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, Sche
 class ModelConfig:
     """The family of models, and how its FLOPs are counted (`compute.flops`); width and depth are searched.
 
-    `parametrization`, `base_width` and `base_depth`: see `models.parametrization`.
+    `parametrization`, `base_width` and `base_depth`: see `models.parametrization`. `options` are what the
+    family asks for beyond that: the other keys of the group `model`.
     """
 
     architecture: str = MISSING
     head_size: int = MISSING
     sequence_length: int = MISSING
     flops_convention: str = MISSING
+    options: Any = None
     parametrization: str = "standard"
     base_width: int = 64
     base_depth: int = 2
 
     def __post_init__(self) -> None:
-        load_family(self.architecture)
-        Parametrization(self.parametrization, self.base_width, self.base_depth)
+        object.__setattr__(self, "options", checked_options(self.family, self.options))
+        self.scaling.check(self.family)
+        fixed = self.fixed_sizes
+        if "head_size" in fixed:
+            object.__setattr__(self, "head_size", fixed["head_size"])
         if self.flops_convention not in FLOPS_CONVENTIONS:
             known = ", ".join(FLOPS_CONVENTIONS)
             raise ConfigError(f"model.flops_convention={self.flops_convention} is not one of {known}")
@@ -39,12 +45,83 @@ class ModelConfig:
             if value < least:
                 raise ConfigError(f"model.{name}={value} must be at least {least}")
         # The smallest shape, which the family refuses if it has no model of this head size.
-        ModelShape(self.architecture, self.head_size, 1, self.head_size, 1, self.sequence_length)
+        smallest = {"width": self.width_step, "depth": 1, "vocabulary_size": 1} | fixed
+        self.shape(smallest["width"], smallest["depth"], smallest["vocabulary_size"])
+
+    @property
+    def scaling(self) -> Parametrization:
+        """How initial weights and rates change with the shape."""
+        return Parametrization(self.parametrization, self.base_width, self.base_depth)
+
+    @property
+    def family(self) -> ModelFamily:
+        """The family of all models."""
+        return load_family(self.architecture)
+
+    @property
+    def fixed_sizes(self) -> dict[str, int]:
+        """Sizes that the options decide, by name; see `ModelFamily.fixed_sizes`."""
+        return self.family.fixed_sizes(self.options)
+
+    @property
+    def width_step(self) -> int:
+        """What widths are multiples of."""
+        return self.family.width_step(self.options, self.head_size)
+
+    def shape(self, width: int, depth: int, vocabulary_size: int) -> ModelShape:
+        """A model of these sizes.
+
+        Raises:
+            ConfigError: the family has none.
+        """
+        return ModelShape(
+            self.architecture, width, depth, self.head_size, vocabulary_size, self.sequence_length,
+            self.options,
+        )  # fmt: skip
+
+    def plain(self) -> dict[str, Any]:
+        """As the keys of the group `model`."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "options"}
+        return own | asdict(self.options)
+
+    @classmethod
+    def from_section(cls, values: DictConfig) -> "ModelConfig":
+        """The group `model` of a configuration.
+
+        Raises:
+            ConfigError: a key that neither this nor the family has, or a value that cannot be.
+        """
+        own = [field.name for field in fields(cls) if field.name != "options"]
+        rest = [str(name) for name in values if name not in own]
+        options = None
+        if OmegaConf.is_missing(values, "architecture") or "architecture" not in values:
+            raise ConfigError("model.architecture is missing: choose a family, such as model=NAME")
+        if isinstance(values.architecture, str):
+            kind = load_family(values.architecture).options_type
+            options = load_section("model", kind, OmegaConf.masked_copy(values, rest))
+        config = load_section("model", _Sizes, OmegaConf.masked_copy(values, own))
+        return cls(**vars(config), options=options)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The keys of the group `model` that every family has."""
+
+    architecture: str = MISSING
+    head_size: int = MISSING
+    sequence_length: int = MISSING
+    flops_convention: str = MISSING
+    parametrization: str = MISSING
+    base_width: int = MISSING
+    base_depth: int = MISSING
 
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """All sections of `task=pretraining`. `space` is read by `PretrainingSpace`."""
+    """All sections of `task=pretraining`. `space` is read by `PretrainingSpace`.
+
+    A model that comes with a tokenizer is trained with that one.
+    """
 
     space: dict[str, Any]
     model: ModelConfig
@@ -53,3 +130,14 @@ class PretrainingConfig:
     schedule: ScheduleConfig
     objective: ObjectiveConfig
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        own = self.model.family.tokenizer(self.model.options)
+        if own is None or self.data.tokenizer == own:
+            return
+        if self.data.tokenizer != "bytes":
+            raise ConfigError(
+                f"data.tokenizer={self.data.tokenizer}: this model was trained with the tokenizer {own}; "
+                "leave data.tokenizer out"
+            )
+        object.__setattr__(self, "data", replace(self.data, tokenizer=own))

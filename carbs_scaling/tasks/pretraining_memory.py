@@ -62,7 +62,7 @@ class MemoryLimit:
 
 
 def activation_size(device: str) -> int:
-    """Bytes of an activation: 2 on a GPU that computes in bfloat16, as `training.loop` does there; else 4."""
+    """Bytes of an activation: 2 on a GPU that computes in bfloat16, as `training.step` does there; else 4."""
     import torch
 
     on_gpu = device != "cpu" and torch.cuda.is_available()

@@ -1,13 +1,14 @@
 """A recommended recipe, and a plan, as overrides of a pretraining search."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from carbs_scaling.compute.plan import Plan
 from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.prior.published import LAWS
 from carbs_scaling.laws.recommend.advice import Advice
-from carbs_scaling.laws.runs.table import ALSO_CALLED
+from carbs_scaling.laws.runs.reading import ALSO_CALLED
 
 OVERHEAD_SECONDS = 10.0  # of a trial beside its training, as in conf/budget/gpu_day.yaml
 WIDER = 3.0  # the preset's rates and batches reach so far beyond what published laws say
@@ -57,7 +58,11 @@ def search_preset(plan: Plan, name: str, hours: float | None) -> dict[str, Any]:
     return {
         "defaults": [{"override /model": shape.architecture}, {"override /space": "language_model"}],
         "study": {"name": name},
-        "model": {"head_size": head, "sequence_length": shape.sequence_length},
+        "model": {
+            "head_size": head,
+            "sequence_length": shape.sequence_length,
+            **asdict(shape.options),
+        },
         "space": {
             "width": {
                 "low": max(head, smallest.width // (2 * head) * head),

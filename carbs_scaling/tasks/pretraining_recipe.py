@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
-from carbs_scaling.laws.runs.table import ALSO_CALLED
+from carbs_scaling.laws.recommend.predicted_curve import SeenCurve, predict_curve
+from carbs_scaling.laws.runs.reading import ALSO_CALLED
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.models.family import ModelShape
-from carbs_scaling.models.parametrization import Parametrization
 from carbs_scaling.numbers import compact
+from carbs_scaling.tasks.pretraining_config import ModelConfig
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 from carbs_scaling.training.recipe_file import LOCAL_DATA_KEYS, Prediction, RecipeFile
@@ -34,10 +38,8 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
     """
     _require_pretraining(identity, study)
     details = record.details
-    shape = ModelShape(
-        **{name: details[name] for name in ("architecture", "width", "depth", "head_size")},
-        vocabulary_size=details["vocabulary_size"],
-        sequence_length=details["sequence_length"],
+    shape = _model(identity).shape(
+        int(details["width"]), int(details["depth"]), int(details["vocabulary_size"])
     )
     batch_size = int(details["batch_size"])
     recipe = Recipe(
@@ -47,7 +49,7 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
         steps=int(details["steps"]),
         warmup_fraction=float(details["warmup_fraction"]),
         seed=record.seed,
-        parametrization=_parametrization(identity),
+        parametrization=_model(identity).scaling,
         **{name: float(details[name]) for name in OPTIMIZER_VALUES},
     )
     return RecipeFile(
@@ -60,7 +62,12 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
 
 
 def advised_recipe(
-    law: ScalingLaw, advice: Advice, best: TrialRecord, identity: Mapping[str, Any], study: str
+    law: ScalingLaw,
+    advice: Advice,
+    best: TrialRecord,
+    identity: Mapping[str, Any],
+    study: str,
+    curves: Sequence[SeenCurve] = (),
 ) -> RecipeFile:
     """The run that a law recommends, with the constants of the study that it was fitted to.
 
@@ -74,12 +81,13 @@ def advised_recipe(
         best: the study's best run, see `best_run`.
         identity: of the study.
         study: its name.
+        curves: of its runs, for the curve that is predicted.
 
     Raises:
         ConfigError: the runs do not identify a shape.
         LawError: the law does not answer for the shape's N.
     """
-    shape = nearest_shape(advice, best)
+    shape = nearest_shape(advice, _model(identity), int(best.details["vocabulary_size"]))
     length = shape.sequence_length
     asked = advice.recipe
     advice = advise(law, shape.params, asked.tokens, level=advice.level, head_size=shape.head_size)
@@ -91,7 +99,7 @@ def advised_recipe(
         batch_size=batch_size,
         steps=advice.steps(batch_size * length),
         seed=int(identity["seed"]),
-        parametrization=_parametrization(identity),
+        parametrization=_model(identity).scaling,
         **{
             name: float(other.get(name, best.details[name]))
             for name in (*OPTIMIZER_VALUES, "warmup_fraction")
@@ -116,6 +124,7 @@ def advised_recipe(
             asked_params=float(asked.params),
             asked_tokens=float(asked.tokens),
             warnings=tuple(warnings),
+            curve=predict_curve(law, curves, shape.params, recipe.tokens, advice.level),
         ),
         **_constants(identity),
     )
@@ -134,36 +143,36 @@ def best_run(records: Sequence[TrialRecord], identity: Mapping[str, Any], study:
     return min(completed, key=lambda record: record.loss)
 
 
-def nearest_shape(advice: Advice, like: TrialRecord) -> ModelShape:
+def nearest_shape(advice: Advice, model: ModelConfig, vocabulary_size: int) -> ModelShape:
     """The shape of whole heads and layers nearest to N, then to the width / depth that is advised.
 
     Args:
         advice: for N.
-        like: gives family, head size, vocabulary and sequence length.
+        model: the family, and what all its shapes share.
+        vocabulary_size: V.
 
     Raises:
-        ConfigError: the runs do not identify a shape.
+        ConfigError: the runs do not identify a shape, or the family has a single one.
     """
+    sizes = model.fixed_sizes
+    if "width" in sizes and "depth" in sizes:
+        raise ConfigError(f"model={model.architecture} has one size: a recipe for another N has no model")
     if advice.width is None or advice.depth is None:
         raise ConfigError("these runs do not say which shape N should have: a recipe file cannot be written")
-    details = like.details
-    head_size, params = int(details["head_size"]), advice.recipe.params
+    params, step = advice.recipe.params, model.width_step
     aspect = advice.width / advice.depth
-
-    def shape(width: int, depth: int) -> ModelShape:
-        return ModelShape(
-            details["architecture"], width, depth, head_size, details["vocabulary_size"],
-            details["sequence_length"],
-        )  # fmt: skip
 
     def distance(candidate: ModelShape) -> float:
         off = math.log(candidate.params / params)
         return off**2 + ASPECT_WEIGHT * math.log(candidate.width / candidate.depth / aspect) ** 2
 
     candidates = []
-    for width in range(head_size, 3 * advice.width + head_size, head_size):
-        depth = params / shape(width, 1).params
-        candidates += [shape(width, max(1, whole)) for whole in {math.floor(depth), math.ceil(depth)}]
+    for width in [sizes["width"]] if "width" in sizes else range(step, 3 * advice.width + step, step):
+        depth = params / model.shape(width, 1, vocabulary_size).params
+        depths = {max(1, math.floor(depth)), max(1, math.ceil(depth))}
+        candidates += [
+            model.shape(width, sizes.get("depth", whole), vocabulary_size) for whole in sorted(depths)
+        ]
     return min(candidates, key=distance)
 
 
@@ -189,6 +198,7 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
             "parametrization": recipe.parametrization.name,
             "base_width": recipe.parametrization.base_width,
             "base_depth": recipe.parametrization.base_depth,
+            **asdict(shape.options),
         },
         "data": dict(file.data),
         "optimizer": dict(optimizer),
@@ -209,9 +219,9 @@ def _require_pretraining(identity: Mapping[str, Any], study: str) -> None:
         )
 
 
-def _parametrization(identity: Mapping[str, Any]) -> Parametrization:
-    model = identity["model"]
-    return Parametrization(model["parametrization"], model["base_width"], model["base_depth"])
+def _model(identity: Mapping[str, Any]) -> ModelConfig:
+    """The family of a study."""
+    return ModelConfig.from_section(OmegaConf.create(dict(identity["model"])))
 
 
 def _constants(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.peak import find_law, peak_learning_rate
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.models.family import ModelShape
-from carbs_scaling.models.parametrization import Parametrization
 from carbs_scaling.optimizers.optimizer import load_optimizer
 from carbs_scaling.space.dimensions import (
     COUNT,
@@ -31,10 +30,12 @@ from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 MINIMUM_STEPS = 10
 
 
-def dimension_rules(head_size: int) -> dict[str, Rule]:
+def dimension_rules(model: ModelConfig) -> dict[str, Rule]:
     """The dimensions of pretraining and what their values must be."""
+    step = model.width_step
+    groups = "" if step == model.head_size else " x grouped heads"
     return {
-        "width": multiple_of(head_size, "model.head_size"),
+        "width": multiple_of(step, f"model.head_size{groups}"),
         "depth": COUNT,
         "learning_rate": POSITIVE,
         "batch_size": COUNT,
@@ -98,15 +99,21 @@ class PretrainingSpace:
         optimizer: str = "adamw",
     ) -> None:
         self._law, self._optimizer = _law_of_rates(specification.get("learning_rate")), optimizer
-        rules = dimension_rules(model.head_size)
-        if self._law is not None:
-            specification = {k: v for k, v in specification.items() if k != "learning_rate"}
-            del rules["learning_rate"]
+        rules = dimension_rules(model)
+        sizes = model.fixed_sizes
+        absent = {name for name in ("width", "depth") if name in sizes}
+        absent |= {"learning_rate"} if self._law is not None else set()
+        rules = {name: rule for name, rule in rules.items() if name not in absent}
+        specification = {name: value for name, value in specification.items() if name not in absent}
         self.searched, self.fixed = parse_dimensions(specification, rules)
         _require_read(self.searched, optimizer)
-        self._parametrization = Parametrization(model.parametrization, model.base_width, model.base_depth)
+        self.fixed |= {name: sizes[name] for name in ("width", "depth") if name in sizes}
         self._model = model
-        self._vocabulary_size = vocabulary_size
+        self._vocabulary_size = sizes.get("vocabulary_size", vocabulary_size)
+        if self._vocabulary_size < vocabulary_size:
+            raise ConfigError(
+                f"the tokenizer has {vocabulary_size:,} tokens, the model only {self._vocabulary_size:,}"
+            )
         self._convention = model.flops_convention
         self._max_trial_flops = max_trial_flops
         self._shapes: dict[tuple[int, int], ModelShape] = {}
@@ -129,12 +136,19 @@ class PretrainingSpace:
         """All that a point stands for: shape, recipe, and its FLOPs in every convention."""
         recipe = self.recipe(point, seed=0)
         fields = recipe.to_dict()
-        shape = fields.pop("shape")
+        shape, family = fields.pop("shape"), recipe.shape.family
         parametrization = fields.pop("parametrization")
         shape |= {"parametrization": parametrization.pop("name"), **parametrization}
-        del fields["seed"]
+        del fields["seed"], shape["options"]  # the same in all trials: `identity` of the task has them
         by_convention = flops_by_convention(recipe.shape, recipe.tokens)
-        counts = {"params": recipe.params, "tokens": recipe.tokens, "batch_tokens": recipe.batch_tokens}
+        counts = {
+            "params": recipe.params,
+            "total_params": family.total_params(recipe.shape),
+            "tokens": recipe.tokens,
+            "batch_tokens": recipe.batch_tokens,
+        }
+        if family.block_params(recipe.shape) != recipe.params:
+            counts["block_params"] = family.block_params(recipe.shape)
         flops = {f"flops_{convention}": flops for convention, flops in by_convention.items()}
         return {**counts, **shape, **fields, **flops}
 
@@ -194,7 +208,7 @@ class PretrainingSpace:
 
     def _with_heads(self, values: Point) -> Point:
         """A width of whole heads: a point need not be legal to have a price."""
-        if values["width"] % self._model.head_size == 0:
+        if "width" not in self.searched or values["width"] % self._model.width_step == 0:
             return values
         return {**values, "width": self.searched["width"].nearest(values["width"])}
 
@@ -205,14 +219,7 @@ class PretrainingSpace:
         """Kept once made: a proposal prices some thousand points of a few dozen shapes."""
         key = (int(values["width"]), int(values["depth"]))
         if key not in self._shapes:
-            self._shapes[key] = ModelShape(
-                architecture=self._model.architecture,
-                width=key[0],
-                depth=key[1],
-                head_size=self._model.head_size,
-                vocabulary_size=self._vocabulary_size,
-                sequence_length=self._model.sequence_length,
-            )
+            self._shapes[key] = self._model.shape(*key, self._vocabulary_size)
         return self._shapes[key]
 
     def _steps(self, values: Point) -> int:
@@ -237,7 +244,7 @@ class PretrainingSpace:
             steps=self._steps(values),
             warmup_fraction=float(values["warmup_fraction"]),
             seed=seed,
-            parametrization=self._parametrization,
+            parametrization=self._model.scaling,
             **{name: float(values[name]) for name in OPTIMIZER_VALUES},
         )
 

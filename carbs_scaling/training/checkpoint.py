@@ -5,7 +5,7 @@ step, and holds the length and the hash of the first: a checkpoint is whole or i
 are kept, so that a damaged one falls back to the one before.
 
 There is no random state to keep: initial weights and the order of the windows follow from the seed and the
-step, and no step draws a random number.
+step, and no step draws a random number (no family has dropout).
 """
 
 import json

@@ -5,41 +5,42 @@ Global state is left as it was, except for what `torch.compile` caches: a compil
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.data.windows import (
-    Indices,
-    TokenWindows,
     training_order,
     training_windows,
     validation_indices,
     validation_windows,
 )
-from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.parametrization import parameter_multipliers
 from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer, load_optimizer
+from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.checkpoint import (
     Checkpoint,
     CheckpointPlan,
-    load_checkpoint,
     restore_tensors,
     run_tensors,
     save_checkpoint,
 )
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.curve import LossCurve, point_interval
+from carbs_scaling.training.device import choose_device, device_name
+from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.divergence import DivergenceCheck
+from carbs_scaling.training.evaluation import evaluate
+from carbs_scaling.training.interruption import StopRequest, stop_after_a_step
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.saved_model import load_tokenizer, save_model
@@ -48,20 +49,12 @@ from carbs_scaling.training.step import (
     GraphedStep,
     TrainingStep,
     accumulate_gradients,
-    autocast,
     is_out_of_memory,
-    window_loss,
 )
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
 # Steps between two readings of the loss: each waits for the GPU.
 CHECK_STEPS = 16
-# Most scores held at once in an evaluation, V of them a token: 64 MB on the CPU, 1 GB on a GPU.
-EVALUATION_SCORES = {"cpu": 1 << 24, "cuda": 1 << 28}
-# Most tokens at once in an evaluation: more do not fit a CPU's caches, fewer do not fill a GPU.
-EVALUATION_TOKENS = {"cpu": 1 << 12, "cuda": 1 << 17}
-# Tokens that are sent to a GPU together: some milliseconds of reading.
-PARCEL_TOKENS = 1 << 17
 # A shorter run is not worth a CUDA graph: the capture takes as long as some steps.
 LEAST_GRAPHED_STEPS = 20
 # Above so many FLOPs a step takes longer to run than to launch: 15 to 27 ms of an H100.
@@ -122,11 +115,16 @@ class _Tally:
         return 0.0 if self.started is None else self.earlier_seconds + time.perf_counter() - self.started
 
 
-def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
+def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = None) -> TrialOutcome:
     """Train one model and score it on the held-out windows.
 
     Divergence and lack of memory are outcomes, not exceptions: the search learns from them. With checkpoints
     it goes on from the last one of the same run, and ends as the unbroken run does.
+
+    Args:
+        job: the same in all processes of a run.
+        watch: see `Watch`; None for nobody.
+        ranks: the processes that train it together; None for this one alone.
 
     Raises:
         DataError: the text is too short for one window.
@@ -134,6 +132,7 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
             saved and its tokenizer cannot be loaded.
         OSError: the loss curve or the model cannot be written, or the token files are gone.
         CarbsScalingError: a checkpoint cannot be written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; with checkpoints, once one of the last step is written.
     """
     device = choose_device(job.device)
     if device.type == "cuda":
@@ -141,13 +140,14 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
         torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
     tally = _Tally()
+    ranks = ranks or Ranks(device=device)
     loss: float | None = None
     kind: type[TrialOutcome] = Diverged
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            loss, trouble = _train_and_score(job, device, tally, watch)
+            loss, trouble = _train_and_score(job, device, tally, watch, ranks)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or ranks.size > 1:
             raise
         kind, trouble = OutOfMemory, (str(error).splitlines() or ["out of memory"])[0][:300]
         if tally.started is not None:
@@ -155,7 +155,7 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
         tally.seconds = tally.seconds_so_far()
     common: dict[str, Any] = {
         "seconds": tally.seconds,
-        "device": device_name(device),
+        "device": ranks.device_name(device_name(device)),
     }
     if device.type == "cuda":
         common["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
@@ -172,63 +172,46 @@ def train(job: TrainingJob, watch: Watch | None = None) -> TrialOutcome:
     return Completed(loss=losses[job.objective.metric], metrics={**losses, **metrics}, **common)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the first GPU, or the CPU where there is none.
-
-    Raises:
-        ConfigError: there is no such GPU.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise ConfigError(
-                f"there is no device {name}: PyTorch sees {count} CUDA GPUs here; use the device cpu or auto"
-            )
-        return torch.device("cuda", device.index or 0)
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu`, or the name of the GPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
     """Cross-entropy in bits a byte of text, which compares across vocabularies."""
     return nats_per_token / math.log(2) / bytes_per_token
 
 
 def _train_and_score(
-    job: TrainingJob, device: torch.device, tally: _Tally, watch: Watch | None
+    job: TrainingJob, device: torch.device, tally: _Tally, watch: Watch | None, ranks: Ranks
 ) -> tuple[float | None, str]:
     """The held-out loss in nats a token and an empty text, or None and why the run diverged."""
     shape = job.recipe.shape
     held_out = validation_windows(job.text, shape.sequence_length)
     # Before the first step: without it, the model could not be saved after the last.
     tokenizer = None if job.model_folder is None else load_tokenizer(job.tokenizer)
-    model = build_model(shape, job.recipe.seed, job.recipe.parametrization).to(device)
-    checkpoint = None if job.checkpoints is None else load_checkpoint(job.checkpoints)
-    with LossCurve(job.curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
-        trouble = _Run(model, job, device, tally, curve, watch).train(checkpoint)
-        if trouble:
+    build = partial(build_model, shape, job.recipe.seed, job.recipe.parametrization)
+    model = ranks.place(build(), device)
+    checkpoint = None if job.checkpoints is None else ranks.load(job.checkpoints)
+    curve_path = job.curve_path if ranks.first else None
+    with LossCurve(curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
+        run = _Run(model, job, device, tally, curve, watch, ranks)
+        if trouble := run.train(checkpoint):
             return None, trouble
-        indices = validation_indices(len(held_out), shape.sequence_length, job.objective.validation_tokens)
-        loss = evaluate(model, held_out, indices, device)
-        if not math.isfinite(loss):
-            return None, f"held-out loss became {loss}"
-        tokens = tally.steps * job.recipe.batch_tokens
-        curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
-        uniform = math.log(shape.vocabulary_size)
-        if loss > uniform:
-            return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
-        if job.model_folder is not None and tokenizer is not None:
-            # What the saved model gives where nothing is rounded to bfloat16.
-            tally.float32_loss = evaluate(model, held_out, indices, device, in_float32=True)
-            save_model(model, tokenizer, job.model_folder)
-        return loss, ""
+        with run.kept_if_interrupted():
+            indices = validation_indices(
+                len(held_out), shape.sequence_length, job.objective.validation_tokens
+            )
+            loss = ranks.mean_loss(lambda some: evaluate(model, held_out, some, device), indices)
+            if not math.isfinite(loss):
+                return None, f"held-out loss became {loss}"
+            tokens = tally.steps * job.recipe.batch_tokens
+            curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
+            uniform = math.log(shape.vocabulary_size)
+            if loss > uniform:
+                return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
+            if job.model_folder is not None and tokenizer is not None:
+                # What the saved model gives where nothing is rounded to bfloat16.
+                tally.float32_loss = ranks.mean_loss(
+                    lambda some: evaluate(model, held_out, some, device, in_float32=True), indices
+                )
+                ranks.on_first(partial(save_model, ranks.gathered(model, build), tokenizer, job.model_folder))
+            return loss, ""
 
 
 class _Run:
@@ -238,6 +221,7 @@ class _Run:
         model: on its device.
         job, device, tally, curve: of the run.
         watch: see `Watch`; None for nobody.
+        ranks: the processes of the run.
     """
 
     def __init__(
@@ -248,10 +232,11 @@ class _Run:
         tally: _Tally,
         curve: LossCurve,
         watch: Watch | None,
+        ranks: Ranks,
     ) -> None:
         recipe = job.recipe
         self._model, self._job, self._device = model, job, device
-        self._tally, self._curve, self._watch = tally, curve, watch
+        self._tally, self._curve, self._watch, self._ranks = tally, curve, watch, ranks
         forward = _compiled(model) if job.compile else model
         kind = load_optimizer(job.optimizer.name)
         multipliers = parameter_multipliers(
@@ -259,11 +244,12 @@ class _Run:
         )
         self._optimizer = build_optimizer(kind.name, model, _hyperparameters(job), multipliers)
         self._scheduler = build_scheduler(self._optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
-        self._step = _build_step(forward, self._optimizer, job, device)
+        self._step = _build_step(forward, self._optimizer, job, device, ranks)
         self._divergence = DivergenceCheck(recipe.steps)
         measured = job.objective.gradient_noise_scale
         self._noise = NoiseMeter(self._step.parameters, recipe) if measured else None
         self._since_point: list[float] = []
+        self._has_saved = False
 
     def train(self, checkpoint: Checkpoint | None) -> str:
         """Run the steps that are left; returns why the run diverged, or an empty text."""
@@ -272,25 +258,29 @@ class _Run:
             self._go_on_from(checkpoint)
         windows = training_windows(self._job.text, recipe.shape.sequence_length)
         order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
+        own = map(self._ranks.share, islice(order, tally.steps, None))
         every = point_interval(recipe.steps)
         unread: list[torch.Tensor] = []
         self._model.train()
         tally.started = self._saved_at = time.perf_counter()
-        for batch in device_batches(windows, islice(order, tally.steps, None), self._device):
-            unread.append(self._take_step(batch))
-            tally.steps += 1
-            at_point = tally.steps % every == 0 or tally.steps == recipe.steps
-            was_read = at_point or len(unread) == CHECK_STEPS
-            if was_read:
-                losses: list[float] = torch.stack(unread).tolist()
-                unread.clear()
-                if trouble := self._take_losses(losses):
-                    return trouble
-            if at_point:
-                self._add_point()
-            self._scheduler.step()
-            if was_read and tally.steps < recipe.steps:
-                self._save_if_due()
+        with stop_after_a_step(self._job.checkpoints is not None) as stop:
+            for batch in device_batches(windows, own, self._device):
+                unread.append(self._take_step(batch))
+                tally.steps += 1
+                at_point = tally.steps % every == 0 or tally.steps == recipe.steps
+                # Several processes read after the same steps, whichever was asked to stop.
+                at_stop = stop.asked and self._ranks.size == 1
+                was_read = at_point or len(unread) == CHECK_STEPS or at_stop
+                if was_read:
+                    losses = self._ranks.mean(torch.stack(unread))
+                    unread.clear()
+                    if trouble := self._take_losses(losses):
+                        return trouble
+                if at_point:
+                    self._add_point()
+                self._scheduler.step()
+                if was_read:
+                    self._save_if_due(stop)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         tally.seconds = tally.seconds_so_far()
@@ -325,24 +315,50 @@ class _Run:
         )
         self._since_point.clear()
 
-    def _save_if_due(self) -> None:
-        plan, tally = self._job.checkpoints, self._tally
-        if plan is None or time.perf_counter() - self._saved_at < 60 * plan.minutes:
+    @contextmanager
+    def kept_if_interrupted(self) -> Iterator[None]:
+        """Write a checkpoint of all steps where scoring and saving the model are interrupted.
+
+        Several processes are interrupted at different places, and keep what was written before.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._job.checkpoints is not None and self._ranks.size == 1:
+                self._save(self._job.checkpoints)
+            raise
+
+    def _save_if_due(self, stop: StopRequest) -> None:
+        """Write a checkpoint when its time has come or a stop was asked for; a stop ends the run then."""
+        plan = self._job.checkpoints
+        if plan is None:
             return
+        if self._tally.steps == self._job.recipe.steps:
+            due = self._has_saved  # such a run is long, and its scoring may be broken off too
+        else:
+            due = time.perf_counter() - self._saved_at >= 60 * plan.minutes
+        due, stopping = self._ranks.any(due, stop.asked or self._ranks.orphaned)
+        if due or stopping:
+            self._save(plan)
+        if stopping:
+            raise KeyboardInterrupt
+
+    def _save(self, plan: CheckpointPlan) -> None:
         state = {
-            "seconds": tally.seconds,
+            "seconds": self._tally.seconds,
             "since_point": self._since_point,
             "divergence": self._divergence.state(),
             "noise": None if self._noise is None else self._noise.state(),
             "micro_batch": self._step.micro_batch,
         }
-        tensors = run_tensors(self._model, self._optimizer)
-        save_checkpoint(plan, Checkpoint(tally.steps, state, tensors))
-        self._saved_at = time.perf_counter()
+        tensors = self._ranks.whole(run_tensors(self._model, self._optimizer))
+        self._ranks.on_first(partial(save_checkpoint, plan, Checkpoint(self._tally.steps, state, tensors)))
+        self._saved_at, self._has_saved = time.perf_counter(), True
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.state
-        restore_tensors(self._model, self._optimizer, checkpoint.tensors)
+        state, self._has_saved = checkpoint.state, True
+        tensors = self._ranks.laid_out(checkpoint.tensors, self._model, self._optimizer)
+        restore_tensors(self._model, self._optimizer, tensors)
         set_scheduler_step(self._scheduler, checkpoint.step)
         self._tally.steps, self._tally.earlier_seconds = checkpoint.step, state["seconds"]
         self._since_point = list(state["since_point"])
@@ -393,16 +409,23 @@ def _compiled(model: nn.Module) -> nn.Module:
 
 
 def _build_step(
-    forward: nn.Module, optimizer: torch.optim.Optimizer, job: TrainingJob, device: torch.device
+    forward: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    job: TrainingJob,
+    device: torch.device,
+    ranks: Ranks,
 ) -> TrainingStep:
-    """A step of the job; as a CUDA graph where launching takes longer than running."""
+    """A step of the job; on one device as a CUDA graph where launching takes longer than running."""
     recipe = job.recipe
+    micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
+    if ranks.size > 1:
+        clip_norm = job.optimizer.gradient_clip_norm
+        return ranks.step(forward, optimizer, recipe.batch_size, micro_batch, clip_norm)
     step_flops = flops_per_token(recipe.shape, "6N+head") * recipe.batch_tokens
     is_short = recipe.steps < LEAST_GRAPHED_STEPS or step_flops > MOST_GRAPHED_FLOPS
     capturable = load_optimizer(job.optimizer.name).capturable
     replays = job.cuda_graph and capturable and not is_short and not job.objective.gradient_noise_scale
     kind = GraphedStep if device.type == "cuda" and replays else TrainingStep
-    micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
     return kind(forward, optimizer, micro_batch, job.optimizer.gradient_clip_norm)
 
 
@@ -411,55 +434,3 @@ def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:
     if micro_batch_tokens is None:
         return recipe.batch_size
     return max(1, min(recipe.batch_size, micro_batch_tokens // recipe.shape.sequence_length))
-
-
-def device_batches(
-    windows: TokenWindows, order: Iterable[Indices], device: torch.device
-) -> Iterator[torch.Tensor]:
-    """Batches on the device, int64 [b, T + 1], read and sent while the GPU works on earlier ones.
-
-    Several small batches are sent together: each copy has a fixed cost.
-    """
-    if device.type != "cuda":
-        yield from (windows.read(indices) for indices in order)
-        return
-    ahead: tuple[torch.Tensor, ...] = ()
-    for together in _parcels(order, PARCEL_TOKENS // windows.sequence_length):
-        ids = windows.read(np.concatenate(together)).pin_memory().to(device, non_blocking=True)
-        yield from ahead
-        ahead = torch.split(ids, [len(indices) for indices in together])
-    yield from ahead
-
-
-def _parcels(order: Iterable[Indices], most_windows: int) -> Iterator[list[Indices]]:
-    """Consecutive batches of at most `most_windows` windows together, or one batch that alone has more."""
-    parcel: list[Indices] = []
-    for indices in order:
-        if parcel and sum(map(len, parcel)) + len(indices) > most_windows:
-            yield parcel
-            parcel = []
-        parcel.append(indices)
-    if parcel:
-        yield parcel
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module,
-    windows: TokenWindows,
-    indices: Indices,
-    device: torch.device,
-    in_float32: bool = False,
-) -> float:
-    """Mean loss of the windows `indices`, int64 [n], in nats a token; in float32, or as it is trained."""
-    model.eval()
-    most_tokens = min(
-        EVALUATION_SCORES[device.type] // windows.vocabulary_size, EVALUATION_TOKENS[device.type]
-    )
-    batch_size = max(1, most_tokens // windows.sequence_length)
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-    for batch in device_batches(windows, chunks, device):
-        with nullcontext() if in_float32 else autocast(device):
-            total += window_loss(model, batch, reduction="sum")
-    return total.item() / (len(indices) * windows.sequence_length)

@@ -6,12 +6,14 @@ from typing import Any
 
 from carbs_scaling import __version__
 from carbs_scaling.files import write_atomically
+from carbs_scaling.models.family import ModelShape
 from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.trial import Completed
 
 RECORD_FORMAT = 1
 # The record is written last: it says that the model is whole.
 RECORD, RECIPE, CARD = "training.json", "recipe.json", "README.md"
+PICTURE = "curve.png"  # of the losses; `train` draws it, a search does not
 
 
 def write_card(folder: Path, recipe: RecipeFile, outcome: Completed, text: str) -> None:
@@ -27,7 +29,8 @@ def write_card(folder: Path, recipe: RecipeFile, outcome: Completed, text: str) 
         CarbsScalingError: a file cannot be written.
     """
     write_atomically(folder / RECIPE, recipe.to_json())
-    write_atomically(folder / CARD, _card(recipe, outcome, text).encode())
+    picture = f"\n![loss along the run]({PICTURE})\n" if (folder / PICTURE).exists() else ""
+    write_atomically(folder / CARD, f"{_card(recipe, outcome, text)}{picture}".encode())
     record = json.dumps(training_record(recipe, outcome, text), indent=1)
     write_atomically(folder / RECORD, f"{record}\n".encode())
 
@@ -57,6 +60,12 @@ def training_record(recipe: RecipeFile, outcome: Completed, text: str) -> dict[s
     }
 
 
+def _params(shape: ModelShape) -> str:
+    """N; of a mixture of experts the active and the whole one."""
+    whole = shape.family.block_params(shape)
+    return f"{shape.params:,}" + ("" if whole == shape.params else f" active, {whole:,} with all experts")
+
+
 def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
     recipe, shape, prediction = file.recipe, file.recipe.shape, file.prediction
     unit = file.objective.metric.replace("_", " ")
@@ -67,7 +76,8 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
     rows = {
         "held-out loss": f"{outcome.loss:.4f} {unit}, {file.objective.validation_tokens:,} tokens",
         "predicted loss": predicted,
-        "parameters N (non-embedding)": f"{recipe.params:,}",
+        "parameters N (non-embedding)": _params(shape),
+        "all parameters": f"{shape.family.total_params(shape):,}",
         "shape": f"{shape.architecture}, {shape.width} x {shape.depth}, heads of {shape.head_size}",
         "vocabulary, sequence length": f"{shape.vocabulary_size:,}, {shape.sequence_length:,} tokens",
         "training tokens D": f"{recipe.tokens:,} in {recipe.steps:,} steps of {recipe.batch_tokens:,}",

@@ -9,7 +9,7 @@ from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.compute.throughput import Throughput
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.family import ModelShape
-from carbs_scaling.training.loop import choose_device
+from carbs_scaling.training.device import choose_device
 from carbs_scaling.training.step import TrainingStep
 
 WARM_UP_STEPS = 2

@@ -43,6 +43,7 @@ class Recipe:
     parametrization: Parametrization = STANDARD
 
     def __post_init__(self) -> None:
+        self.parametrization.check(self.shape.family)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if self.batch_size < 1 or self.steps < 1:

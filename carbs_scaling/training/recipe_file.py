@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from carbs_scaling.compute.flops import FLOPS_CONVENTIONS, flops_by_convention
-from carbs_scaling.config import require, require_folder_name
+from carbs_scaling.config import require
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.laws.recommend.predicted_curve import PredictedCurve
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.models.parametrization import Parametrization
+from carbs_scaling.names import require_name
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 
@@ -35,6 +37,7 @@ class Prediction:
         level: probability of the interval.
         asked_params, asked_tokens: N and D that were asked for; the run has the nearest.
         warnings: of the law, one line each.
+        curve: training losses along the run, in nats a token; None where too few runs have one.
     """
 
     loss: float
@@ -43,6 +46,7 @@ class Prediction:
     asked_params: float
     asked_tokens: float
     warnings: tuple[str, ...] = ()
+    curve: PredictedCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class RecipeFile:
     prediction: Prediction | None = None
 
     def __post_init__(self) -> None:
-        require_folder_name("name", self.name)
+        require_name("name", self.name, "train.directory")
         require(
             self.flops_convention in FLOPS_CONVENTIONS,
             f"flops_convention={self.flops_convention} is not one of {', '.join(FLOPS_CONVENTIONS)}",
@@ -102,6 +106,7 @@ class RecipeFile:
                 "head_size": shape.head_size,
                 "vocabulary_tokens": shape.vocabulary_size,
                 "sequence_length_tokens": shape.sequence_length,
+                "options": asdict(shape.options),
                 "parametrization": asdict(recipe.parametrization),
             },
             "steps": recipe.steps,
@@ -178,6 +183,7 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
         head_size=model["head_size"],
         vocabulary_size=model["vocabulary_tokens"],
         sequence_length=model["sequence_length_tokens"],
+        options=model["options"],
     )
     recipe = Recipe(
         shape=shape,
@@ -198,7 +204,12 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
     if prediction is not None:
         low, high = prediction["interval"]
         warnings = tuple(prediction["warnings"])
-        prediction = Prediction(**{**prediction, "interval": (low, high), "warnings": warnings})
+        curve = prediction["curve"]
+        if curve is not None:
+            share, loss, lower, upper = (tuple(curve[name]) for name in ("share", "loss", "low", "high"))
+            curve = PredictedCurve(share, loss, lower, upper, curve["runs"])
+        changed: dict[str, Any] = {"interval": (low, high), "warnings": warnings, "curve": curve}
+        prediction = Prediction(**{**prediction, **changed})
     settings = data["settings"]
     keys = [field.name for field in fields(DataConfig) if field.name not in LOCAL_DATA_KEYS]
     require(isinstance(settings, dict) and sorted(settings) == sorted(keys), "data.settings are not complete")

@@ -51,6 +51,8 @@ def save_model(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", folder: s
     own: Any = model
     own.set_attn_implementation(STOCK_ATTENTION)
     own.config.use_cache = True  # off in training, where nothing is generated
+    if getattr(own.config, "output_router_logits", False):
+        own.config.output_router_logits = False  # so that its loss is the one that is reported
     own.config.eos_token_id = tokenizer.eos_token_id
     own.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id

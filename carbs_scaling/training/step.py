@@ -12,9 +12,8 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
-from carbs_scaling.models.build import logits
+from carbs_scaling.models.build import token_losses
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,11 @@ def accumulate_gradients(
 ) -> torch.Tensor:
     """Add the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
 
+    A mixture of experts adds its routers' auxiliary loss, whose value depends on which windows are taken at
+    once, and which is not part of the loss that is returned.
+
     Args:
-        model: tokens to scores, see `models.build.logits`.
+        model: tokens to scores, see `models.build.token_losses`.
         batch: int64 [b, T + 1].
         micro_batch: windows in memory at once; the gradient is that of the whole batch.
         after_part: called with a part's share of the batch once its gradient has been added.
@@ -49,8 +51,10 @@ def accumulate_gradients(
     for windows in torch.split(batch, micro_batch):
         share = len(windows) / len(batch)
         with autocast(batch.device):
-            loss = window_loss(model, windows) * share
-        torch.autograd.backward(loss)
+            loss, auxiliary = token_losses(model, windows)
+            loss = loss * share
+            objective = loss if auxiliary is None else loss + auxiliary * share
+        torch.autograd.backward(objective)
         if after_part is not None:
             after_part(share)
         total += loss.detach()
@@ -59,8 +63,7 @@ def accumulate_gradients(
 
 def window_loss(model: nn.Module, windows: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Cross-entropy of the last T ids of each window given the first T, in nats: int64 [b, T + 1] -> []."""
-    scores = logits(model, windows[:, :-1])
-    return cross_entropy(scores.flatten(0, 1), windows[:, 1:].flatten(), reduction=reduction)
+    return token_losses(model, windows, reduction)[0]
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

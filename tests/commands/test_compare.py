@@ -42,6 +42,16 @@ def test_regrets_are_missing_areas_and_match_is_when_the_first_ones_area_was_rea
     assert (two.trials, two.front_points, two.lowest_loss, two.spent_flops) == (3, 2, 2.0, 200.0)
 
 
+def test_a_study_has_no_regret_at_marks_that_it_did_not_spend():
+    whole = Spending(
+        "whole", "-", 100.0, np.array([10.0, 89.0]), np.array([4.0, 3.0])
+    )  # 1 left: it has ended
+    half = Spending("half", "-", 50.0, np.array([10.0, 40.0]), np.array([4.0, 3.5]))
+    rows = compare([whole, half])
+    assert None not in rows[0].regrets
+    assert [regret is None for regret in rows[1].regrets] == [False, False, False, True]
+
+
 @pytest.mark.parametrize(
     ("folders", "names"),
     [

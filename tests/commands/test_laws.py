@@ -1,13 +1,16 @@
 """`fit` and `recommend` as a person uses them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from carbs_scaling.commands import fit, recommend
+from carbs_scaling.config import StudyConfig, TargetConfig
 from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.ledger.study import Study
 
 
 @pytest.fixture
@@ -80,12 +83,13 @@ def test_a_target_out_of_reach_is_led_by_that_in_every_format(composed, table, c
 
 
 @pytest.mark.parametrize("format", ["yaml", "training_arguments", "table"])
-def test_every_format_goes_to_a_file(composed, table, tmp_path, format):
+def test_every_format_goes_to_a_file(composed, table, tmp_path, format, capsys):
     out = tmp_path / "out"
     recommend.run(
         composed(f"runs={table}", "target.flops=1e18", f"format={format}", f"output={out}", verb="recommend")
     )
-    assert out.read_text().strip()
+    assert out.read_text(encoding="utf-8").strip()
+    assert capsys.readouterr().out == f"wrote {out}\n"
 
 
 @pytest.mark.parametrize(
@@ -120,3 +124,23 @@ def test_a_table_of_two_optimizers_asks_which_and_takes_the_answer(composed, tab
         recommend.run(composed(*target, f"only_optimizer={name}", verb="recommend"))
         rates.append(json.loads(capsys.readouterr().out)["learning_rate"])
     assert rates[1] == pytest.approx(10 * rates[0], rel=0.1)
+
+
+def test_a_study_is_answered_in_its_own_sequences(monkeypatch):
+    records = [SimpleNamespace(details={"sequence_length": 32, "head_size": 8})]
+    monkeypatch.setattr(Study, "load", lambda config: SimpleNamespace(records=lambda: records))
+    target = TargetConfig(4e5, 2e7, None, 2048, 64, 1, 8)
+    study = StudyConfig("mine", "studies", None, 0)
+    both = recommend._like_the_study(target, study, ["sequence_length", "head_size"])
+    assert (both.sequence_length, both.head_size) == (32, 8)
+    given = recommend._like_the_study(target, study, ["head_size"])
+    assert (given.sequence_length, given.head_size) == (2048, 8)
+
+
+def test_a_written_recipe_says_which_n_its_shape_has():
+    shape = SimpleNamespace(params=387_072, width=48, depth=14)
+    file = SimpleNamespace(recipe=SimpleNamespace(shape=shape, tokens=8_003_584))
+    line = recommend._written_line("recipe.json", file, SimpleNamespace(params=4e5, tokens=8e6))
+    assert line == (
+        "wrote recipe.json: N = 387,072 (48 x 14; asked: 400,000), D = 8,003,584 (asked: 8,000,000)"
+    )

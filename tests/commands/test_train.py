@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -250,4 +251,50 @@ def test_killed_and_started_again_it_ends_as_the_unbroken_run(run, text, tmp_pat
     assert seen > 100
     assert record["loss"] == pytest.approx(unbroken["loss"], abs=1e-4)
     assert record["flops"] == unbroken["flops"]
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x89PNG\r\n", "not text"),
+        (b"{", "is not a recipe"),
+        (b'{"kind": "carbs_scaling recipe", "format": 99}', "has recipe format 99"),
+    ],
+)
+def test_what_is_no_recipe_of_this_format_leaves_nothing_behind(run, tmp_path, content, said):
+    (tmp_path / "recipe.json").write_bytes(content)
+    before = files(tmp_path)
+    with pytest.raises(CarbsScalingError, match=said) as error:
+        run(f"recipe={tmp_path / 'recipe.json'}")
+    assert "\n" not in str(error.value)
+    assert files(tmp_path) == before
+
+
+def test_no_space_for_a_later_checkpoint_keeps_the_earlier_one(run, tmp_path, monkeypatch):
+    """A real refusal of the system: the process may write no file as large as a checkpoint."""
+    real = checkpoint.safetensors.torch.save_file
+
+    def limited(tensors, file):
+        if any((tmp_path / "trained" / "mine" / "checkpoints").glob("*.json")):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        real(tensors, file)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    long = (*FIXED, "training.checkpoint_minutes=0", "space.tokens_per_parameter=4", "train.name=mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.safetensors.torch, "save_file", limited)
+        try:
+            with pytest.raises(CarbsScalingError, match="cannot write a checkpoint") as error:
+                run(*long)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    kept = sorted(path.name for path in (tmp_path / "trained" / "mine" / "checkpoints").iterdir())
+    assert len(kept) == 2
+    # With space again it goes on from there.
+    folder = run(*long) / "mine"
+    assert (folder / RECORD).exists()
+    assert (folder / "curve.png").exists()
+    assert "![loss along the run](curve.png)" in (folder / "README.md").read_text()
     assert not (folder / "checkpoints").exists()

@@ -8,7 +8,7 @@ from carbs_scaling.errors import DataError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory
 
-OWN = {"processes": {"trials_per_worker": None, "retries": 0}}
+OWN = {"processes": {"trials_per_worker": None}}
 
 
 class Job:
@@ -30,10 +30,19 @@ def fail(error):
     raise error
 
 
+def fail_times(count, log):
+    """The machine fails the first `count` runs; each leaves a letter in the file `log`."""
+    with log.open("a") as file:
+        file.write("x")
+    if len(log.read_text()) <= count:
+        raise RuntimeError("CUDA error")
+    return Completed(loss=1.0)
+
+
 @pytest.fixture(params=EXECUTORS.names)
 def executor(request):
     entry = EXECUTORS.load(request.param)
-    common = {"name": request.param, "workers": 1, "device": "cpu", "memory_bytes": None}
+    common = {"name": request.param, "workers": 1, "device": "cpu", "memory_bytes": None, "retries": 1}
     executor = entry.from_config(entry.config_type(**common, **OWN.get(request.param, {})))
     yield executor
     executor.close()
@@ -75,6 +84,14 @@ def test_a_runtime_error_is_the_machines(executor):
     assert outcome.message == "CUDA error: unspecified launch failure"
     executor.submit(1, Job(end, Completed(loss=1.0)))
     assert collect(executor, 1) == {1: Completed(loss=1.0)}
+
+
+@pytest.mark.parametrize(("failures", "kind"), [(1, Completed), (2, MachineFailure)])
+def test_what_the_machine_failed_is_begun_again_as_often_as_retries_says(executor, tmp_path, failures, kind):
+    log = tmp_path / "runs"
+    executor.submit(0, Job(fail_times, failures, log))
+    assert isinstance(collect(executor, 1)[0], kind)
+    assert log.read_text() == "xx"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), DataError("no text")])

@@ -1,10 +1,12 @@
 """Worker processes: one that dies takes one trial with it, and none outlives its coordinator."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import wait
 from functools import partial
 
 import pytest
@@ -46,6 +48,16 @@ def end(kind, **fields):
 
 def no_space():
     raise OSError(28, "No space left on device", "curve.jsonl")
+
+
+def sleep_until_stopped(begun, stopped):
+    """Leaves a file at the start, and one when it is told to stop."""
+    begun.touch()
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        stopped.touch()
+        raise
 
 
 @pytest.fixture
@@ -110,6 +122,25 @@ def test_a_full_disk_reaches_the_coordinator(executor):
     executor.submit(0, Job(no_space))
     with pytest.raises(OSError, match="No space left"):
         collect(executor, 1)
+
+
+def test_outcomes_beside_a_raised_error_are_told_before_it(executor):
+    executor.submit(0, Job(no_space))
+    executor.submit(1, Job(finish, 4))
+    wait([slot.future for slot in executor._slots], timeout=60)
+    assert [number for number, _ in executor.wait(0)] == [1]
+    with pytest.raises(OSError, match="No space left"):
+        executor.wait(0)
+
+
+def test_a_running_trial_may_keep_its_state_when_it_is_stopped(executor, tmp_path):
+    begun, stopped = tmp_path / "begun", tmp_path / "stopped"
+    executor.submit(0, Job(sleep_until_stopped, begun, stopped))
+    while not begun.exists():
+        assert executor.wait(0.1) == []
+    executor.close()
+    assert stopped.exists()
+    assert not multiprocessing.active_children()
 
 
 def test_workers_end_with_a_killed_coordinator(tmp_path):

@@ -15,13 +15,15 @@ from carbs_scaling.models.build import build_model, logits
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.models.parametrization import Parametrization, parameter_multipliers
 from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer, load_optimizer
+from carbs_scaling.tasks.pretraining_config import ModelConfig
 from carbs_scaling.training.saved_model import byte_tokenizer, save_model
+from tests.small_models import trained_folder
 
 SHAPE = ModelShape("gpt2", width=32, depth=2, head_size=16, vocabulary_size=64, sequence_length=16)
 TOKENS = torch.randint(64, (8, 17), generator=torch.Generator().manual_seed(0))
 RATES = {"adamw": 0.003, "muon": 0.01, "sgd": 0.1}
-# Those whose models predict tokens.
-FAMILIES = ("gpt2", "llama")
+FAMILIES = ("gpt2", "llama", "qwen3", "qwen3_moe")
+NEOX = {"model_type": "gpt_neox", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
 
 
 def trained(shape, parametrization, optimizer="adamw", steps=4, rate=None, seed=0):
@@ -82,7 +84,7 @@ def test_with_completep_changes_are_flat_over_depth_and_grow_without():
 @pytest.mark.parametrize("name", ["mup", "completep"])
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_at_its_base_it_is_the_standard_one(architecture, name):
-    shape = replace(SHAPE, architecture=architecture)
+    shape = replace(SHAPE, architecture=architecture, options=None)
     same = Parametrization(name, base_width=shape.width, base_depth=shape.depth)
     models = [trained(shape, parametrization, steps=2)[0] for parametrization in (Parametrization(), same)]
     for a, b in zip(*(model.parameters() for model in models), strict=True):
@@ -137,7 +139,7 @@ def test_folding_a_branch_end_is_what_its_multiplier_does(optimizer):
 def test_a_saved_model_is_a_plain_one_with_the_same_scores(architecture, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    shape = replace(SHAPE, architecture=architecture, depth=4)
+    shape = replace(SHAPE, architecture=architecture, options=None, depth=4)
     model, _, (_, scores) = trained(shape, Parametrization("completep", 16, 2), steps=2)
     save_model(model, byte_tokenizer(), tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -149,3 +151,25 @@ def test_what_cannot_be_is_refused():
     for wrong in ({"name": "ntk"}, {"base_width": 0}, {"base_depth": 1.5}):
         with pytest.raises(ConfigError, match="model\\."):
             Parametrization(**wrong)
+
+
+@pytest.mark.parametrize("name", ["mup", "completep"])
+def test_a_family_whose_parameters_are_not_known_is_refused(name, tmp_path):
+    trained_folder(tmp_path, (16, 1, 8, 64, 16))
+    for architecture, options in (("auto", {"config": NEOX}), ("pretrained", {"path": str(tmp_path)})):
+        given = {"head_size": 16, "sequence_length": 16, "flops_convention": "6N", "options": options}
+        with pytest.raises(ConfigError, match=r"use standard$") as error:
+            ModelConfig(architecture, **given, parametrization=name)
+        assert "\n" not in str(error.value)
+        assert ModelConfig(architecture, **given).scaling.is_standard
+
+
+@pytest.mark.parametrize("rule", ["adam", "sgd"])
+def test_a_router_is_scaled_as_a_head(rule):
+    shape = replace(SHAPE, architecture="qwen3_moe", options=None, width=64)
+    mup = Parametrization("mup", base_width=32)
+    plain, model = build_model(shape, 0), build_model(shape, 0, mup)
+    gates = [dict(m.named_parameters())["model.layers.0.mlp.gate.weight"] for m in (plain, model)]
+    torch.testing.assert_close(gates[0] / 2, gates[1])
+    rate, decay, epsilon = parameter_multipliers(model, shape, mup, rule, rule)[gates[1]]
+    assert (rate, decay, epsilon) == (0.5, 2.0, 1.0)

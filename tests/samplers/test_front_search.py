@@ -4,11 +4,12 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from botorch.models.deterministic import GenericDeterministicModel
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from carbs_scaling.acquisition.front_gain import ExpectedFrontGain
 from carbs_scaling.acquisition.lesson import LessonGain
-from carbs_scaling.acquisition.price import KnownCosts, LogGainPerCost
+from carbs_scaling.acquisition.price import LogGainPerCost, known_costs
 from carbs_scaling.acquisition.target_information import TargetInformation, TargetModel
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.samplers.front_search import front_gain_per_flop
@@ -54,7 +55,7 @@ PARTS = [
     (ExpectedFrontGain, "forward", {}),
     (LessonGain, "forward", {}),
     (LogGainPerCost, "forward", {}),
-    (KnownCosts, "forward", {}),
+    (GenericDeterministicModel, "forward", {}),
     (Feasibility, "posterior", {}),
     (TargetModel, "posterior", {"target": (1e9, 2e10)}),
     (TargetInformation, "forward", {"target": (1e9, 2e10)}),
@@ -98,7 +99,7 @@ def test_scores_are_gains_per_flop_of_the_candidates():
     pool = own.space.candidates(np.random.default_rng(1).random((40, 3)))
     X = pool.rows[:, None]
     scores = front_gain_per_flop(state, pool)(X)
-    costs = KnownCosts(pool.rows, torch.from_numpy(pool.flops))
+    costs = known_costs(pool.rows, torch.from_numpy(pool.flops))
     gain = ExpectedFrontGain(state.model, state.front, costs)(X) * state.feasibility.probability(X)[:, 0]
     price = torch.from_numpy(pool.flops) + search.overhead_flops
     torch.testing.assert_close(scores, gain.clamp_min(1e-300).log() - price.log())

@@ -7,8 +7,10 @@ import pytest
 from safetensors.torch import load_file
 
 from carbs_scaling.frontier import pareto_front
+from carbs_scaling.ledger.study import Study
 from carbs_scaling.task import TrialContext
 from carbs_scaling.tasks import pretraining as module
+from carbs_scaling.tasks.pretraining import Pretraining
 from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.trial import Completed
 from tests.toy_task import search
@@ -28,6 +30,7 @@ def study(search_config, pretraining, tmp_path):
     def run(*overrides):
         config = search_config(*SMALL, *overrides)
         config = replace(config, study=replace(config.study, directory=str(tmp_path / "studies")))
+        run.folder = config.study.folder
         found = search(config, pretraining(*SMALL, *overrides))
         return found.records(), config.study.folder
 
@@ -79,4 +82,41 @@ def test_a_trial_goes_on_where_it_was_killed(pretraining, tmp_path, monkeypatch)
     assert isinstance(outcome, Completed)
     assert outcome.loss == pytest.approx(unbroken.loss, abs=1e-6)
     assert outcome.progress == unbroken.progress == 1
+    # Killed before the ledger had it: it is scored again, and takes no step.
+    seen.clear()
+    assert task.run(point, context).loss == outcome.loss
+    assert seen == []
+    task.recorded({3}, str(tmp_path))
+    assert (tmp_path / "checkpoints" / "00004").is_dir()
+    task.recorded({3, 4}, str(tmp_path))
     assert not (tmp_path / "checkpoints" / "00004").exists()
+
+
+def test_checkpoints_outlive_a_kill_before_the_ledger_has_the_trial(study, monkeypatch):
+    """And the search that goes on drops those of trials that were recorded right before a kill."""
+    overrides = ("training.checkpoint_minutes=0", "budget.trials=2", "training.keep_models=all")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            study(*overrides)
+    folder = study.folder
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000"]
+    loss = json.loads((folder / "models" / "00000" / "training.json").read_text())["loss"]
+
+    def killed_when_recorded(self, numbers, folder):
+        if numbers:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pretraining, "recorded", killed_when_recorded)
+        with pytest.raises(KeyboardInterrupt):
+            study(*overrides)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000"]
+    records, _ = study(*overrides)
+    assert [record.number for record in records] == [0, 1]
+    assert records[0].loss == loss
+    assert list((folder / "checkpoints").iterdir()) == []

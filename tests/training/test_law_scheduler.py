@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from carbs_scaling import fit_law, law_scheduler
-from carbs_scaling.config import load_section
+from carbs_scaling.config_loading import load_section
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.laws.prior.published import BY_NAME
 from carbs_scaling.laws.recommend.peak import peak_learning_rate

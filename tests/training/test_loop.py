@@ -12,17 +12,14 @@ from carbs_scaling.data.windows import training_windows, validation_indices, val
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.family import FAMILIES, ModelShape
-from carbs_scaling.training import loop, step
+from carbs_scaling.training import batches, evaluation, step
+from carbs_scaling.training.device import choose_device
 from carbs_scaling.training.divergence import DivergenceCheck
-from carbs_scaling.training.loop import (
-    bits_per_byte,
-    choose_device,
-    evaluate,
-    micro_batch_size,
-    train,
-)
+from carbs_scaling.training.evaluation import evaluate
+from carbs_scaling.training.loop import bits_per_byte, micro_batch_size, train
 from carbs_scaling.training.step import accumulate_gradients, window_loss
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
+from tests.small_models import small_shape
 
 
 def unigram_entropy(job) -> float:
@@ -42,8 +39,8 @@ def without_time(outcome: TrialOutcome) -> TrialOutcome:
 
 
 @pytest.mark.parametrize("architecture", FAMILIES.names)
-def test_it_learns_more_than_the_frequencies_of_bytes(job, changed, architecture):
-    shape = replace(job.recipe.shape, architecture=architecture)
+def test_it_learns_more_than_the_frequencies_of_bytes(job, changed, architecture, tmp_path):
+    shape = small_shape(architecture, tmp_path, 32, 1, 16, 256, 32)
     outcome = train(changed(shape=shape, steps=150))
     assert isinstance(outcome, Completed)
     assert outcome.progress == 1
@@ -178,7 +175,7 @@ def test_evaluation_is_the_mean_over_all_windows(job, monkeypatch):
     expected = window_loss(model, windows.read(indices)).item()
     assert expected == pytest.approx(math.log(256), abs=0.3)
     for tokens in (32, 7 * 32, 10**6):
-        monkeypatch.setitem(loop.EVALUATION_TOKENS, "cpu", tokens)
+        monkeypatch.setitem(evaluation.EVALUATION_TOKENS, "cpu", tokens)
         assert evaluate(model, windows, indices, torch.device("cpu")) == pytest.approx(expected, abs=1e-5)
 
 
@@ -226,18 +223,18 @@ def test_every_trial_of_a_process_is_compiled(job, changed, monkeypatch):
 
 @pytest.mark.parametrize("sizes", [[3, 3, 3, 2], [40, 40, 1], [5]])
 def test_batches_that_travel_together_arrive_as_they_were(job, monkeypatch, sizes):
-    monkeypatch.setattr(loop, "PARCEL_TOKENS", 8 * 32)
+    monkeypatch.setattr(batches, "PARCEL_TOKENS", 8 * 32)
     windows = training_windows(job.text, 32)
     order, start = [], 0
     for size in sizes:
         order.append(torch.arange(start, start + size).numpy())
         start += size
-    parcels = list(loop._parcels(iter(order), 8))
+    parcels = list(batches._parcels(iter(order), 8))
     arrived = [indices.tolist() for parcel in parcels for indices in parcel]
     assert arrived == [indices.tolist() for indices in order]
     assert all(len(parcel) == 1 or sum(map(len, parcel)) <= 8 for parcel in parcels)
     if torch.cuda.is_available():
-        sent = loop.device_batches(windows, iter(order), torch.device("cuda"))
+        sent = batches.device_batches(windows, iter(order), torch.device("cuda"))
         for batch, indices in zip(sent, order, strict=True):
             assert torch.equal(batch.cpu(), windows.read(indices))
 

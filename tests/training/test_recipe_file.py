@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.laws.recommend.predicted_curve import PredictedCurve
 from carbs_scaling.tasks.pretraining_recipe import data_settings
 from carbs_scaling.training.recipe_file import Prediction, RecipeFile
+
+CURVE = PredictedCurve((0.1, 0.9), (4.0, 3.1), (3.5, 2.6), (4.5, 3.6), 7)
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def recipe_file(job, data_config) -> RecipeFile:
         data=data_settings(data_config()),
         data_sha256=job.text.sha256,
         source="a test",
-        prediction=Prediction(3.0, (2.5, 3.5), 0.9, 1e4, 1e4, ("far",)),
+        prediction=Prediction(3.0, (2.5, 3.5), 0.9, 1e4, 1e4, ("far",), CURVE),
     )
 
 
@@ -32,6 +35,7 @@ def test_it_comes_back_as_it_was_written(recipe_file, tmp_path):
     for written in (
         recipe_file,
         replace(recipe_file, prediction=None, data_sha256=None),
+        replace(recipe_file, prediction=replace(recipe_file.prediction, curve=None)),
         replace(recipe_file, optimizer=replace(recipe_file.optimizer, gradient_clip_norm=float("inf"))),
     ):
         file.write_bytes(written.to_json())
@@ -105,5 +109,19 @@ def test_values_that_cannot_be_are_refused(recipe_file, tmp_path, name, value):
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps({**recipe_file.to_dict(), name: value}))
     with pytest.raises(ConfigError) as error:
+        RecipeFile.load(file)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"loss": [1.0]}, {"share": [0.9, 0.1]}, {"low": [9.0, 9.0]}, {"high": "no numbers"}, {"runs": None}],
+)
+def test_a_predicted_curve_that_cannot_be_is_refused(recipe_file, tmp_path, change):
+    values = recipe_file.to_dict()
+    values["prediction"]["curve"].update(change)
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=r"recipe\.json") as error:
         RecipeFile.load(file)
     assert "\n" not in str(error.value)

@@ -31,7 +31,7 @@ from carbs_scaling.laws.convergence.loss_curves import (
     observe,
     steady_part,
 )
-from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.runs.table import LawArgumentError, LawError
 
 DRAWS = 200  # bootstrap resamples
 # Noise of a run away from the best rate, as a share of the cost of that rate in ln D: far from its floor the
@@ -109,7 +109,7 @@ def _bootstrap(
 
 def _usable(curves: Sequence[RunCurve], rate_share: float) -> tuple[list[RunCurve], list[Steady]]:
     if not 0 < rate_share <= 1:
-        raise LawError(f"rate_share={rate_share} must lie in (0, 1]")
+        raise LawArgumentError(f"rate_share={rate_share} must lie in (0, 1]")
     if not curves:
         raise LawError("there are no loss curves: let a search finish some trials first")
     found = [(curve, steady_part(curve, rate_share)) for curve in curves]

@@ -27,12 +27,7 @@ MOST = 0.5  # largest share of the runs that may be left out
 
 
 def walls_unlike(law: ScalingLaw, table: RunTable) -> bool:
-    """Whether the losses do not have a valley's shape, by the noise of their heights or by swept cells.
-
-    Args:
-        law: fitted to `table`.
-        table: its runs.
-    """
+    """Whether the runs of a law have no valley's shape, by the noise of their heights or by swept cells."""
     return law.height_sd > SHAPELESS or _best_runs_off(law, table) > TOO_LOW
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from carbs_scaling.laws.form.law import INDEX
+from carbs_scaling.laws.form.law import INDEX, ROLES
 from carbs_scaling.laws.runs.table import RunTable, cells_of
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
-NOT_IDENTIFIED = 0.75  # posterior over prior standard deviation above which the runs have said little
+NOT_IDENTIFIED = 0.75  # posterior over prior standard deviation above which an exponent is not identified
 EXPONENTS = {
     "ln_alpha": "of the loss in N",
     "ln_beta": "of the loss in D",
@@ -18,7 +18,7 @@ EXPONENTS = {
 ON_ONE_LINE = 0.98  # correlation of ln N and ln D from which they cannot be told apart
 ROLE = {"a": "learning_rate", "b": "batch_tokens"}  # by how their exponents' names begin
 FEW_RUNS = 12  # of fewer, drawn from a known law, the loss lay inside its 90% interval about half the time
-EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which it is said
+EDGE_SHARE = 1 / 3  # of cells whose best run lies on the edge of their sweep, above which a warning says so
 
 
 def exponents_of(law: ScalingLaw) -> dict[str, str]:
@@ -29,14 +29,7 @@ def exponents_of(law: ScalingLaw) -> dict[str, str]:
 
 
 def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.ndarray) -> list[str]:
-    """One line for each thing that the runs leave open.
-
-    Args:
-        law: fitted to `table`.
-        table: its runs.
-        converged: whether the fit came to rest.
-        prior_sd: of `law.NAMES`, shape (19,).
-    """
+    """One line for each thing that a law's runs leave open; `prior_sd` is of `law.NAMES`, shape (19,)."""
     said = []
     span = law.support.high[0] / law.support.low[0]
     if span < 10:
@@ -62,13 +55,16 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
         said.append(
             f"{len(table)} runs fit almost any law: the interval of the loss is narrower than it should be"
         )
-    if table.one_batch:
+    absent = [name for name, there in zip(ROLES, table.has_role, strict=True) if not there]
+    if absent:
+        said.append(f"these runs have no {' and no '.join(absent)}: none is recommended")
+    if table.one_batch and table.has_role[3]:
         said.append(
             f"all runs had a batch of {np.median(table.batch_tokens):.4g} tokens: the learning rate is for "
             "that, and nothing is said of the best batch"
         )
-    if law.support.by_rule:
-        names = " and the ".join(law.support.by_rule)
+    if by_rule := [name for name in law.support.by_rule if name not in absent]:
+        names = " and the ".join(by_rule)
         said.append(
             f"the {names} of the runs follow from the rest by a rule: what is recommended is that rule, with "
             "the loss that it brings; of better ones these runs say nothing"

@@ -5,8 +5,8 @@ recipe = law.recommend(params=7e9, tokens=1.4e12)
 recipe.learning_rate, recipe.interval("learning_rate", level=0.9)
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws.fit.cliff import FEW_ENOUGH, MOST, QUIETER, far_above, walls_unlike
-from carbs_scaling.laws.fit.diagnostics import EXPONENTS, warnings_of
-from carbs_scaling.laws.fit.hold_out import hold_out, swept_loss
+from carbs_scaling.laws.fit.diagnostics import warnings_of
+from carbs_scaling.laws.fit.hold_out import hold_out
 from carbs_scaling.laws.fit.hyperparameters import refit_others, with_joint_errors
 from carbs_scaling.laws.fit.law_fit import LawFit, fit_bent_law
 from carbs_scaling.laws.form.bends import BENDS, reach_of
@@ -26,25 +26,11 @@ from carbs_scaling.laws.prior.prior import BATCH_PARAMETERS, NO_VALLEY, RATE_PAR
 from carbs_scaling.laws.prior.published import PublishedLaw
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
 from carbs_scaling.laws.prior.rates import RatePrior, rate_prior
-from carbs_scaling.laws.recipe import Recommendation
+from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.rules import Rules, rules_of
-from carbs_scaling.laws.runs.table import LawError, RunTable, cells_of, read_runs
-from carbs_scaling.laws.scaling_law import CONVENTION, FORMAT, LawsByOptimizer, ScalingLaw
-from carbs_scaling.laws.support import HeldOut, Support, convex_hull
-
-__all__ = [
-    "CONVENTION",
-    "EXPONENTS",
-    "FORMAT",
-    "HeldOut",
-    "LawsByOptimizer",
-    "Recommendation",
-    "ScalingLaw",
-    "Support",
-    "cells_of",
-    "fit_law",
-    "swept_loss",
-]
+from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, cells_of
+from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
+from carbs_scaling.laws.support import Support, convex_hull
 
 STARTS = ({"ln_gamma": -0.1}, {"ln_gamma": -1.2, "ln_E": -1.5, "ln_alpha": -2.0, "ln_beta": -2.0})
 
@@ -82,7 +68,7 @@ def fit_law(
         LawError: the runs give no law.
     """
     if not (isinstance(prior_width, Real) and 0 < prior_width < np.inf):
-        raise LawError(f"prior_width={prior_width!r} must be above 0: 1 is weak, 10 hardly any prior")
+        raise LawArgumentError(f"prior_width={prior_width!r} must be above 0: 1 is weak, 10 hardly any prior")
     published = published_laws(prior)
     tables = read_runs(runs, optimizer)
     laws = {}
@@ -110,11 +96,11 @@ def _fit_table(
         for name, value in moves.items():
             start[INDEX[name]] = value if name != "ln_E" else prior.mean[INDEX[name]] + value
         starts.append(start)
-    law, converged, said = _fit_with_others(table, centre, prior, tuple(starts))
-    law, converged, said = _without_cliff(law, converged, said, table, centre, prior, tuple(starts))
+    fit = partial(_fit_with_others, centre=centre, prior=prior, starts=starts)
+    found = _without_cliff(fit(table), table, fit)
     law = replace(
-        law,
-        warnings=(*warnings_of(law, table, converged, prior.scale), *said),
+        found.law,
+        warnings=(*warnings_of(found.law, table, found.converged, prior.scale), *found.notes),
         rates=rates.name,
         prior=tuple(published_law.name for published_law in published),
     )
@@ -125,39 +111,38 @@ def _fit_table(
     return law if held_out is None else replace(law, held_out=held_out, drift=held_out.drift)
 
 
-def _without_cliff(
-    law: ScalingLaw,
-    converged: bool,
-    said: list[str],
-    table: RunTable,
-    centre: Array,
-    prior: LawPrior,
-    starts: tuple[Array, ...],
-) -> tuple[ScalingLaw, bool, list[str]]:
+@dataclass(frozen=True)
+class _Found:
+    """A law, whether it came to rest, and what its warnings say of runs and hyperparameters left out."""
+
+    law: ScalingLaw
+    converged: bool
+    notes: list[str]
+
+
+def _without_cliff(found: _Found, table: RunTable, fit: Callable[[RunTable], _Found]) -> _Found:
     """The same without runs beyond a cliff, if there are any."""
-    everything, beyond = law.support, far_above(law, table)
-    sure = walls_unlike(law, table)
+    law = found.law
+    beyond, sure = far_above(law, table), walls_unlike(law, table)
     if not beyond.any() or beyond.mean() >= MOST or not (sure or len(table) <= FEW_ENOUGH):
-        return law, converged, said
-    better, rested, said_then = _fit_with_others(table.take(~beyond), centre, prior, starts)
-    if not (sure or better.seed_sd < QUIETER * law.seed_sd):
-        return law, converged, said
+        return found
+    better = fit(table.take(~beyond))
+    if not (sure or better.law.seed_sd < QUIETER * law.seed_sd):
+        return found
     # Once more by the better law: the first, whose rates were too low, had seen too many as too high.
-    again = far_above(better, table)
+    again = far_above(better.law, table)
     if again.any() and again.mean() < MOST and not np.array_equal(again, beyond):
         beyond = again
-        better, rested, said_then = _fit_with_others(table.take(~beyond), centre, prior, starts)
+        better = fit(table.take(~beyond))
     left_out = (
         "runs at high learning rates that lie above the rest as beyond a cliff, not as on a wall, are left "
         f"out: {beyond.sum()}"
     )
-    return replace(better, support=everything), rested, [*said_then, left_out]
+    return _Found(replace(better.law, support=law.support), better.converged, [*better.notes, left_out])
 
 
-def _fit_with_others(
-    table: RunTable, centre: Array, prior: LawPrior, starts: tuple[Array, ...]
-) -> tuple[ScalingLaw, bool, list[str]]:
-    """The law, whether it came to rest, and why varied hyperparameters have no law of their own.
+def _fit_with_others(table: RunTable, centre: Array, prior: LawPrior, starts: Sequence[Array]) -> _Found:
+    """The law of a table, with notes on varied hyperparameters that have no law of their own.
 
     What those hyperparameters cost a run is taken off its loss, by turns with the law.
     """
@@ -169,9 +154,9 @@ def _fit_with_others(
     fit = fit_bent_law(features, table.loss, prior, starts, diverged=diverged)
     fit = _settled(fit, table, full, rules)
     law = _law_of(fit, table, centre, features)
-    said: list[str] = []
+    notes: list[str] = []
     for _ in range(OTHER_ROUNDS if varied(table) else 0):
-        law, said = refit_others(law, table)
+        law, notes = refit_others(law, table)
         if not law.others:
             break
         loss = table.loss - law.excess_of_others(table)
@@ -179,9 +164,9 @@ def _fit_with_others(
         fit = _settled(fit, table, full, rules)
         law = replace(_law_of(fit, table, centre, features), others=law.others)
     if law.others:
-        law, said = refit_others(law, table)
+        law, notes = refit_others(law, table)
         law = with_joint_errors(law, table, prior)
-    return law, fit.converged, said
+    return _Found(law, fit.converged, notes)
 
 
 def _at_one_batch(prior: LawPrior) -> LawPrior:

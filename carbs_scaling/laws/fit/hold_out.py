@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,7 @@ from carbs_scaling.laws.support import HeldOut
 
 
 def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut | None:
-    """Fits without the largest sizes - a quarter of them, at least one - and predicts them.
-
-    Args:
-        table: all runs.
-        fit: gives the law of a table.
-    """
+    """Fits without the largest sizes - a quarter of them, at least one - and predicts them."""
     sizes = np.round(np.log(table.params), 2)
     distinct = np.unique(sizes)
     if len(distinct) < 3:
@@ -28,7 +22,8 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
     if large.sum() < 2 or (~large).sum() < MIN_RUNS:
         return None
     small, held = table.take(~large), table.take(large)
-    varied = [0, *(() if table.one_token_count else (1,)), 2, *(() if table.one_batch else (3,))]
+    there = (True, not table.one_token_count, table.has_role[2], table.has_role[3] and not table.one_batch)
+    varied = np.flatnonzero(there)
     if any(np.ptp(small.logs[:, role]) < MIN_VARIATION for role in varied):
         return None
     law = fit(small)
@@ -73,24 +68,28 @@ def _drift(miss: np.ndarray, expected: np.ndarray, beyond: np.ndarray) -> float:
 
 
 def _regret(cell: RunTable, recipe: Recommendation) -> float | None:
-    from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
-
     points = cell.logs[:, 2:]
     if len(cell) < 8 or any(len(np.unique(np.round(points[:, i], 3))) < 3 for i in range(2)):
         return None
-    return swept_loss(points, cell.loss, recipe, LinearNDInterpolator, NearestNDInterpolator) - float(
-        cell.loss.min()
-    )
+    return swept_loss(points, cell.loss)(recipe) - float(cell.loss.min())
 
 
-def swept_loss(
-    points: np.ndarray,
-    loss: np.ndarray,
-    recipe: Recommendation,
-    linear: Callable[..., Any],
-    nearest: Callable[..., Any],
-) -> float:
-    """Loss of a recommendation in a swept cell: linear in ln rate and ln batch, clamped to the sweep."""
-    at = np.clip(np.log([recipe.learning_rate, recipe.batch_tokens]), points.min(axis=0), points.max(axis=0))
-    value = float(linear(points, loss, rescale=True)(*at))
-    return value if np.isfinite(value) else float(nearest(points, loss, rescale=True)(*at))
+def swept_loss(points: np.ndarray, loss: np.ndarray) -> Callable[[Recommendation], float]:
+    """Losses of recommendations by a swept cell: linear in ln rate and ln batch, clamped to the sweep.
+
+    Args:
+        points: ln learning rate and ln batch of its runs, shape (n, 2).
+        loss: theirs, shape (n,).
+    """
+    from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+
+    linear = LinearNDInterpolator(points, loss, rescale=True)
+    nearest = NearestNDInterpolator(points, loss, rescale=True)
+    low, high = points.min(axis=0), points.max(axis=0)
+
+    def loss_of(recipe: Recommendation) -> float:
+        at = np.clip(np.log([recipe.learning_rate, recipe.batch_tokens]), low, high)
+        value = float(linear(*at))
+        return value if np.isfinite(value) else float(nearest(*at))
+
+    return loss_of

@@ -54,12 +54,7 @@ def with_joint_errors(law: ScalingLaw, table: RunTable, prior: LawPrior) -> Scal
     """Set the covariances of `others` to their marginals in the joint posterior of all parameters.
 
     One linear regression in all parameters at once (Laplace), since the best weight decay depends on the
-    uncertain best learning rate.
-
-    Args:
-        law: fitted, with `others`.
-        table: its runs.
-        prior: of the main law.
+    uncertain best learning rate. `prior` is of the main law.
     """
 
     def losses(changed: ScalingLaw) -> np.ndarray:

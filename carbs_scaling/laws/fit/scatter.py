@@ -1,10 +1,10 @@
 """How cells and sizes scatter around the law, and what that makes of the covariance of its parameters.
 
-Runs of one cell (N, D) share what the law gets wrong there, and so do runs of one model size: a loss that is
-off as a whole, a best learning rate that is off. The variances of these shifts are estimated from the
+Runs of one cell (N, D) share what the law gets wrong there, and so do runs of one model size: a loss that
+is off as a whole, a best learning rate that is off. The variances of these shifts are estimated from the
 residuals and enter the covariance of the law (a sandwich), without which a cell swept a hundred times would
-count as a hundred witnesses. They do not weight the fit itself: on held-out sizes that predicted worse. They
-do decide how far a bend of the power laws is kept (`carbs_scaling.laws.form.bends`).
+count as a hundred independent runs. They do not weight the fit itself: on held-out sizes that predicted
+worse. They do decide how far a bend of the power laws is kept (`carbs_scaling.laws.form.bends`).
 """
 
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ def scatter(
     effects = np.concatenate([group.design(slopes) for group in groups], axis=1)
     owner = np.repeat(np.arange(len(groups)), [group.groups for group in groups])
     first2 = np.array([(FIRST_SPREAD[g.kind] * (level if g.kind == "loss" else 1.0)) ** 2 for g in groups])
-    witnesses = np.array([_witnesses(group) / group.groups for group in groups])
+    left = np.array([_left_to_tell(group) / group.groups for group in groups])
     group2 = first2.copy()
     for _ in range(_ROUNDS):
         variance = noise.errors(height).variance
@@ -97,7 +97,7 @@ def scatter(
         # A shift counts as far as runs determine it (MacKay's fixed point, which is that of EM); one that
         # they do not determine leaves the variance at its first guess.
         told = np.maximum(1 - np.diag(inverse) / group2[owner], 0.0)
-        squares, counts = np.bincount(owner, shifts**2), np.bincount(owner, told) * witnesses
+        squares, counts = np.bincount(owner, shifts**2), np.bincount(owner, told) * left
         group2 = (squares + PRIOR_GROUPS * first2) / (counts + PRIOR_GROUPS)
         noise = estimate_noise(residual - effects @ shifts, height, noise, float(told.sum()) + len(z), level)
     shared = design.T @ (weight[:, None] * effects)
@@ -110,6 +110,6 @@ def scatter(
     return named, noise, (covariance + covariance.T) / 2
 
 
-def _witnesses(group: Grouping) -> int:
+def _left_to_tell(group: Grouping) -> int:
     """How many shifts are left to tell their variance, once the law has been fitted through them."""
     return max(group.groups - _FITTED_THROUGH_SIZES, 0) if group.level == "size" else group.groups

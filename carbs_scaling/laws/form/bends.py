@@ -1,7 +1,7 @@
 """Second-order terms of best rate, best batch and floor: how they depart from power laws of N and D.
 
 Runs are far fewer than they seem where a bend is concerned: a best learning rate that is off at one of four
-sizes looks like a curve through them. Fitted as if each run were a witness, and followed along its tangent,
+sizes looks like a curve through them. Fitted as if runs were independent, and followed along its tangent,
 such a curve ruins the recipe for a larger model. So a bend is kept as far as cells and sizes agree on it.
 """
 

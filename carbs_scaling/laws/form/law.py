@@ -142,14 +142,21 @@ def floor_and_height(
     theta = np.asarray(theta, dtype=float)[..., None, :]
     shifts = shifts or {}
     p = _Named(theta)
+    flatter, off_rate, off_batch = _off_the_floor(p, features, shifts)
+    rate = _exp(p["ln_k_e"] + flatter) * valley_depth(off_rate, p["r_e"])
+    batch = _exp(p["ln_k_B"] + flatter) * valley_depth(off_batch, p["r_B"])
+    n, d = features.T[:2]
+    base = floor(theta, n, d, shifts.get("floor", 0.0)) + shifts.get("loss", 0.0)
+    return base, rate + batch
+
+
+def _off_the_floor(p: _Named, features: Array, shifts: Mapping[str, Values]) -> tuple[Array, Array, Array]:
+    """What is added to the logs of both curvatures, and the offsets from the best rate and the best batch."""
     n, d, e, b = features.T
     flatter = shifts.get("steepness", 0.0) - p["kappa_N"] * n - p["kappa_D"] * d
     off_batch = b - (p["b0"] + shifts.get("batch", 0.0) + p["b_N"] * n + p["b_D"] * d)
     off_rate = e - (p["a0"] + shifts.get("rate", 0.0) + p["a_N"] * n + p["a_D"] * d + p["a_B"] * off_batch)
-    rate = _exp(p["ln_k_e"] + flatter) * valley_depth(off_rate, p["r_e"])
-    batch = _exp(p["ln_k_B"] + flatter) * valley_depth(off_batch, p["r_B"])
-    base = floor(theta, n, d, shifts.get("floor", 0.0)) + shifts.get("loss", 0.0)
-    return base, rate + batch
+    return flatter, off_rate, off_batch
 
 
 def value_and_slopes(
@@ -167,7 +174,7 @@ def value_and_slopes(
     """
     p = _Named(theta)
     shifts = shifts or {}
-    n, d, e, b = features.T
+    n, d = features.T[:2]
     slopes = np.zeros((len(features), len(NAMES)))
 
     gamma, alpha, beta = _exp(p["ln_gamma"]), _exp(p["ln_alpha"]), _exp(p["ln_beta"])
@@ -186,9 +193,7 @@ def value_and_slopes(
         above_floor * gamma * np.log(total) + outer * (by_params * alpha * n + by_tokens * beta * d) / gamma
     )
 
-    flatter = shifts.get("steepness", 0.0) - p["kappa_N"] * n - p["kappa_D"] * d
-    off_batch = b - (p["b0"] + shifts.get("batch", 0.0) + p["b_N"] * n + p["b_D"] * d)
-    off_rate = e - (p["a0"] + shifts.get("rate", 0.0) + p["a_N"] * n + p["a_D"] * d + p["a_B"] * off_batch)
+    flatter, off_rate, off_batch = _off_the_floor(p, features, shifts)
     steep_rate, steep_batch = _exp(p["ln_k_e"] + flatter), _exp(p["ln_k_B"] + flatter)
     rate_shape, rate_by_offset, rate_by_skew = valley(off_rate, p["r_e"])
     batch_shape, batch_by_offset, batch_by_skew = valley(off_batch, p["r_B"])

@@ -9,10 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
-# Critical batches: C (N / 1e6)^p sequences (hlzhang109/critical-batch-size), and B L^(-1/a) tokens (Kaplan).
-ZHANG_CRITICAL_BATCH = (93.2, 0.468)
-KAPLAN_CRITICAL_BATCH = (2e8, 0.21)
-CRITICAL_BATCH_SEQUENCE = 512  # tokens, in the configurations of the critical-batch paper
 PUBLISHED_WEIGHT_DECAY = 0.1  # the usual one of AdamW, where a law needs it
 
 
@@ -27,7 +23,7 @@ class PublishedRecipe:
 
 @dataclass(frozen=True)
 class PublishedFloor:
-    """Constants of L = E + [(A N^-alpha)^(1/gamma) + (B D^-beta)^(1/gamma)]^gamma.
+    """L = E + [(A N^-alpha)^(1/gamma) + (B D^-beta)^(1/gamma)]^gamma.
 
     Args:
         E: irreducible loss in nats a token.
@@ -50,12 +46,6 @@ class PublishedFloor:
         by_params, by_tokens = self.A * params**-self.alpha, self.B * tokens**-self.beta
         return float(self.E + (by_params ** (1 / self.gamma) + by_tokens ** (1 / self.gamma)) ** self.gamma)
 
-    def optimal_params(self, flops: float) -> float:
-        """Compute-optimal N of C = 6 N D, in closed form (Hoffmann et al., equation 4); for gamma = 1."""
-        total = self.alpha + self.beta
-        balance = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
-        return float(balance * (flops / 6) ** (self.beta / total))
-
 
 @dataclass(frozen=True)
 class PublishedLaw:
@@ -67,7 +57,7 @@ class PublishedLaw:
         formula: as published, in this program's letters.
         learning_rate: of (N, D), or None.
         batch_tokens: of (N, D), or None.
-        floor: of the loss, or None.
+        floor: of the loss in nats a token, or None.
         fixed_batch: whether its learning rate is for one batch at every N and D, not for the best batch.
     """
 
@@ -84,11 +74,6 @@ class PublishedLaw:
         """Loss of (N, D), or None."""
         return None if self.floor is None else self.floor.loss
 
-    @property
-    def optimal_params(self) -> Callable[[float], float] | None:
-        """Compute-optimal N of C, or None."""
-        return self.floor.optimal_params if self.floor is not None and self.floor.gamma == 1 else None
-
     def recipe(self, params: float, tokens: float) -> PublishedRecipe:
         """What it says at N and D."""
         return PublishedRecipe(
@@ -97,6 +82,19 @@ class PublishedLaw:
                 for law in (self.learning_rate, self.batch_tokens, self.loss)
             )
         )
+
+
+def zhang_critical_batch(params: float) -> float:
+    """93.2 (N / 1e6)^0.468 sequences of 512 tokens, in tokens (github.com/hlzhang109/critical-batch-size).
+
+    For compute-optimal runs; at fixed N the authors find that the critical batch grows with D.
+    """
+    return float(93.2 * (params / 1e6) ** 0.468 * 512)
+
+
+def kaplan_critical_batch(loss: float) -> float:
+    """2e8 L^(-1 / 0.21) tokens, L in nats a token of their vocabulary (arXiv 2001.08361, equation 1.4)."""
+    return float(2e8 * loss ** (-1 / 0.21))
 
 
 def _kaplan_rate(params: float, tokens: float) -> float:
@@ -116,16 +114,6 @@ def _power_lines_batch(params: float, tokens: float) -> float:
 
 # The joint law has constants of its own: equation 1.5, table 2.
 _KAPLAN_FLOOR = PublishedFloor(0.0, 6.4e13**0.076, 0.076, 1.8e13**0.103, 0.103, gamma=0.103)
-
-
-def _kaplan_batch(params: float, tokens: float) -> float:
-    level, exponent = KAPLAN_CRITICAL_BATCH
-    return float(level * _KAPLAN_FLOOR.loss(params, tokens) ** (-1 / exponent))
-
-
-def _zhang_batch(params: float, tokens: float) -> float:
-    level, exponent = ZHANG_CRITICAL_BATCH
-    return float(level * (params / 1e6) ** exponent * CRITICAL_BATCH_SEQUENCE)
 
 
 LAWS = (
@@ -149,7 +137,7 @@ LAWS = (
         "lr = 0.003239 - 0.0001395 ln N; B_crit = 2e8 L^(-1/0.21) tokens; "
         "L = [(6.4e13/N)^(0.076/0.103) + 1.8e13/D]^0.103",
         learning_rate=_kaplan_rate,
-        batch_tokens=_kaplan_batch,
+        batch_tokens=lambda n, d: kaplan_critical_batch(_KAPLAN_FLOOR.loss(n, d)),
         floor=_KAPLAN_FLOOR,
     ),
     PublishedLaw(
@@ -181,7 +169,7 @@ LAWS = (
         "critical batch",
         "github.com/hlzhang109/critical-batch-size; sequences of 512 tokens",
         "B_crit = 93.2 (N / 1e6)^0.468 sequences",
-        batch_tokens=_zhang_batch,
+        batch_tokens=lambda n, d: zhang_critical_batch(n),
     ),
 )
 BY_NAME = {law.name: law for law in LAWS}

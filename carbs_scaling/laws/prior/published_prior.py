@@ -13,8 +13,8 @@ from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.laws.prior.published import BY_NAME, LAWS, PublishedLaw
-from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
-from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.prior.rates import ADAMW, LIKE_ADAMW, RatePrior
+from carbs_scaling.laws.runs.table import LawArgumentError
 
 TRANSFER_SD = 0.1  # of an exponent between settings; of the loss exponents' logs, twice that
 LEVEL_SD = 1.0  # of ln learning rate and ln batch at the centre
@@ -32,13 +32,15 @@ def published_laws(names: str | Sequence[str] | None) -> tuple[PublishedLaw, ...
         return ()
     names = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
     if wrong := [name for name in names if not isinstance(name, str)]:
-        raise LawError(f"prior={wrong[0]!r} is no name of a published law: choose from {', '.join(BY_NAME)}")
+        raise LawArgumentError(
+            f"prior={wrong[0]!r} is no name of a published law: choose from {', '.join(BY_NAME)}"
+        )
     if any(name.lower() == "published" for name in names):
         return LAWS
     lower = {name.lower(): law for name, law in BY_NAME.items()}
     for name in names:
         if name.lower() not in lower:
-            raise LawError(
+            raise LawArgumentError(
                 f"there is no published law {name!r}: choose from {', '.join(BY_NAME)}, or published"
             )
     return tuple(lower[name.lower()] for name in names)
@@ -68,16 +70,18 @@ def prior_of(
             shared[i] = 0.0
 
     a_b = mean[INDEX["a_B"]]
-    rates = [(law, *_local(law.learning_rate, centre)) for law in laws if law.learning_rate]
+    # Published rates are Adam's, and of the standard parametrization.
+    heard = laws if rates.name in LIKE_ADAMW else ()
+    by_law = [(law, *_local(law.learning_rate, centre)) for law in heard if law.learning_rate]
     batches = [_local(law.batch_tokens, centre) for law in laws if law.batch_tokens]
     set_from("b0", [level - centre[3] for level, _, _ in batches], LEVEL_SD)
     set_from("b_N", [in_n for _, in_n, _ in batches], TRANSFER_SD)
     set_from("b_D", [in_d for _, _, in_d in batches], TRANSFER_SD)
     # At a fixed batch the best batch moves away with N and D, and the rate gives back a_B of that.
     b_n, b_d = mean[INDEX["b_N"]], mean[INDEX["b_D"]]
-    set_from("a0", [level - centre[2] for _, level, _, _ in rates], LEVEL_SD)
-    set_from("a_N", [in_n + law.fixed_batch * a_b * b_n for law, _, in_n, _ in rates], TRANSFER_SD)
-    set_from("a_D", [in_d + law.fixed_batch * a_b * b_d for law, _, _, in_d in rates], TRANSFER_SD)
+    set_from("a0", [level - centre[2] for _, level, _, _ in by_law], LEVEL_SD)
+    set_from("a_N", [in_n + law.fixed_batch * a_b * b_n for law, _, in_n, _ in by_law], TRANSFER_SD)
+    set_from("a_D", [in_d + law.fixed_batch * a_b * b_d for law, _, _, in_d in by_law], TRANSFER_SD)
     for name in LOSS_EXPONENTS:
         values = [np.log(getattr(law.floor, name.removeprefix("ln_"))) for law in laws if law.floor]
         set_from(name, values, 2 * TRANSFER_SD)

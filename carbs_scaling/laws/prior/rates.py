@@ -73,6 +73,8 @@ RATE_PRIORS = {
         ),
     )
 }
+# Optimizers whose steps are as large as AdamW's, so that published laws of its rates speak of theirs too.
+LIKE_ADAMW = frozenset({"adamw", "adam", "nadam"})
 # With muP the best rate hardly moves with width, with CompleteP neither with depth. N grows with both.
 WIDTH_FREE = {"mup": (0.0, 0.15), "completep": (0.0, 0.1)}
 

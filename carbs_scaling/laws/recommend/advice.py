@@ -8,7 +8,7 @@ import numpy as np
 from carbs_scaling.laws.prior.published import LAWS, PublishedLaw, PublishedRecipe
 from carbs_scaling.laws.recipe import FITTED, Recommendation
 from carbs_scaling.laws.recommend.reach import Reach, target_reach
-from carbs_scaling.laws.runs.table import LawError, positive_number
+from carbs_scaling.laws.runs.table import LawArgumentError, positive_number
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
 GRID = 400  # sizes among which the compute-optimal one is chosen
@@ -130,7 +130,7 @@ def advise(
         LawError: the target is not given, or given twice; a number out of its range.
     """
     if not (isinstance(level, Real) and 0 < level < 1):
-        raise LawError(f"level={level!r} must lie in (0, 1)")
+        raise LawArgumentError(f"level={level!r} must lie in (0, 1)")
     optimal = None
     if flops is not None and params is None and tokens is None:
         optimal = compute_optimal(law, positive_number(flops, "target.flops"), level)
@@ -159,14 +159,14 @@ def _target(params: float | None, tokens: float | None, flops: float | None) -> 
         for name, value in (("params", params), ("tokens", tokens), ("flops", flops))
     )
     if flops is not None and params is not None and tokens is not None:
-        raise LawError("set target.params and target.tokens, or target.flops, not all three")
+        raise LawArgumentError("set target.params and target.tokens, or target.flops, not all three")
     if params is not None and tokens is not None:
         return params, tokens
     if flops is not None and params is not None:
         return params, flops / (6 * params)
     if flops is not None and tokens is not None:
         return flops / (6 * tokens), tokens
-    raise LawError("set target.params and target.tokens, or target.flops to have N and D chosen")
+    raise LawArgumentError("set target.params and target.tokens, or target.flops to have N and D chosen")
 
 
 def halving_flops(law: ScalingLaw, params: float, tokens: float) -> float | None:

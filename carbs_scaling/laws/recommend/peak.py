@@ -5,7 +5,7 @@ from math import isfinite
 from pathlib import Path
 
 from carbs_scaling.laws.prior.published import BY_NAME, PublishedLaw
-from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.runs.table import LawArgumentError, LawError
 from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
 
 # Exponent of the rate in the batch, away from the batch of a published law: Adam's square-root rule (Malladi
@@ -44,7 +44,7 @@ def find_law(law: AnyLaw | str | Path) -> AnyLaw:
         return named[str(law).lower()]
     if Path(law).is_file():
         return ScalingLaw.load(law)
-    raise LawError(f"law={law}: no such file, and no published law; there are {', '.join(BY_NAME)}")
+    raise LawArgumentError(f"law={law}: no such file, and no published law; there are {', '.join(BY_NAME)}")
 
 
 def peak_learning_rate(
@@ -71,7 +71,7 @@ def peak_learning_rate(
     """
     for name, value in (("params", params), ("tokens", tokens), ("batch_tokens", batch_tokens)):
         if value is not None and not (isfinite(value) and value > 0):
-            raise LawError(f"{name}={value} must be a positive number")
+            raise LawArgumentError(f"{name}={value} must be a positive number")
     found = find_law(law)
     if isinstance(found, PublishedLaw):
         return _published_peak(found, params, tokens, batch_tokens, optimizer)

@@ -174,12 +174,7 @@ def agreement(law: ScheduleLaw, curve: LossCurve) -> Agreement:
 
 
 def rank_schedules(law: ScheduleLaw, schedules: Mapping[str, Schedule]) -> dict[str, float]:
-    """Predict the final losses of candidate schedules, best first.
-
-    Args:
-        law: fitted to curves of the same model, batch and text.
-        schedules: by name, of any lengths.
-    """
+    """Predict the final losses of candidate schedules of any lengths, by name, best first."""
     finals = {
         name: float(law.loss(schedule, np.array([len(schedule.learning_rates)]))[0])
         for name, schedule in schedules.items()
@@ -193,7 +188,7 @@ def best_schedule(
     """Find the schedule of least predicted final loss among those that never rise.
 
     Args:
-        law: fitted.
+        law: fitted to curves of the same model, batch and text.
         steps: after warmup.
         peak: learning rate that it starts from.
         warmup_area: sum of the learning rates of the warmup.

@@ -9,8 +9,8 @@ gradient noise so far. A law holds for one model, text and batch; only the sched
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.signal import lfilter
@@ -99,9 +99,6 @@ class TissueLaw(ScheduleLaw):
     1 - lambda a step.
 
     Args:
-        floor: L0.
-        amplitude: A.
-        exponent: alpha.
         annealing: C.
         forgetting: 1 - lambda.
     """
@@ -130,9 +127,6 @@ class MultiPowerLaw(ScheduleLaw):
     then.
 
     Args:
-        floor: L0.
-        amplitude: A.
-        exponent: alpha.
         drop_gain: B.
         drop_rate: C.
         drop_exponent: beta.
@@ -170,9 +164,6 @@ class FunctionalLaw(ScheduleLaw):
     theory q = 1 - 1 / beta is below 1; here it is free.
 
     Args:
-        floor: L0.
-        amplitude: A.
-        exponent: s.
         drop_gain: B.
         forgetting_rate: C.
         forgetting_exponent: q.
@@ -218,9 +209,6 @@ class NoiseLaw(ScheduleLaw):
     learning rate is annealed.
 
     Args:
-        floor: L0.
-        amplitude: A.
-        exponent: alpha.
         noise: C.
         curvature: h, per unit of area.
     """
@@ -265,22 +253,3 @@ def merged_drops(schedule: Schedule, most: int = MAX_DROPS) -> tuple[np.ndarray,
     groups = np.array_split(moved, min(most, len(moved)))
     at = np.array([group[len(group) // 2] for group in groups])
     return at, np.array([drops[group].sum() for group in groups]), schedule.learning_rates[at]
-
-
-def law_to_dict(law: ScheduleLaw) -> dict[str, Any]:
-    """Convert a law to plain JSON types, with its name under `law`."""
-    return {"law": law.name, **asdict(law)}
-
-
-def law_from_dict(fields: dict[str, Any]) -> ScheduleLaw:
-    """Invert `law_to_dict`.
-
-    Raises:
-        ValueError: there is no law of that name.
-    """
-    fields = dict(fields)
-    name = fields.pop("law", None)
-    for kind in SCHEDULE_LAWS:
-        if kind.name == name:
-            return kind(**fields)
-    raise ValueError(f"no schedule law {name!r}; there are {', '.join(kind.name for kind in SCHEDULE_LAWS)}")

@@ -156,27 +156,6 @@ class Dynamics:
     noise: np.ndarray
     errors: np.ndarray
 
-    def simulate(self, rates: np.ndarray, runs: int = 100, substeps: int = 1, seed: int = 0) -> np.ndarray:
-        """Simulate the excess loss after each step, as a mean over runs: (T,) -> (T,).
-
-        Uses the scheme of Euler and Maruyama.
-
-        Args:
-            rates: learning rate of each step, shape (T,).
-            runs: independent paths.
-            substeps: of one training step; with 1 it is the optimizer itself under Gaussian gradient noise.
-            seed: of the noise.
-        """
-        rng = np.random.default_rng(seed)
-        errors = np.tile(self.errors, (runs, 1))
-        losses = np.empty(len(rates))
-        for step, rate in enumerate(rates):
-            for _ in range(substeps):
-                shock = rng.normal(size=errors.shape) * (rate * self.noise / np.sqrt(substeps))
-                errors += shock - rate / substeps * self.drift * errors
-            losses[step] = 0.5 * np.mean(errors**2 @ self.eigenvalues)
-        return losses
-
     def loss_curve(self, rates: np.ndarray) -> np.ndarray:
         """Expected excess loss after each step: (T,) -> (T,).
 

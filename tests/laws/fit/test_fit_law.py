@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.fit.fit_law import LawsByOptimizer, ScalingLaw
 from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
 
 
 def test_exponents_are_recovered_within_their_errors(law, truth):
@@ -187,3 +187,24 @@ def test_wrong_interval_names_are_refused(law):
 def test_a_prior_without_width_is_refused(runs, width):
     with pytest.raises(LawError, match="prior_width"):
         fit_law(runs, prior_width=width)
+
+
+def test_a_table_of_losses_alone_gives_the_law_of_the_loss():
+    rng = np.random.default_rng(0)
+    params, tokens = 10 ** rng.uniform(7.5, 10, 120), 10 ** rng.uniform(9, 11.5, 120)
+
+    def floor(n, d):  # Besiroglu et al. (arXiv 2404.10102)
+        return 1.8172 + 482.01 * n**-0.3478 + 2085.43 * d**-0.3658
+
+    loss = floor(params, tokens) * np.exp(0.002 * rng.normal(size=120))
+    law = fit_law({"params": params, "tokens": tokens, "loss": loss})
+    assert np.exp(law.parameter("ln_alpha")) == pytest.approx(0.3478, abs=0.03)
+    assert np.exp(law.parameter("ln_beta")) == pytest.approx(0.3658, abs=0.03)
+    assert law.held_out.loss_error < 0.01
+    recipe = law.recommend(1e11, 2e12)
+    assert np.isnan(recipe.learning_rate)
+    low, high = recipe.interval("loss")
+    assert low < floor(1e11, 2e12) < high
+    assert [line for line in law.warnings if "rate" in line or "batch" in line] == [
+        "these runs have no learning_rate and no batch_tokens: none is recommended"
+    ]

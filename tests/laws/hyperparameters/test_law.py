@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
-from carbs_scaling.laws.fit.fit_law import ScalingLaw
 from carbs_scaling.laws.recommend.advice import advise, shape_for
 from carbs_scaling.laws.runs.table import LawError
+from carbs_scaling.laws.scaling_law import ScalingLaw
 
 TARGET = (5e9, 5e10)
 

@@ -15,12 +15,6 @@ def test_step_law_and_deepseek_at_a_billion_parameters():
     assert 5e6 < deep.batch_tokens < 1.5e7
 
 
-def test_besiroglu_asks_for_about_twenty_tokens_a_parameter():
-    flops = 5.76e23
-    params = BY_NAME["Besiroglu"].optimal_params(flops)
-    assert 12 < flops / 6 / params**2 < 25
-
-
 def test_bjorck_lowers_the_rate_with_tokens_and_step_law_raises_it():
     def slope(name):
         law = BY_NAME[name]

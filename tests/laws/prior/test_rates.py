@@ -8,8 +8,9 @@ import pytest
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.prior.prior import law_prior, published_level
+from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
 from carbs_scaling.laws.prior.rates import ADAMW, RATE_PRIORS, rate_prior
-from carbs_scaling.laws.runs.table import read_runs
+from carbs_scaling.laws.runs.reading import read_runs
 
 CENTRE = np.log([2e8, 1e10, 1e-3, 2e5])
 
@@ -35,6 +36,20 @@ def test_with_a_parametrization_the_rate_hardly_moves_with_size_from_that_of_the
     assert prior.at("a_N") == 0.0
     assert prior.sd[INDEX["a_N"]] <= 0.15
     assert prior.at("a0") + CENTRE[2] == pytest.approx(published_level(1e6, 1e10)[0])
+
+
+def test_published_laws_of_adams_rates_are_no_prior_of_another_kind():
+    laws = published_laws("Step Law")
+    for rates in (rate_prior("sgd"), rate_prior("adamw", "mup", 1e6)):
+        own, weak = prior_of(laws, 2.3, CENTRE, rates), law_prior(2.3, CENTRE, rates=rates)
+        assert own.at("a_N") == weak.at("a_N") != prior_of(laws, 2.3, CENTRE).at("a_N")
+        assert own.at("b_D") != weak.at("b_D")
+
+
+def test_an_unknown_level_is_no_wider_than_the_range_that_is_searched():
+    wide, narrow = (np.log([1e-9, 1e9]), np.log([1e-3, 1e-1]))
+    sds = [law_prior(2.3, CENTRE, rate_range=r, rates=rate_prior("sgd")).sd for r in (None, wide, narrow)]
+    assert [sd[INDEX["a0"]] for sd in sds] == pytest.approx([3.0, 3.0, np.log(100) / 4])
 
 
 def test_the_law_of_a_study_has_the_prior_of_its_optimizer_and_parametrization(runs):

@@ -5,7 +5,8 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws.runs.collapse import collapsed
-from carbs_scaling.laws.runs.table import LawError, read_runs
+from carbs_scaling.laws.runs.reading import read_runs
+from carbs_scaling.laws.runs.table import LawError
 
 
 def flags(rows):

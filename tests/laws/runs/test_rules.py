@@ -6,8 +6,8 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws.recommend.advice import advise, compute_optimal
+from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.rules import rules_of
-from carbs_scaling.laws.runs.table import read_runs
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
 

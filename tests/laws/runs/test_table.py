@@ -6,7 +6,8 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.errors import CarbsScalingError
-from carbs_scaling.laws.runs.table import LawError, read_runs
+from carbs_scaling.laws.runs.reading import read_runs
+from carbs_scaling.laws.runs.table import LawError
 
 
 def changed(frame, **columns):
@@ -29,6 +30,10 @@ CASES = {
     "perplexity": (lambda f: changed(f, loss=np.exp(f.loss) * 20), "perplexity"),
     "words": (lambda f: changed(f, loss="low"), "no number"),
     "a missing column": (lambda f: f.drop(columns="batch_tokens"), "batch_tokens"),
+    "other names": (
+        lambda f: f.rename(columns={"learning_rate": "lr", "batch_tokens": "batch"}),
+        "under any name",
+    ),
     "no table": (lambda f: 7, "not a table"),
 }
 

@@ -1,0 +1,171 @@
+"""A trained model from a folder or the hub: `model=pretrained model.path=FOLDER_OR_NAME`. It has one size.
+
+Its training goes on from its weights, with its own tokenizer. Only safetensors are read: other weight files
+are pickles, which may run code. Code of a model's repository is never run.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carbs_scaling.errors import ConfigError
+from carbs_scaling.models.family import ModelFamily, ModelShape
+from carbs_scaling.models.measured import Measured
+from carbs_scaling.models.stock import DEPTH, WIDTH, first_line, make_config, read_config, size_of
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+# What is fetched of a model on the hub; weights in pickles and code are not.
+PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "tokenizer.model", "*.tiktoken")
+SAMPLES, SAMPLE_BYTES = 64, 4096  # of each file of weights, for its fingerprint
+
+
+@dataclass(frozen=True)
+class PretrainedOptions:
+    """A trained model.
+
+    Args:
+        path: of a folder, or the name of a model on the hub.
+        weights_sha256: of a sample of its weights and its configuration; None for whatever is there. A study
+            and a recipe keep it, so that they are never mixed with those of other weights.
+
+    Raises:
+        ConfigError: there is none, it has no safetensors, or its weights are other ones.
+    """
+
+    path: str = ""
+    weights_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("model=pretrained needs model.path, a folder or the name of a model on the hub")
+        found = fingerprint(local_folder(self.path))
+        if self.weights_sha256 not in (None, found):
+            raise ConfigError(f"model.path={self.path} holds other weights than those of the study or recipe")
+        object.__setattr__(self, "weights_sha256", found)
+
+
+@cache
+def local_folder(path: str) -> Path:
+    """The folder of a model, fetched from the hub where it is no folder here.
+
+    Raises:
+        ConfigError: there is none, or it has no safetensors.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        folder = _fetched(path)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.path={path} holds no config.json: it is no model of transformers")
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"model.path={path} holds no safetensors: other weight files, such as pytorch_model.bin, are "
+            "pickles, which may run code, and are not read; save the model again as safetensors"
+        )
+    return folder
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a hub's model in the local cache; what is not there yet is fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    for offline in (True, False):
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=list(PATTERNS), local_files_only=offline))
+        except LocalEntryNotFoundError:
+            continue
+        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+            raise ConfigError(
+                f"model.path={name} is no folder here, and the hub has none of this name: {first_line(error)}"
+            ) from error
+        if not offline or any(folder.glob("*.safetensors")):
+            return folder
+    raise ConfigError(f"model.path={name} is no folder here, and the hub is out of reach")
+
+
+@cache
+def fingerprint(folder: Path) -> str:
+    """A hash of the configuration, and of sizes and samples of the weights: gigabytes are not read whole."""
+    digest = sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as handle:
+            for sample in range(SAMPLES):
+                handle.seek(sample * max(0, size - SAMPLE_BYTES) // (SAMPLES - 1))
+                digest.update(handle.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+class Pretrained(Measured):
+    """See `ModelFamily`."""
+
+    name = "pretrained"
+    options_type = PretrainedOptions
+
+    def fixed_sizes(self, options: PretrainedOptions) -> dict[str, int]:
+        """All of them but the sequence length."""
+        config = _config(options.path)
+        width, depth = (size_of(config, name) or 1 for name in (WIDTH, DEPTH))
+        return {
+            "width": width,
+            "depth": depth,
+            "head_size": 1,  # heads may be of any width beside that of the model
+            "vocabulary_size": size_of(config, "vocab_size") or 1,
+        }
+
+    def tokenizer(self, options: PretrainedOptions) -> str:
+        """The model's own."""
+        return options.path
+
+    def check(self, shape: ModelShape) -> None:
+        """The sequences are no longer than the model takes."""
+        most = size_of(_config(shape.options.path), "max_position_embeddings")
+        if most is not None and shape.sequence_length > most:
+            raise ConfigError(
+                f"model.sequence_length={shape.sequence_length}: this model takes at most {most} tokens"
+            )
+
+    def config(self, shape: ModelShape) -> "PretrainedConfig":
+        """As in the folder, without dropout."""
+        return _config(shape.options.path)
+
+    def build(self, shape: ModelShape) -> "nn.Module":
+        """The model with its weights, in float32."""
+        from copy import deepcopy
+
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        folder = local_folder(shape.options.path)
+        try:
+            model: nn.Module = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=deepcopy(self.config(shape)),
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            raise ConfigError(f"model.path={shape.options.path}: {first_line(error)}") from error
+        return model
+
+
+@cache
+def _config(path: str) -> "PretrainedConfig":
+    values = read_config(str(local_folder(path)))
+    values.pop("quantization_config", None)
+    return make_config(json.dumps(values, sort_keys=True))
+
+
+FAMILY: ModelFamily = Pretrained()

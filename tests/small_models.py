@@ -1,0 +1,55 @@
+"""Small shapes of every family, for the tests that all families pass."""
+
+from functools import cache
+from pathlib import Path
+
+from carbs_scaling.models.build import build_model
+from carbs_scaling.models.family import FAMILIES, ModelShape
+from carbs_scaling.training.saved_model import byte_tokenizer, save_model
+
+# Families with what is not their default, and those that need something to be said.
+VARIANTS = {
+    "llama-grouped": ("llama", {"queries_per_key_value": 2, "tied_head": False, "mlp_ratio": 3.5}),
+    "llama-one-key": ("llama", {"key_value_heads": 1}),
+    "qwen3_moe-three": ("qwen3_moe", {"experts": 4, "experts_per_token": 3, "tied_head": False}),
+    "auto-moe": ("auto", {"config": {"model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2}}),
+}
+DEFAULTS = {"auto": {"config": {"model_type": "mistral"}}}
+CASES = (*FAMILIES.names, *VARIANTS)
+# Cheaper than all variants where a variant has no code of its own.
+NAMES = FAMILIES.names
+
+
+def small_shape(case: str, folder: Path, *sizes: int) -> ModelShape:
+    """A shape of the case: width, depth, head size, vocabulary, sequence length.
+
+    Args:
+        case: one of `CASES`.
+        folder: for the weights of a pretrained model, which is Llama's.
+        sizes: as above.
+    """
+    name, options = VARIANTS.get(case, (case, DEFAULTS.get(case)))
+    if name == "pretrained":
+        shape = ModelShape(name, sizes[0], sizes[1], 1, *sizes[3:], {"path": trained_folder(folder, sizes)})
+    elif name == "auto":
+        head_size = sizes[2]
+        config = {
+            **options["config"],
+            **{"hidden_size": 4 * head_size, "num_attention_heads": 4, "num_key_value_heads": 4},
+            **{"intermediate_size": 8 * head_size, "num_hidden_layers": 2},
+        }
+        shape = ModelShape(name, *sizes, {"config": config})
+    else:
+        # Two heads at least, where a group of heads has two.
+        width = max(sizes[0], 2 * sizes[2])
+        shape = ModelShape(name, width, *sizes[1:], options)
+    return shape
+
+
+@cache
+def trained_folder(folder: Path, sizes: tuple[int, ...]) -> str:
+    """A folder with a model as `train` leaves it."""
+    path = folder / "-".join(map(str, sizes))
+    model = build_model(ModelShape("llama", *sizes), seed=0)
+    save_model(model, byte_tokenizer(), path)
+    return str(path)
