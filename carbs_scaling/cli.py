@@ -16,11 +16,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import TracebackType
+from typing import NoReturn
 
 from carbs_scaling import __version__
 from carbs_scaling.command_line import PRINTING, SWEEPING, checked
 from carbs_scaling.config_keys import configuration_folder, verb_keys
-from carbs_scaling.errors import CarbsScalingError, ConfigError
+from carbs_scaling.errors import CarbsScalingError, ConfigError, end_at_once
 from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.report.terminal import ready_streams
 from carbs_scaling.usage import SHELLS, VERBS, completions, usage, verb_usage
@@ -44,6 +45,12 @@ def fail(message: str, code: int = FAILED) -> None:
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"carbs-scaling: error: {cleaned(' '.join(message.split()))}", file=sys.stderr)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_at_once(code)
     raise SystemExit(code)
 
 
@@ -114,7 +121,7 @@ def _start_verb(name: str, overrides: list[str]) -> None:
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             print(f"carbs-scaling: stopped. {GOES_ON.get(name, '')}".rstrip(), file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        _end(INTERRUPTED)
 
 
 def _run_verb(name: str, overrides: list[str]) -> None:

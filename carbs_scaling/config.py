@@ -66,6 +66,7 @@ class BudgetConfig:
 
     flops: float = MISSING
     max_trial_fraction: float = MISSING
+    min_trial_fraction: float = MISSING
     stop_below_fraction: float = MISSING
     trial_overhead_flops: float = MISSING
     hours: float | None = MISSING
@@ -77,6 +78,10 @@ class BudgetConfig:
         require(
             0 < self.max_trial_fraction <= 1,
             f"budget.max_trial_fraction={self.max_trial_fraction} must lie in (0, 1]",
+        )
+        require(
+            0 <= self.min_trial_fraction < self.max_trial_fraction,
+            f"budget.min_trial_fraction={self.min_trial_fraction} must lie in [0, budget.max_trial_fraction)",
         )
         require(
             0 <= self.stop_below_fraction < 1,

@@ -1,5 +1,9 @@
 """Errors meant for people: each message is one line that says what is wrong and what to do."""
 
+import os
+import sys
+from typing import NoReturn
+
 
 class CarbsScalingError(Exception):
     """Base of every error that the command line prints as one line instead of a traceback.
@@ -35,3 +39,10 @@ class WrongStudy(StudyError, ConfigError):
 
 class BudgetSpent(CarbsScalingError):
     """What remains of the budget pays for no legal run."""
+
+
+def end_at_once(code: int) -> NoReturn:
+    """End a process of `torchrun`: Python's ordinary end may wait for messages to processes that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

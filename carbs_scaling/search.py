@@ -70,22 +70,27 @@ def trial_limits(config: SearchConfig) -> Limits:
 def build_sampler(config: SearchConfig, task: Task) -> samplers.Sampler:
     """The sampler that `sampler` of the configuration names, on the task's own space.
 
-    It never proposes what the task does not allow, nor what costs more than `budget.max_trial_fraction`.
+    It never proposes what the task does not allow, nor what costs more than `budget.max_trial_fraction` or
+    less than `budget.min_trial_fraction`.
 
     Raises:
         ConfigError: an unknown sampler or option, or no point that may be run.
     """
     options = dict(config.sampler)
     name = options.pop("name", None)
-    max_trial_flops = trial_limits(config).max_trial_flops
+    most = trial_limits(config).max_trial_flops
+    least = config.budget.flops * config.budget.min_trial_fraction
 
     def allowed(point: Point) -> bool:
-        return task.flops(point) <= max_trial_flops and task.allowed(point)
+        return least <= task.flops(point) <= most and task.allowed(point)
 
     try:
         legal = LegalSpace(Encoding(task.space), task.flops, task.roles, task.project, allowed, task.rates)
     except ValueError as error:
-        limits = "budget.flops x budget.max_trial_fraction, or the task's limit on memory,"
+        limits = (
+            "budget.flops x budget.min_trial_fraction or x budget.max_trial_fraction, "
+            "or the task's limit on memory,"
+        )
         raise ConfigError(f"sampler: {str(error).replace('allowed()', limits)}") from error
     overhead = config.budget.trial_overhead_flops
     return samplers.build_sampler(name, legal, config.budget.flops, config.study.seed, options, overhead)

@@ -138,7 +138,7 @@ def test_cfg_job_prints_the_configuration(tmp_path):
         (["search", "model=gpt3"], "gpt2, llama"),
         (["search", "budget.flops=much"], "budget.flops"),
         (["search", "budget.flops=1e6"], "costs"),
-        (["search", "space.width=50"], "multiple of model.head_size=16"),
+        (["search", "space.width=50"], "multiple of model.head_size=8"),
         (["search", "data=files", "data.paths=[nowhere.txt]"], "nowhere.txt"),
         (["search", "data=files", "data.paths=[empty.txt]"], "empty"),
         (["search", "study.name=a/b"], "study.name"),

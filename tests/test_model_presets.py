@@ -6,6 +6,10 @@ from carbs_scaling.models.family import FAMILIES
 from tests.small_models import trained_folder
 from tests.test_search import run, tiny  # noqa: F401
 
+FEW_STEPS = (
+    "sampler=random", "budget.flops=1e10", "budget.trials=3",
+    "space.tokens_per_parameter={low: 0.5, high: 2}", "space.batch_size={low: 4, high: 8}",
+)  # fmt: skip
 WIDER = "space.width=32"  # two heads, which share one of keys
 PRESETS = {
     "llama": ("+experiment=llama", WIDER),
@@ -30,8 +34,7 @@ def test_a_search_by_the_preset(tiny, name, tmp_path):  # noqa: F811
     overrides = [
         text.replace("FOLDER", trained_folder(tmp_path, (16, 1, 16, 256, 32))) for text in PRESETS[name]
     ]
-    flops = 1e10
-    study = run(tiny(name, "sampler=random", *overrides, f"budget.flops={flops}", "budget.trials=4"))
+    study = run(tiny(name, *FEW_STEPS, *overrides))
     completed = [record for record in study.records() if record.completed]
     assert len(completed) >= 2
     for record in completed:

@@ -188,6 +188,20 @@ def test_a_limit_on_memory_keeps_large_runs_from_being_proposed(search_config, p
     assert most_needed(f"executor.memory_bytes={limit_bytes}") <= limit_bytes < most_needed()
 
 
+@pytest.mark.parametrize("sampler", ["carbs", "grid", "random"])
+def test_nothing_costs_less_or_more_than_the_budget_says(search_config, pretraining, sampler):
+    limits = ("budget.flops=1e12", "budget.min_trial_fraction=0.005", "budget.max_trial_fraction=0.05")
+    task = pretraining(*limits)
+    built = build_sampler(search_config(*limits, f"sampler={sampler}"), task)
+    study, costs = new_study(built), []
+    for _ in range(10):
+        trial = study.ask(task.space)
+        costs.append(task.flops(trial.params))
+        study.tell(trial, [2 + costs[-1] ** -0.1, costs[-1]])
+    assert 5e9 <= min(costs) < 2e10
+    assert max(costs) <= 5e10
+
+
 def test_accumulating_batches_lets_them_fit(pretraining):
     def limit(*overrides):
         overrides = ("executor.memory_bytes=1_000_000_000", "executor.device=cpu", *overrides)
@@ -203,7 +217,7 @@ def test_accumulating_batches_lets_them_fit(pretraining):
     whole, pieces = limit(), limit("training.micro_batch_tokens=512")
     assert not whole(largest)
     assert pieces(largest)
-    assert pieces.needed_bytes(largest) == pieces.needed_bytes({**largest, "batch_size": 4})
+    assert pieces.needed_bytes(largest) == pieces.needed_bytes({**largest, "batch_size": 8})
 
 
 def test_a_limit_on_memory_that_no_run_keeps_to_is_one_line_with_what_the_smallest_needs(pretraining):

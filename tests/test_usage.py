@@ -65,7 +65,7 @@ def test_tab_in_bash(tmp_path):
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     script = COMPLETE.format(script=SHELLS["bash"])
     for line, words in (
-        ("carbs-scaling search model=", ["gpt2", "llama"]),
+        ("carbs-scaling search model=l", ["llama"]),
         ("carbs-scaling comp", ["compare"]),
     ):
         result = subprocess.run(

@@ -66,7 +66,7 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
     return SearchConfig(
         study=StudyConfig(name, str(directory), None, options.pop("seed", 0)),
         budget=BudgetConfig(
-            options.pop("flops", BUDGET_FLOPS), 0.15, 0.01, 2e4, *(options.pop(k, None) for k in LIMITS)
+            options.pop("flops", BUDGET_FLOPS), 0.15, 0.0, 0.01, 2e4, *(options.pop(k, None) for k in LIMITS)
         ),
         task={"name": "toy"},
         sampler={"name": sampler, **options},

@@ -40,7 +40,7 @@ def run(composed: DictConfig) -> None:
         def batch_of(params: float) -> float:
             return by_laws(lambda law: law.recipe(params, 20 * params).batch_tokens)[0]
 
-        throughput = probe(model.shape, batch_of, model.flops_convention)
+        throughput = probe(model.shape, batch_of, model.flops_convention, config.gpus)
     else:
         throughput = table_throughput(config.gpu, config.utilization)
         memory = device_called(config.gpu).memory_bytes

@@ -127,8 +127,9 @@ class Plan:
 
     @property
     def search_seconds(self) -> float:
-        """Wall time of the search's training on all devices."""
-        return sum(run.runs * run.seconds for run in self.ladder) / self.devices
+        """Wall time of the search on all devices, with what its trials take beside training."""
+        beside = self.throughput.trial_seconds
+        return sum(run.runs * (run.seconds + beside) for run in self.ladder) / self.devices
 
     @property
     def tokens_per_second(self) -> float:

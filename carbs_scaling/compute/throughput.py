@@ -73,11 +73,13 @@ class Throughput:
         params: N of the sizes, rising, shape (k,).
         flops_per_second: at them, shape (k,).
         source: for the report.
+        trial_seconds: what a trial of a search takes beside its training: proposing, building, scoring.
     """
 
     params: Sequence[float]
     flops_per_second: Sequence[float]
     source: str
+    trial_seconds: float = 10.0
 
     def at(self, params: float) -> float:
         """FLOPs a second of one device for a model of N parameters."""

@@ -51,7 +51,7 @@ def token_losses(
         nobody reports; None for a model without one.
     """
     tokens, targets = windows[:, :-1], windows[:, 1:].flatten()
-    config: Any = model.config
+    config: Any = getattr(model, "module", model).config  # DDP passes no attributes on
     # Read from the object itself: a wrapper passes attributes on, and its forward must not be gone around.
     if vars(model).get("has_plain_head") and is_large(len(targets), config.vocab_size, targets.device):
         body: Any = model.base_model

@@ -141,6 +141,7 @@ class Decoder(ModelFamily):
             "num_key_value_heads": self.key_value_heads(shape),
             "head_dim": shape.head_size,
             "max_position_embeddings": shape.sequence_length,
+            "initializer_range": shape.initial_weight_sd,
             "use_cache": False,
             "bos_token_id": None,
             "eos_token_id": None,

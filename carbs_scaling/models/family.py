@@ -27,6 +27,10 @@ FAMILIES = Registry(
 )  # fmt: skip
 
 
+# GPT-2's standard deviation of initial weights, .02, is for its width of 768.
+REFERENCE_WIDTH, REFERENCE_SD = 768, 0.02
+
+
 @dataclass(frozen=True)
 class NoOptions:
     """A family without options of its own."""
@@ -82,6 +86,15 @@ class ModelShape:
     def heads(self) -> int:
         """Attention heads a block."""
         return self.width // self.head_size
+
+    @property
+    def initial_weight_sd(self) -> float:
+        """Standard deviation of initial weights: as 1/sqrt(width), so that a block's outputs do not fade.
+
+        With the constant .02 further blocks of a narrow model learn next to nothing in a short run
+        (docs/log.md, "why were all front points one block deep?").
+        """
+        return REFERENCE_SD * (REFERENCE_WIDTH / self.width) ** 0.5
 
     @cached_property  # read thousands of times a proposal
     def params(self) -> int:

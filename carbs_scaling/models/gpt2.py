@@ -71,6 +71,7 @@ class GPT2(ModelFamily):
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            initializer_range=shape.initial_weight_sd,
             use_cache=False,
             bos_token_id=None,
             eos_token_id=None,

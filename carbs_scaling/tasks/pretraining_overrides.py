@@ -76,6 +76,7 @@ def search_preset(plan: Plan, name: str, hours: float | None) -> dict[str, Any]:
         "budget": {
             "flops": _round(plan.search_flops),
             "max_trial_fraction": _round(plan.max_trial_fraction),
+            "min_trial_fraction": _round(plan.ladder[-1].flops / plan.search_flops),
             "trial_overhead_flops": _round(OVERHEAD_SECONDS * speed),
             "hours": None if hours is None else _round(hours),
         },

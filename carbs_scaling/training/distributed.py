@@ -23,7 +23,7 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.training.checkpoint import Checkpoint, CheckpointPlan, load_checkpoint
 from carbs_scaling.training.config import ObjectiveConfig
 from carbs_scaling.training.recipe import Recipe
-from carbs_scaling.training.step import TrainingStep, autocast, window_loss
+from carbs_scaling.training.step import TrainingStep, backward
 
 T = TypeVar("T")
 
@@ -318,11 +318,8 @@ class _SharedStep(TrainingStep):
             # Averaged over processes, which also sums.
             share = self._size * len(windows) / self._batch_size
             with self._summed_if(number == passes):
-                with autocast(batch.device):
-                    # A process with fewer windows than passes takes one for nothing.
-                    loss = window_loss(self.model, windows if len(windows) else batch[:1]) * share
-                torch.autograd.backward(loss)
-            total += loss.detach()
+                # A process with fewer windows than passes takes one for nothing.
+                total += backward(self.model, windows if len(windows) else batch[:1], share)
         return total
 
     def fitting(self, passes: Callable[[], torch.Tensor]) -> torch.Tensor:

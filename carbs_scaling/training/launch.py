@@ -6,12 +6,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
-from carbs_scaling.errors import CarbsScalingError, ConfigError
+from carbs_scaling.errors import CarbsScalingError, ConfigError, end_at_once
 from carbs_scaling.training.device import choose_device
 from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.interruption import STOP_SIGNALS
@@ -55,15 +54,17 @@ def joined(device: str, parallel: str) -> Iterator[Ranks]:
     ranks = Ranks(dist.get_rank(), size, parallel, own)
     try:
         yield ranks
-    except (CarbsScalingError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+    except (CarbsScalingError, OSError, MemoryError, RuntimeError, KeyboardInterrupt, SystemExit) as error:
         for number in STOP_SIGNALS:  # those of `torchrun`, on the way out
             signal.signal(number, signal.SIG_IGN)
         end = _explained(error, ranks)
-        if ranks.first or not isinstance(end, CarbsScalingError | OSError | KeyboardInterrupt | SystemExit):
+        silent = isinstance(end, SystemExit)
+        known = silent or isinstance(end, CarbsScalingError | OSError | KeyboardInterrupt)
+        if not known or (ranks.first and not silent):
             raise end from (None if end is error else error)
         if isinstance(end, CarbsScalingError | OSError):
             print(f"carbs-scaling: error: {' '.join(str(end).split())}", file=sys.stderr)
-        _end(INTERRUPTED if isinstance(end, KeyboardInterrupt) else 1)
+        end_at_once(INTERRUPTED if isinstance(end, KeyboardInterrupt) else 1)
     else:
         dist.destroy_process_group()
 
@@ -86,13 +87,6 @@ def _explained(error: BaseException, ranks: Ranks) -> BaseException:
     if isinstance(error, CarbsScalingError | OSError) and not ranks.first:
         return CarbsScalingError(f"{who}: {error}")
     return error
-
-
-def _end(code: int) -> NoReturn:
-    """End this process at once: Python's ordinary end may wait for messages to processes that are gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _own_device(name: str) -> torch.device:

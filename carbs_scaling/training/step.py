@@ -50,15 +50,25 @@ def accumulate_gradients(
     total = torch.zeros((), device=batch.device)
     for windows in torch.split(batch, micro_batch):
         share = len(windows) / len(batch)
-        with autocast(batch.device):
-            loss, auxiliary = token_losses(model, windows)
-            loss = loss * share
-            objective = loss if auxiliary is None else loss + auxiliary * share
-        torch.autograd.backward(objective)
+        loss = backward(model, windows, share)
         if after_part is not None:
             after_part(share)
-        total += loss.detach()
+        total += loss
     return total
+
+
+def backward(model: nn.Module, windows: torch.Tensor, share: float) -> torch.Tensor:
+    """Add the gradient of `share` times the mean loss, and times the auxiliary loss, to the parameters.
+
+    Returns:
+        `share` times the mean loss in nats a token, [], without the auxiliary loss.
+    """
+    with autocast(windows.device):
+        loss, auxiliary = token_losses(model, windows)
+        loss = loss * share
+        objective = loss if auxiliary is None else loss + auxiliary * share
+    torch.autograd.backward(objective)
+    return loss.detach()
 
 
 def window_loss(model: nn.Module, windows: torch.Tensor, reduction: str = "mean") -> torch.Tensor:

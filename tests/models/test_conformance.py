@@ -84,6 +84,18 @@ def test_counts_of_parameters_are_those_of_the_model(name, size, shape_of):
     assert family.total_params(shape) == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "qwen3_moe"])
+def test_initial_weights_spread_as_gpt2s_at_its_width_and_wider_in_narrow_models(name, small):
+    """By a constant .02 a second block of a narrow model learns nothing in a short run."""
+    assert replace(small(name), width=768).initial_weight_sd == pytest.approx(0.02)
+    for width in (32, 128):
+        shape = replace(small(name), width=width)
+        blocks = blocks_of(build_model(shape, seed=0))
+        # Matrices that write to the residual stream may be drawn smaller, by depth.
+        widest = max(float(p.std()) for p in blocks.parameters() if p.ndim >= 2)
+        assert widest == pytest.approx(0.02 * (768 / width) ** 0.5, rel=0.1)
+
+
 @every_size
 def test_predicted_flops_are_those_that_pytorch_counts(name, size, shape_of):
     shape = shape_of(name, *size)
