@@ -1,8 +1,9 @@
 """Parametrizations: how initial weights and learning rates change with the shape. Imports no PyTorch.
 
-`standard` changes nothing. `mup` (Yang et al. 2022, arXiv 2203.03466, table 8) keeps the size of activations
-and of their changes at any width, `completep` (Dey et al. 2025, arXiv 2505.01618, table 1) at any depth too,
-so that a learning rate that was found for one shape serves others. At the base shape both are as standard.
+`standard` draws all weights as 1 / sqrt(width) and has one rate. `mup` (Yang et al. 2022, arXiv 2203.03466,
+table 8) keeps the size of activations and of their changes at any width, `completep` (Dey et al. 2025, arXiv
+2505.01618, table 1) at any depth too, so that a learning rate that was found for one shape serves others. At
+the base shape both are as standard.
 
 With m = width / base width, and l = depth / base depth for `completep` and 1 for `mup`, by Adam's rule:
 
@@ -47,6 +48,9 @@ PARAMETRIZATIONS = ("standard", "mup", "completep")
 RESIDUAL = frozenset({"c_proj", "o_proj", "out_proj", "down_proj", "dense_4h_to_h", "fc2"})
 # `transformers` draws the ends of these families' branches with 1 / sqrt(2 depth) already.
 DRAWN_BY_DEPTH = frozenset({"gpt2"})
+# All weights are drawn with 1 / sqrt(width) already (`ModelShape.initial_weight_sd`), as is right for the
+# matrices of blocks; for these it is taken back.
+DRAWN_BY_WIDTH = frozenset({"embedding", "head", "router"})
 ROUTER = "mlp.gate."
 
 
@@ -146,10 +150,10 @@ def scale_initial_weights(model: "nn.Module", shape: "ModelShape", parametrizati
     with torch.no_grad():
         for parameter, place in _places(model, width, depth):
             factor = place.folded
-            if place.kind == "matrix":
-                factor *= width**-0.5
-                if place.ends_branch and drawn_by_depth:
-                    factor *= depth**0.5
+            if place.kind in DRAWN_BY_WIDTH:
+                factor *= width**0.5
+            if place.kind == "matrix" and place.ends_branch and drawn_by_depth:
+                factor *= depth**0.5
             parameter.mul_(factor)
 
 

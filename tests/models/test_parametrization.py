@@ -155,8 +155,8 @@ def test_what_cannot_be_is_refused():
 
 @pytest.mark.parametrize("name", ["mup", "completep"])
 def test_a_family_whose_parameters_are_not_known_is_refused(name, tmp_path):
-    trained_folder(tmp_path, (16, 1, 8, 64, 16))
-    for architecture, options in (("auto", {"config": NEOX}), ("pretrained", {"path": str(tmp_path)})):
+    folder = trained_folder(tmp_path, (16, 1, 8, 256, 16))
+    for architecture, options in (("auto", {"config": NEOX}), ("pretrained", {"path": folder})):
         given = {"head_size": 16, "sequence_length": 16, "flops_convention": "6N", "options": options}
         with pytest.raises(ConfigError, match=r"use standard$") as error:
             ModelConfig(architecture, **given, parametrization=name)
@@ -170,6 +170,6 @@ def test_a_router_is_scaled_as_a_head(rule):
     mup = Parametrization("mup", base_width=32)
     plain, model = build_model(shape, 0), build_model(shape, 0, mup)
     gates = [dict(m.named_parameters())["model.layers.0.mlp.gate.weight"] for m in (plain, model)]
-    torch.testing.assert_close(gates[0] / 2, gates[1])
+    torch.testing.assert_close(gates[0] / 2**0.5, gates[1])
     rate, decay, epsilon = parameter_multipliers(model, shape, mup, rule, rule)[gates[1]]
     assert (rate, decay, epsilon) == (0.5, 2.0, 1.0)
