@@ -61,7 +61,8 @@ def growth(shapes, parametrization, optimizer="adamw"):
     return np.polyfit(np.log(sizes), np.log(changes), 1)[0]
 
 
-WIDTHS = [replace(SHAPE, width=width) for width in (32, 160)]
+# Wide enough for what fades with the width - at 32 a third of what the scores change - to be small.
+WIDTHS = [replace(SHAPE, width=width) for width in (160, 640)]
 DEPTHS = [replace(SHAPE, depth=depth) for depth in (2, 16)]
 
 
