@@ -78,10 +78,10 @@ def search_space(lab: Laboratory, rates: tuple[float, float]) -> PretrainingSpac
 
 def constants(lab: Laboratory) -> dict[str, float]:
     """What no run varies: `conf/space/small.yaml`, but for the weight decay of SGD."""
+    fixed = ("beta1", "beta2", "epsilon", "adamw_rate_ratio", "warmup_fraction")
     return {
         "weight_decay": WEIGHT_DECAY[lab.plan.optimizer],
-        "beta2": lab.config.space["beta2"],
-        "warmup_fraction": lab.config.space["warmup_fraction"],
+        **{name: float(lab.config.space[name]) for name in fixed},
     }
 
 

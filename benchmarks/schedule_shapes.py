@@ -48,7 +48,7 @@ def final_loss(text: PreparedText, schedule: ScheduleConfig, peak: float, tokens
         TrainingJob(
             recipe=Recipe(SHAPE, peak, SEQUENCES, steps, 0.1, 0.95, WARMUP_FRACTION, seed),
             text=text,
-            optimizer=OptimizerConfig("adamw", 0.9, 1e-8, 1.0),
+            optimizer=OptimizerConfig("adamw", False, True, 1.0),
             schedule=schedule,
             objective=ObjectiveConfig("nats_per_token", 65_536, False),
             device="cpu",

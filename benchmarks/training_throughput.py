@@ -82,7 +82,7 @@ def timed_job(
     return TrainingJob(
         recipe=Recipe(shape, 1e-6, batch_size, 10, 0.1, 0.95, 0.1, 0),
         text=text,
-        optimizer=OptimizerConfig("adamw", 0.9, 1e-8, 1.0),
+        optimizer=OptimizerConfig("adamw", False, True, 1.0),
         schedule=ScheduleConfig("cosine", 0.1, 0.2),
         objective=ObjectiveConfig("nats_per_token", shape.sequence_length, gradient_noise_scale=False),
         device=arguments.device,

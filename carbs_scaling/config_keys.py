@@ -119,6 +119,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
         for default in values.pop("defaults", [])
         if isinstance(default, dict)
         for group, option in default.items()
+        if not group.startswith("optional ")  # other values of keys that stand elsewhere
     }
     values.pop("hydra", None)
     return values, _comments(text), groups

@@ -87,7 +87,7 @@ def build_sampler(config: SearchConfig, task: Task) -> samplers.Sampler:
         return least <= task.flops(point) <= most and task.allowed(point)
 
     try:
-        legal = LegalSpace(Encoding(task.space), task.flops, task.roles, task.project, allowed)
+        legal = LegalSpace(Encoding(task.space), task.flops, task.roles, task.project, allowed, task.rates)
     except ValueError as error:
         limits = (
             "budget.flops x budget.min_trial_fraction or x budget.max_trial_fraction, "

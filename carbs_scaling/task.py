@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution
 
+from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.trial import TrialOutcome
 
 Point = dict[str, Any]
@@ -47,6 +48,8 @@ class Task(Protocol):
         flops_convention: how FLOPs are counted; studies that count differently are not compared.
         comparable_by: keys of `identity`, such as `data.sha256`, that must agree between studies for their
             losses to mean the same.
+        rates: what is known of the best learning rate before any run. A task whose rates are not AdamW's
+            also names it in `identity`, as `rates`: the arguments of `laws.prior.rates.rate_prior`.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Task(Protocol):
     description: str = ""
     flops_convention: str = "own"
     comparable_by: tuple[str, ...] = ()
+    rates: RatePrior = ADAMW
 
     def flops(self, point: Point) -> float:
         """FLOPs of the whole run at a point, known before it is run: finite and positive."""

@@ -144,7 +144,9 @@ def job(tmp_path, data_config) -> TrainingJob:
     return TrainingJob(
         recipe=recipe,
         text=text,
-        optimizer=OptimizerConfig(name="adamw", beta1=0.9, epsilon=1e-8, gradient_clip_norm=1.0),
+        optimizer=OptimizerConfig(
+            name="adamw", nesterov=False, decoupled_weight_decay=True, gradient_clip_norm=1.0
+        ),
         schedule=ScheduleConfig(name="cosine", final_fraction=0.1, decay_fraction=0.2),
         objective=ObjectiveConfig(
             metric="nats_per_token", validation_tokens=1024, gradient_noise_scale=False

@@ -1,6 +1,7 @@
 """`carbs-scaling plan`: what a budget buys, before anything is run."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +24,15 @@ def run(composed: DictConfig) -> None:
 
     output = None if config.output is None else _preset_path(config.output)
     family = ModelConfig.from_section(OmegaConf.create(config.model))
-    model = ModelPlan(**vars(family), vocabulary_size=config.vocabulary_size)
+    if output is not None and not family.scaling.is_standard:
+        raise ConfigError(
+            "a preset has the rates of published laws, which are of model.parametrization=standard: leave it "
+            "out here, and add it to the search with a space.learning_rate of its own"
+        )
+    # A parametrization changes neither FLOPs nor memory.
+    names = {field.name for field in fields(ModelPlan)} - {"vocabulary_size"}
+    shared = {name: getattr(family, name) for name in names}
+    model = ModelPlan(**shared, vocabulary_size=config.vocabulary_size)
     memory: float | None = None
     if config.probe:
         from carbs_scaling.training.probe import probe

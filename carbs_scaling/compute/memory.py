@@ -83,8 +83,10 @@ def training_memory_bytes(
         ValueError: as `activation_bytes`.
         ConfigError: there is no such optimizer.
     """
-    family = shape.family
-    weights = family.total_params(shape) * (2 * FLOAT32_BYTES + load_optimizer(optimizer).state_bytes)
+    family, kind = shape.family, load_optimizer(optimizer)
+    total, hidden = family.total_params(shape), family.block_params(shape) - family.stacked_params(shape)
+    state = kind.hidden_state_bytes * hidden + kind.state_bytes * (total - hidden)
+    weights = 2 * FLOAT32_BYTES * total + state
     tokens = sequences * shape.sequence_length
     block = tokens * family.block_gradient_bytes(shape, bytes_per_activation)
     if _takes_scores_in_parts(shape, sequences, bytes_per_activation):

@@ -48,6 +48,7 @@ class ScalingLaw:
         held_out: goodness of fit without the largest sizes; None where there are too few.
         warnings: one line each.
         prior: names of the published laws whose exponents it leans on; empty for the weak prior.
+        rates: name of the prior of the best learning rate (`laws.prior.rates`).
         others: laws of further hyperparameters that the runs varied.
         has_role: which of `law.ROLES` the runs have.
     """
@@ -66,6 +67,7 @@ class ScalingLaw:
     held_out: HeldOut | None = None
     warnings: tuple[str, ...] = ()
     prior: tuple[str, ...] = ()
+    rates: str = ""
     others: tuple[OtherLaw, ...] = ()
     has_role: tuple[bool, bool, bool, bool] = (True, True, True, True)
 

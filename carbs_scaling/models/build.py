@@ -8,20 +8,23 @@ from torch.nn.functional import cross_entropy
 
 from carbs_scaling.models.cross_entropy import is_large, linear_cross_entropy
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.models.parametrization import STANDARD, Parametrization, scale_initial_weights
 
 
-def build_model(shape: ModelShape, seed: int) -> nn.Module:
+def build_model(shape: ModelShape, seed: int, parametrization: Parametrization = STANDARD) -> nn.Module:
     """Build a model with random weights, on the CPU in float32. The global random state is left as it was.
 
     Args:
         shape: family and sizes.
         seed: of the initial weights.
+        parametrization: how they scale with the shape.
     """
     with torch.random.fork_rng(devices=[]):
         # Not `torch.manual_seed`, which would reseed the GPUs too, and nothing would put those back.
         torch.default_generator.manual_seed(seed)
         model = shape.family.build(shape)
     model.has_plain_head = shape.family.has_plain_head  # type: ignore[assignment]
+    scale_initial_weights(model, shape, parametrization)
     return model
 
 

@@ -19,9 +19,12 @@ FAMILIES = Registry(
     "FAMILY",
     "model.architecture",
     shared=frozenset(
-        {"activations", "attention", "build", "cross_entropy", "decoder", "family", "measured", "stock"}
+        {
+            "activations", "attention", "build", "cross_entropy", "decoder", "family", "measured",
+            "parametrization", "stock",
+        }
     ),
-)
+)  # fmt: skip
 
 
 # GPT-2's standard deviation of initial weights, .02, is for its width of 768.
@@ -110,11 +113,13 @@ class ModelFamily(Protocol):
             `conf/model/NAME.yaml` says beyond the sizes.
         has_plain_head: whether the scores are the final hidden states times one matrix and nothing else, so
             that the loss over a large vocabulary can be taken in parts (`models.cross_entropy`).
+        has_parametrizations: whether `models.parametrization` knows its parameters.
     """
 
     name: str
     options_type: type = NoOptions
     has_plain_head: bool = False
+    has_parametrizations: bool = True
 
     def fixed_sizes(self, options: Any) -> dict[str, int]:
         """Sizes of `ModelShape` that the options decide, by name; a search cannot vary them.
@@ -151,6 +156,10 @@ class ModelFamily(Protocol):
     def block_params(self, shape: ModelShape) -> int:
         """All weights of the blocks' matrices: N, and the experts that a token does not visit."""
         return self.params(shape)
+
+    def stacked_params(self, shape: ModelShape) -> int:
+        """Those of `block_params` in tensors of more than two dimensions, such as all experts of a block."""
+        return 0
 
     def total_params(self, shape: ModelShape) -> int:
         """All trained parameters, with embeddings, biases and norms; a tied head counts once."""

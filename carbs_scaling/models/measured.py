@@ -30,6 +30,7 @@ class Counts:
     Args:
         params: non-embedding weights that one token is multiplied by, N.
         block_params: all of them, with experts that a token does not visit.
+        stacked_params: those of them in tensors of more than two dimensions.
         total_params: all parameters.
         head_params: weights of the output head.
         attention_flops_per_token: forward, the part that grows with the sequence length.
@@ -37,6 +38,7 @@ class Counts:
 
     params: int
     block_params: int
+    stacked_params: int
     total_params: int
     head_params: int
     attention_flops_per_token: float
@@ -66,6 +68,7 @@ def counts(build: Callable[[], "nn.Module"], sequence_length: int) -> Counts:
         return Counts(
             params=round((whole_flops - attention) / 2) - head_params,
             block_params=sum(p.numel() for p in matrices),
+            stacked_params=sum(p.numel() for p in matrices if p.ndim > 2),
             total_params=sum(p.numel() for p in parameters),
             head_params=head_params,
             attention_flops_per_token=attention,
@@ -173,6 +176,8 @@ def _block_matrices(model: "nn.Module", excluded: set[int]) -> "list[torch.Tenso
 class Measured(ModelFamily):
     """Counts of families whose models `transformers` describes. See `ModelFamily`."""
 
+    has_parametrizations = False
+
     def config(self, shape: ModelShape) -> "PretrainedConfig":
         """The configuration of the model."""
         raise NotImplementedError
@@ -187,6 +192,10 @@ class Measured(ModelFamily):
     def block_params(self, shape: ModelShape) -> int:
         """Matrices that are neither embedding nor head."""
         return self._counts(shape).block_params
+
+    def stacked_params(self, shape: ModelShape) -> int:
+        """Those in tensors of more than two dimensions."""
+        return self._counts(shape).stacked_params
 
     def total_params(self, shape: ModelShape) -> int:
         """All parameters."""

@@ -63,6 +63,10 @@ class Qwen3Mixture(Decoder):
         """Attention, router, and the three matrices of every expert."""
         return self._with_experts(shape, shape.options.experts)
 
+    def stacked_params(self, shape: ModelShape) -> int:
+        """The experts."""
+        return self.block_params(shape) - self._with_experts(shape, 0)
+
     def _with_experts(self, shape: ModelShape, experts: int) -> int:
         router = shape.width * shape.options.experts
         expert = 3 * shape.width * self.intermediate_size(shape)

@@ -12,20 +12,16 @@ class AdamW:
     """See `Optimizer`."""
 
     name = "adamw"
-    state_bytes = 8  # both moments in float32
+    rule = hidden_rule = "adam"
+    state_bytes = hidden_state_bytes = 8  # both moments in float32
+    capturable = True
     reads = frozenset({"learning_rate", "weight_decay", "beta1", "beta2", "epsilon"})
 
     def build(self, groups: ParameterGroups, hyperparameters: Hyperparameters) -> "torch.optim.Optimizer":
         """Fused: one kernel on a GPU; on the CPU one pass, where the plain loop takes five times as long."""
         import torch
 
-        return torch.optim.AdamW(
-            groups,
-            lr=hyperparameters.learning_rate,
-            betas=(hyperparameters.beta1, hyperparameters.beta2),
-            eps=hyperparameters.epsilon,
-            fused=True,
-        )
+        return torch.optim.AdamW(groups, betas=(hyperparameters.beta1, hyperparameters.beta2), fused=True)
 
 
 OPTIMIZER: Optimizer = AdamW()

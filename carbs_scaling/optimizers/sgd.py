@@ -1,4 +1,4 @@
-"""SGD with momentum, which is `beta1`. Weight decay is added to the gradient."""
+"""SGD with momentum, which is `beta1`, or Nesterov's. Weight decay is added to the gradient."""
 
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,19 @@ class SGD:
     """See `Optimizer`."""
 
     name = "sgd"
-    state_bytes = 4  # the momentum in float32
-    reads = frozenset({"learning_rate", "weight_decay", "beta1"})
+    rule = hidden_rule = "sgd"
+    state_bytes = hidden_state_bytes = 4  # the momentum in float32
+    capturable = True
+    reads = frozenset({"learning_rate", "weight_decay", "beta1", "nesterov"})
 
     def build(self, groups: ParameterGroups, hyperparameters: Hyperparameters) -> "torch.optim.Optimizer":
         """Fused: one kernel on a GPU; on the CPU one pass, where the plain loop takes five times as long."""
         import torch
 
+        momentum = hyperparameters.beta1
+        # Without momentum there is nothing to look ahead by.
         return torch.optim.SGD(
-            groups, lr=hyperparameters.learning_rate, momentum=hyperparameters.beta1, fused=True
+            groups, momentum=momentum, nesterov=hyperparameters.nesterov and momentum > 0, fused=True
         )
 
 

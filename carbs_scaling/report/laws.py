@@ -20,8 +20,20 @@ OTHER_LABELS = {
     "weight_decay": "weight decay",
     "beta2": "beta2",
     "momentum": "momentum",
+    "epsilon": "epsilon",
+    "warmup_fraction": "warmup (share of steps)",
+    "adamw_rate_ratio": "AdamW's rate / Muon's",
     "width_to_depth": "width / depth",
 }
+TRAINER_FIELDS = {
+    "weight_decay": "weight_decay",
+    "momentum": "adam_beta1",
+    "beta2": "adam_beta2",
+    "epsilon": "adam_epsilon",
+    "warmup_fraction": "warmup_steps",  # below 1 it is a share of the steps
+}
+# Adam without weight decay is AdamW. The trainer's own `sgd` has no momentum.
+TRAINER_OPTIMIZERS = {"adamw": "adamw_torch", "adam": "adamw_torch"}
 ROUNDED = 0.05  # relative change of the batch by whole sequences above which a note says so
 
 
@@ -57,6 +69,8 @@ def law_report(law: ScalingLaw) -> Group:
         for what, value, variance in zip("ND", other.theta[1:3], np.diag(other.covariance)[1:3], strict=True):
             table.add_row(f"of {other.coordinate.label} in {what}", f"{value:.3f}", f"{variance**0.5:.3f}")
     parts += [table, Text(_held_out_line(law))]
+    if law.rates:
+        parts.append(Text(f"prior of the rate: {law.rates}"))
     if law.prior:
         parts.append(Text(f"prior: the published exponents of {', '.join(law.prior)}"))
     scatter = f"; scatter between (N, D) {law.spread[0]:.4f}" if law.spread[0] > 0 else ""
@@ -216,7 +230,8 @@ def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
     """Fields of `transformers.TrainingArguments` for the recipe.
 
     Learning rate and steps belong to the batch that devices, sequences and accumulation really give. For
-    a target out of reach there is one more field, which `TrainingArguments` refuses: take it out to go on.
+    a target out of reach, and for an optimizer that the trainer has no name for, there is one more field,
+    which `TrainingArguments` refuses: take it out to go on.
     """
     total = advice.sequences(target.sequence_length)
     per_device = max(1, min(target.sequences_per_device, total // target.devices))
@@ -230,11 +245,11 @@ def training_arguments(advice: Advice, target: TargetConfig) -> dict[str, Any]:
         "max_steps": advice.steps(batch_tokens),
         "lr_scheduler_type": "cosine",
     }
-    for name, field in (("weight_decay", "weight_decay"), ("beta2", "adam_beta2")):
+    for name, field in TRAINER_FIELDS.items():
         if name in advice.recipe.other:
             arguments[field] = float(f"{advice.recipe.other[name]:.4g}")
-    if advice.recipe.optimizer in ("", "adamw"):
-        arguments["optim"] = "adamw_torch"
-    elif advice.recipe.optimizer == "sgd":
-        arguments["optim"] = "sgd"
-    return arguments
+    optimizer = advice.recipe.optimizer or "adamw"
+    if optimizer in TRAINER_OPTIMIZERS:
+        return {**arguments, "optim": TRAINER_OPTIMIZERS[optimizer]}
+    # The trainer has no name for it, and its default is AdamW.
+    return {**arguments, "not_by_name": f"pass Trainer(..., optimizers=({optimizer}, None))"}

@@ -1,7 +1,7 @@
 """Points to look at: the cheap design that a search begins with, and the candidates of a proposal."""
 
 from collections.abc import Set
-from math import ceil, log2
+from math import ceil, hypot, log2, sqrt
 
 import numpy as np
 from scipy.stats import qmc
@@ -10,6 +10,7 @@ from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.form.law import best_batch, best_rate
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import published_level_sd
+from carbs_scaling.laws.prior.rates import ADAMW
 from carbs_scaling.ledger.history import History
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import Candidates, Key, LegalSpace, point_key
@@ -58,7 +59,9 @@ def _level_sd(space: LegalSpace) -> tuple[float, float]:
     """Standard deviations of the published rate and batch at the middle of the space, in logs."""
     if not all(space.has_role[:2]):
         return 1.0, 1.0
-    return published_level_sd(*np.exp(space.centre[:2]))
+    rate, batch = published_level_sd(*np.exp(space.centre[:2]))
+    # What is less known than AdamW's rates is looked for farther.
+    return hypot(rate, sqrt(max(space.rates.level[1] ** 2 - ADAMW.level[1] ** 2, 0.0))), batch
 
 
 def _best_batch(theta: Array, features: Array) -> Array:

@@ -19,6 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.laws.fit.fit_law import fit_law
+from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
@@ -57,6 +58,8 @@ class CarbsSampler(Sampler):
             (`best_recipe`); None: the front itself.
         seed: of the proposals; None draws one.
         allowed: whether a legal point may be run at all, such as one that fits into memory; None: all may.
+        rates: what is known of the best learning rate before any run; other optimizers than AdamW have
+            theirs in `laws.prior.rates`.
         options: further fields of `SamplerOptions`, by name.
 
     Raises:
@@ -73,6 +76,7 @@ class CarbsSampler(Sampler):
         target: tuple[float, float] | None = None,
         seed: int | None = None,
         allowed: Callable[[Point], bool] | None = None,
+        rates: RatePrior = ADAMW,
         **options: Any,
     ) -> None:
         self.options = SamplerOptions(target=target, **options)
@@ -81,7 +85,7 @@ class CarbsSampler(Sampler):
         if seed is not None and int(seed) < 0:
             raise ValueError(f"seed={seed} must not be negative")
         super().__init__(
-            LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed),
+            LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed, rates),
             None if budget_flops is None or isinf(budget_flops) else float(budget_flops),
             int(np.random.default_rng().integers(2**32)) if seed is None else int(seed),
         )
@@ -137,7 +141,7 @@ class CarbsSampler(Sampler):
                     name: value for name, value in (self.space.roles(trial.params) or {}).items() if value
                 }
                 rows.append(study_row(trial.number, {**roles, **trial.params}, trial.loss))
-        law = fit_law(StudyRuns(rows, study.study_name))
+        law = fit_law(StudyRuns(rows, study.study_name), rates=self.space.rates)
         assert isinstance(law, ScalingLaw)
         return law
 
@@ -241,6 +245,7 @@ class CarbsSampler(Sampler):
             self.space.role_range("batch_tokens"),
             self.options.members,
             self.space.floor_field,
+            self.space.rates,
             self.fallbacks,
         )
         return fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)
@@ -254,7 +259,12 @@ class CarbsSampler(Sampler):
 def _build(space: LegalSpace, budget_flops: float, seed: int, options: SamplerOptions) -> CarbsSampler:
     parts = space.encoding.distributions, space.flops, space.roles, space.project
     return CarbsSampler(
-        *parts, budget_flops=budget_flops, seed=seed, allowed=space.allowed, **asdict(options)
+        *parts,
+        budget_flops=budget_flops,
+        seed=seed,
+        allowed=space.allowed,
+        rates=space.rates,
+        **asdict(options),
     )
 
 

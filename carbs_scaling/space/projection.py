@@ -12,6 +12,7 @@ from scipy.stats import qmc
 
 from carbs_scaling.laws.form.law import ROLES
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
+from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.floor_field import FloorField
 
@@ -65,6 +66,7 @@ class LegalSpace:
         roles: those of `ROLES` that a point has.
         project: the nearest legal point, or None where every point is.
         allowed: whether a legal point may be run at all, or None where every one may.
+        rates: what is known of the best learning rate before any run.
     """
 
     encoding: Encoding
@@ -72,6 +74,7 @@ class LegalSpace:
     roles: Callable[[Point], Mapping[str, float | None] | None]
     project: Callable[[Point], Point] | None = None
     allowed: Callable[[Point], bool] | None = None
+    rates: RatePrior = ADAMW
 
     def __post_init__(self) -> None:
         knobs = qmc.Sobol(self.encoding.knobs, rng=_PROBE_SEED).random(_PROBES)
@@ -114,7 +117,7 @@ class LegalSpace:
     def law_prior(self, loss_level: float) -> LawPrior:
         """The prior of the law's parameters for losses of about `loss_level` in this space."""
         ranges = self.role_range("learning_rate"), self.role_range("batch_tokens")
-        return law_prior(loss_level, self.centre, self.has_role, *ranges)
+        return law_prior(loss_level, self.centre, self.has_role, *ranges, self.rates)
 
     def cost(self, point: Point) -> float:
         """Training FLOPs of a point: finite and positive.

@@ -21,6 +21,7 @@ from carbs_scaling.laws.fit.least_squares import CorrelatedErrors
 from carbs_scaling.laws.form.law import floor, reducible, value, value_and_slopes
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
+from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.space.floor_field import FloorField, field_correlation
 from carbs_scaling.surrogate.ensemble import sample_laws
 from carbs_scaling.surrogate.hyperparameters import LEAST_NOISE, Residual, ResidualPrior, fit_residual
@@ -49,6 +50,7 @@ class SurrogateFitter:
         batch_range: the same for batch tokens.
         members: laws in the ensemble; 1 for the most probable one alone.
         floor_field: where the law's floor is off by the same, or None for no such field.
+        rates: what is known of the best learning rate before any run.
         fallbacks: reasons, counted.
     """
 
@@ -58,6 +60,7 @@ class SurrogateFitter:
     batch_range: tuple[float, float] | None = None
     members: int = 48
     floor_field: FloorField | None = None
+    rates: RatePrior = ADAMW
     fallbacks: Counter[str] = field(default_factory=Counter)
 
     def fit(
@@ -74,7 +77,8 @@ class SurrogateFitter:
         # A point that was run many times is one point: else repeats of good ones shrink the scale by which
         # another repeat seems worth its cost.
         offset, level, spread = loss_scale(loss[np.unique(cube, axis=0, return_index=True)[1]])
-        prior = law_prior(level, self.centre, self.has_role, self.rate_range, self.batch_range)
+        ranges = self.rate_range, self.batch_range
+        prior = law_prior(level, self.centre, self.has_role, *ranges, self.rates)
         # A loss far beyond the rest is an outlier of one run, not news about the scale of all.
         loss = np.minimum(loss, np.median(loss) + 10 * spread) - offset
         rough = fit_plain_law(features, loss, prior)

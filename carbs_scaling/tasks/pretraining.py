@@ -9,6 +9,7 @@ from typing import Any
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.data.windows import training_windows, validation_windows
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.laws.prior.rates import rate_prior
 from carbs_scaling.task import Limits, Point, Task, TrialContext
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
 from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
@@ -57,6 +58,7 @@ class Pretraining(Task):
             config.space, config.model, text.vocabulary_size, limits.max_trial_flops, config.optimizer.name
         )
         self.space = self.legal.distributions
+        self.rates = rate_prior(**self._rates())
         if not (self.space or may_be_fixed):
             raise ConfigError("space: every dimension is fixed; give at least one a range, or use train")
         self.memory: MemoryLimit | None = None
@@ -180,6 +182,19 @@ class Pretraining(Task):
             "schedule": schedule,
             "objective": objective,
             "data": {"sha256": self.text.sha256},
+            "rates": self._rates(),
+        }
+
+    def _rates(self) -> dict[str, Any]:
+        """Arguments of `rate_prior`."""
+        model = self.config.model
+        base = None
+        if model.parametrization != "standard":
+            base = float(self.legal.base_shape.params)
+        return {
+            "optimizer": self.config.optimizer.name,
+            "parametrization": model.parametrization,
+            "base_params": base,
         }
 
     def provenance(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from carbs_scaling.config_loading import load_section
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelFamily, ModelShape, checked_options, load_family
+from carbs_scaling.models.parametrization import Parametrization
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
 
 
@@ -17,7 +18,8 @@ from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, Sche
 class ModelConfig:
     """The family of models, and how its FLOPs are counted (`compute.flops`); width and depth are searched.
 
-    `options` are what the family asks for beyond that: the other keys of the group `model`.
+    `parametrization`, `base_width` and `base_depth`: see `models.parametrization`. `options` are what the
+    family asks for beyond that: the other keys of the group `model`.
     """
 
     architecture: str = MISSING
@@ -25,9 +27,13 @@ class ModelConfig:
     sequence_length: int = MISSING
     flops_convention: str = MISSING
     options: Any = None
+    parametrization: str = "standard"
+    base_width: int = 64
+    base_depth: int = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", checked_options(self.family, self.options))
+        self.scaling.check(self.family)
         fixed = self.fixed_sizes
         if "head_size" in fixed:
             object.__setattr__(self, "head_size", fixed["head_size"])
@@ -41,6 +47,11 @@ class ModelConfig:
         # The smallest shape, which the family refuses if it has no model of this head size.
         smallest = {"width": self.width_step, "depth": 1, "vocabulary_size": 1} | fixed
         self.shape(smallest["width"], smallest["depth"], smallest["vocabulary_size"])
+
+    @property
+    def scaling(self) -> Parametrization:
+        """How initial weights and rates change with the shape."""
+        return Parametrization(self.parametrization, self.base_width, self.base_depth)
 
     @property
     def family(self) -> ModelFamily:
@@ -100,6 +111,9 @@ class _Sizes:
     head_size: int = MISSING
     sequence_length: int = MISSING
     flops_convention: str = MISSING
+    parametrization: str = MISSING
+    base_width: int = MISSING
+    base_depth: int = MISSING
 
 
 @dataclass(frozen=True)

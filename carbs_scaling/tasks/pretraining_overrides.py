@@ -8,6 +8,7 @@ from carbs_scaling.compute.plan import Plan
 from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.prior.published import LAWS
 from carbs_scaling.laws.recommend.advice import Advice
+from carbs_scaling.laws.runs.reading import ALSO_CALLED
 
 OVERHEAD_SECONDS = 10.0  # of a trial beside its training, as in conf/budget/gpu_day.yaml
 WIDER = 3.0  # the preset's rates and batches reach so far beyond what published laws say
@@ -25,8 +26,9 @@ def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
         "batch_size": batch_size,
         "tokens_per_parameter": float(f"{advice.recipe.tokens / advice.recipe.params:.4g}"),
     }
-    searched = ("weight_decay", "beta2")  # the others are no dimension of the space
-    space |= {k: float(f"{v:.4g}") for k, v in advice.recipe.other.items() if k in searched}
+    for name, value in advice.recipe.other.items():
+        if name != "width_to_depth":  # which width and depth say
+            space[ALSO_CALLED.get(name, name)] = float(f"{value:.4g}")
     if advice.width is not None:
         space |= {"width": advice.width, "depth": advice.depth}
     return {

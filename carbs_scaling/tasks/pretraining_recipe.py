@@ -11,13 +11,14 @@ from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
 from carbs_scaling.laws.recommend.predicted_curve import SeenCurve, predict_curve
+from carbs_scaling.laws.runs.reading import ALSO_CALLED
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.numbers import compact
 from carbs_scaling.tasks.pretraining_config import ModelConfig
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
-from carbs_scaling.training.recipe import Recipe
+from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 from carbs_scaling.training.recipe_file import LOCAL_DATA_KEYS, Prediction, RecipeFile
 
 # Of a run's schedule where the identity of a study leaves out what its shape does not read.
@@ -46,10 +47,10 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
         learning_rate=float(details["learning_rate"]),
         batch_size=batch_size,
         steps=int(details["steps"]),
-        weight_decay=float(details["weight_decay"]),
-        beta2=float(details["beta2"]),
         warmup_fraction=float(details["warmup_fraction"]),
         seed=record.seed,
+        parametrization=_model(identity).scaling,
+        **{name: float(details[name]) for name in OPTIMIZER_VALUES},
     )
     return RecipeFile(
         name=f"{study}-{record.number}",
@@ -91,16 +92,18 @@ def advised_recipe(
     asked = advice.recipe
     advice = advise(law, shape.params, asked.tokens, level=advice.level, head_size=shape.head_size)
     batch_size = advice.sequences(length)
-    other = advice.recipe.other
+    other = {ALSO_CALLED.get(name, name): value for name, value in advice.recipe.other.items()}
     recipe = Recipe(
         shape=shape,
         learning_rate=float(f"{advice.recipe.learning_rate_at(batch_size * length):.6g}"),
         batch_size=batch_size,
         steps=advice.steps(batch_size * length),
-        weight_decay=float(other.get("weight_decay", best.details["weight_decay"])),
-        beta2=float(other.get("beta2", best.details["beta2"])),
-        warmup_fraction=float(best.details["warmup_fraction"]),
         seed=int(identity["seed"]),
+        parametrization=_model(identity).scaling,
+        **{
+            name: float(other.get(name, best.details[name]))
+            for name in (*OPTIMIZER_VALUES, "warmup_fraction")
+        },
     )
     warnings = [advice.reach.line] if advice.reach.reasons else []
     warnings += advice.recipe.notes
@@ -184,15 +187,17 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
             "learning_rate": recipe.learning_rate,
             "batch_size": recipe.batch_size,
             "tokens_per_parameter": recipe.tokens / recipe.params,
-            "weight_decay": recipe.weight_decay,
-            "beta2": recipe.beta2,
             "warmup_fraction": recipe.warmup_fraction,
+            **{name: getattr(recipe, name) for name in OPTIMIZER_VALUES},
         },
         "model": {
             "architecture": shape.architecture,
             "head_size": shape.head_size,
             "sequence_length": shape.sequence_length,
             "flops_convention": file.flops_convention,
+            "parametrization": recipe.parametrization.name,
+            "base_width": recipe.parametrization.base_width,
+            "base_depth": recipe.parametrization.base_depth,
             **asdict(shape.options),
         },
         "data": dict(file.data),

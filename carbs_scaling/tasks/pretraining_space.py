@@ -1,7 +1,7 @@
 """The space of pretraining, and the projection of any point to a recipe that can really be run."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -11,6 +11,7 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.peak import find_law, peak_learning_rate
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.optimizers.optimizer import load_optimizer
 from carbs_scaling.space.dimensions import (
     COUNT,
     INSIDE_UNIT,
@@ -23,7 +24,7 @@ from carbs_scaling.space.dimensions import (
 )
 from carbs_scaling.task import Point
 from carbs_scaling.tasks.pretraining_config import ModelConfig
-from carbs_scaling.training.recipe import Recipe
+from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 
 # Fewer steps than this leave no room for warmup and decay; such a run tells nothing about longer ones.
 MINIMUM_STEPS = 10
@@ -40,9 +41,19 @@ def dimension_rules(model: ModelConfig) -> dict[str, Rule]:
         "batch_size": COUNT,
         "tokens_per_parameter": POSITIVE,
         "weight_decay": NOT_NEGATIVE,
+        "beta1": SHARE,
         "beta2": INSIDE_UNIT,
+        "epsilon": POSITIVE,
+        "adamw_rate_ratio": POSITIVE,
         "warmup_fraction": SHARE,
     }
+
+
+def _require_read(searched: Iterable[str], optimizer: str) -> None:
+    reads = load_optimizer(optimizer).reads
+    for name in OPTIMIZER_VALUES:
+        if name in searched and name not in reads:
+            raise ConfigError(f"space.{name} is searched, and optimizer={optimizer} does not read it: fix it")
 
 
 def _law_of_rates(spec: Any) -> Any:
@@ -71,11 +82,12 @@ class PretrainingSpace:
         model: the family of models, and the convention that FLOPs are counted in.
         vocabulary_size: of the tokenizer.
         max_trial_flops: no legal recipe costs more; infinity for no limit.
-        optimizer: `adamw` or `sgd`, which a law of learning rates must be for.
+        optimizer: its name; a law of learning rates must be for it.
 
     Raises:
         LawError: the law of learning rates does not answer.
-        ConfigError: an unknown, missing or impossible dimension, or no recipe that costs little enough.
+        ConfigError: an unknown, missing or impossible dimension, one that the optimizer does not read, or no
+            recipe that costs little enough.
     """
 
     def __init__(
@@ -94,6 +106,7 @@ class PretrainingSpace:
         rules = {name: rule for name, rule in rules.items() if name not in absent}
         specification = {name: value for name, value in specification.items() if name not in absent}
         self.searched, self.fixed = parse_dimensions(specification, rules)
+        _require_read(self.searched, optimizer)
         self.fixed |= {name: sizes[name] for name in ("width", "depth") if name in sizes}
         self._model = model
         self._vocabulary_size = sizes.get("vocabulary_size", vocabulary_size)
@@ -124,6 +137,8 @@ class PretrainingSpace:
         recipe = self.recipe(point, seed=0)
         fields = recipe.to_dict()
         shape, family = fields.pop("shape"), recipe.shape.family
+        parametrization = fields.pop("parametrization")
+        shape |= {"parametrization": parametrization.pop("name"), **parametrization}
         del fields["seed"], shape["options"]  # the same in all trials: `identity` of the task has them
         by_convention = flops_by_convention(recipe.shape, recipe.tokens)
         counts = {
@@ -136,6 +151,13 @@ class PretrainingSpace:
             counts["block_params"] = family.block_params(recipe.shape)
         flops = {f"flops_{convention}": flops for convention, flops in by_convention.items()}
         return {**counts, **shape, **fields, **flops}
+
+    @property
+    def base_shape(self) -> ModelShape:
+        """The shape at which a parametrization is as standard, its width rounded to whole heads."""
+        head = self._model.head_size
+        width = head * max(1, round(self._model.base_width / head))
+        return self._shape({"width": width, "depth": self._model.base_depth})
 
     @property
     def cheapest_flops(self) -> float:
@@ -220,10 +242,10 @@ class PretrainingSpace:
             learning_rate=self._learning_rate(values),
             batch_size=int(values["batch_size"]),
             steps=self._steps(values),
-            weight_decay=float(values["weight_decay"]),
-            beta2=float(values["beta2"]),
             warmup_fraction=float(values["warmup_fraction"]),
             seed=seed,
+            parametrization=self._model.scaling,
+            **{name: float(values[name]) for name in OPTIMIZER_VALUES},
         )
 
     def _flops(self, values: Point) -> float:

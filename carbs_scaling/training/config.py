@@ -16,17 +16,15 @@ METRICS = ("nats_per_token", "bits_per_byte")
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer's constants; what is searched of them lives in the space."""
+    """The optimizer and those of its constants that are not in the space."""
 
     name: str = MISSING
-    beta1: float = MISSING
-    epsilon: float = MISSING
+    nesterov: bool = MISSING
+    decoupled_weight_decay: bool = MISSING
     gradient_clip_norm: float = MISSING
 
     def __post_init__(self) -> None:
         load_optimizer(self.name)
-        require(0 <= self.beta1 < 1, f"optimizer.beta1={self.beta1} must lie in [0, 1)")
-        require(self.epsilon > 0, f"optimizer.epsilon={self.epsilon} must be positive")
         require(
             self.gradient_clip_norm > 0,
             f"optimizer.gradient_clip_norm={self.gradient_clip_norm} must be positive (inf: no clipping)",

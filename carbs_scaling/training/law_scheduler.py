@@ -99,7 +99,7 @@ def plan_learning_rate(
         raise ConfigError(f"shape={shape} is not one of {', '.join(SHAPES)}")
     if exponents is not None and shape != "sde":
         raise ConfigError(f"exponents choose the shape of sde, and shape={shape} was asked for")
-    # The name of PyTorch's class, such as "adamw": laws ask whether it is SGD.
+    # The name of PyTorch's class, such as "adamw": laws ask for its kind.
     peak = peak_learning_rate(law, params, tokens, batch_tokens, type(optimizer).__name__.lower())
     steps = round(tokens / peak.batch_tokens)
     if steps < 1:

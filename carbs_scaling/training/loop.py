@@ -24,7 +24,8 @@ from carbs_scaling.data.windows import (
     validation_windows,
 )
 from carbs_scaling.models.build import build_model
-from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer
+from carbs_scaling.models.parametrization import parameter_multipliers
+from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer, load_optimizer
 from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.checkpoint import (
     Checkpoint,
@@ -184,7 +185,7 @@ def _train_and_score(
     held_out = validation_windows(job.text, shape.sequence_length)
     # Before the first step: without it, the model could not be saved after the last.
     tokenizer = None if job.model_folder is None else load_tokenizer(job.tokenizer)
-    build = partial(build_model, shape, job.recipe.seed)
+    build = partial(build_model, shape, job.recipe.seed, job.recipe.parametrization)
     model = ranks.place(build(), device)
     checkpoint = None if job.checkpoints is None else ranks.load(job.checkpoints)
     curve_path = job.curve_path if ranks.first else None
@@ -237,7 +238,11 @@ class _Run:
         self._model, self._job, self._device = model, job, device
         self._tally, self._curve, self._watch, self._ranks = tally, curve, watch, ranks
         forward = _compiled(model) if job.compile else model
-        self._optimizer = build_optimizer(job.optimizer.name, model, _hyperparameters(job))
+        kind = load_optimizer(job.optimizer.name)
+        multipliers = parameter_multipliers(
+            model, recipe.shape, recipe.parametrization, kind.rule, kind.hidden_rule
+        )
+        self._optimizer = build_optimizer(kind.name, model, _hyperparameters(job), multipliers)
         self._scheduler = build_scheduler(self._optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
         self._step = _build_step(forward, self._optimizer, job, device, ranks)
         self._divergence = DivergenceCheck(recipe.steps)
@@ -305,7 +310,7 @@ class _Run:
             tokens=tally.steps * recipe.batch_tokens,
             seconds=round(tally.seconds, 4),
             train_loss=sum(self._since_point) / len(self._since_point),
-            learning_rate=float(self._optimizer.param_groups[0]["lr"]),
+            learning_rate=recipe.learning_rate * self._scheduler.lr_lambdas[0](self._scheduler.last_epoch),
             **({} if self._noise is None else self._noise.read()),
         )
         self._since_point.clear()
@@ -380,12 +385,16 @@ def _measured_step(step: TrainingStep, noise: NoiseMeter, batch: torch.Tensor, n
 
 def _hyperparameters(job: TrainingJob) -> Hyperparameters:
     """What the optimizer may read, from the recipe and from the settings of the search."""
+    recipe = job.recipe
     return Hyperparameters(
-        learning_rate=job.recipe.learning_rate,
-        weight_decay=job.recipe.weight_decay,
-        beta1=job.optimizer.beta1,
-        beta2=job.recipe.beta2,
-        epsilon=job.optimizer.epsilon,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        beta1=recipe.beta1,
+        beta2=recipe.beta2,
+        epsilon=recipe.epsilon,
+        adamw_rate_ratio=recipe.adamw_rate_ratio,
+        nesterov=job.optimizer.nesterov,
+        decoupled_weight_decay=job.optimizer.decoupled_weight_decay,
     )
 
 
@@ -414,7 +423,8 @@ def _build_step(
         return ranks.step(forward, optimizer, recipe.batch_size, micro_batch, clip_norm)
     step_flops = flops_per_token(recipe.shape, "6N+head") * recipe.batch_tokens
     is_short = recipe.steps < LEAST_GRAPHED_STEPS or step_flops > MOST_GRAPHED_FLOPS
-    replays = job.cuda_graph and not is_short and not job.objective.gradient_noise_scale
+    capturable = load_optimizer(job.optimizer.name).capturable
+    replays = job.cuda_graph and capturable and not is_short and not job.objective.gradient_noise_scale
     kind = GraphedStep if device.type == "cuda" and replays else TrainingStep
     return kind(forward, optimizer, micro_batch, job.optimizer.gradient_clip_norm)
 

@@ -91,9 +91,9 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
                 if n != "name"
             ]
         ),
-        "optimizer": f"{file.optimizer.name}, beta1 {file.optimizer.beta1}, beta2 {recipe.beta2}, epsilon "
-        f"{file.optimizer.epsilon}, weight decay {recipe.weight_decay}, "
-        f"clip {file.optimizer.gradient_clip_norm}",
+        "optimizer": f"{file.optimizer.name}, beta1 {recipe.beta1}, beta2 {recipe.beta2}, epsilon "
+        f"{recipe.epsilon}, weight decay {recipe.weight_decay}, clip {file.optimizer.gradient_clip_norm}",
+        "parametrization": recipe.parametrization.description,
         "seed": str(recipe.seed),
         "data": text,
         "data sha256": f"`{file.data_sha256}`",

@@ -15,13 +15,14 @@ from carbs_scaling.data.config import DataConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.predicted_curve import PredictedCurve
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.models.parametrization import Parametrization
 from carbs_scaling.names import require_name
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
-from carbs_scaling.training.recipe import Recipe
+from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 
 KIND = "carbs_scaling recipe"
 # Raised whenever a file of the same content would be read as another run.
-FORMAT = 1
+FORMAT = 2
 # Where the token files of this machine are is no part of a recipe.
 LOCAL_DATA_KEYS = ("cache_directory",)
 
@@ -106,6 +107,7 @@ class RecipeFile:
                 "vocabulary_tokens": shape.vocabulary_size,
                 "sequence_length_tokens": shape.sequence_length,
                 "options": asdict(shape.options),
+                "parametrization": asdict(recipe.parametrization),
             },
             "steps": recipe.steps,
             "batch_sequences": recipe.batch_size,
@@ -115,8 +117,7 @@ class RecipeFile:
             "schedule": asdict(self.schedule),
             "optimizer": {
                 **asdict(self.optimizer),
-                "beta2": recipe.beta2,
-                "weight_decay": recipe.weight_decay,
+                **{name: getattr(recipe, name) for name in OPTIMIZER_VALUES},
             },
             "seed": recipe.seed,
             "objective": asdict(self.objective),
@@ -189,10 +190,10 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
         learning_rate=float(values["peak_learning_rate"]),
         batch_size=values["batch_sequences"],
         steps=values["steps"],
-        weight_decay=float(optimizer["weight_decay"]),
-        beta2=float(optimizer["beta2"]),
+        **{name: float(optimizer[name]) for name in OPTIMIZER_VALUES},
         warmup_fraction=float(values["warmup_fraction_of_steps"]),
         seed=values["seed"],
+        parametrization=Parametrization(**_group(model, "parametrization")),
     )
     for name in ("params", "tokens", "batch_tokens"):
         require(

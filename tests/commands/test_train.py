@@ -111,7 +111,7 @@ def test_plain_transformers_gives_the_recorded_loss(run, model, capsys):
 
 
 def test_a_recipe_is_trained_as_it_stands_and_compared_with_its_prediction(run, tmp_path, capsys):
-    first = run(*FIXED, "schedule=wsd", "optimizer.beta1=0.8", "train.name=first", "train.seed=5") / "first"
+    first = run(*FIXED, "schedule=wsd", "space.beta1=0.8", "train.name=first", "train.seed=5") / "first"
     written = RecipeFile.load(first / "recipe.json")
     assert written.schedule.name == "wsd"
     predicted = Prediction(3.0, (0.1, 9.0), 0.9, 1e4, 2e4, ("far away",))
@@ -140,7 +140,7 @@ def test_a_recipe_is_trained_as_it_stands_and_compared_with_its_prediction(run, 
         5,
     )
     assert changed.prediction is None
-    for override in ("optimizer.beta1=0.7", "schedule=cosine", "objective.validation_tokens=512"):
+    for override in ("space.beta1=0.7", "schedule=cosine", "objective.validation_tokens=512"):
         folder = run(f"recipe={tmp_path / 'recipe.json'}", override, "train.name=third")
         assert RecipeFile.load(folder / "third" / "recipe.json").prediction is None
         shutil.rmtree(folder / "third")

@@ -18,7 +18,10 @@ SPECIFICATION = {
     "batch_size": {"low": 2, "high": 256, "log": True},
     "tokens_per_parameter": {"low": 1, "high": 400, "log": True},
     "weight_decay": 0.1,
+    "beta1": 0.9,
     "beta2": 0.95,
+    "epsilon": "1e-8",
+    "adamw_rate_ratio": 1,
     "warmup_fraction": 0.1,
 }
 

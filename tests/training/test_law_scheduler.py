@@ -11,8 +11,10 @@ from carbs_scaling.config_loading import load_section
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.laws.prior.published import BY_NAME
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
+from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.laws.scaling_law import LawsByOptimizer
 from carbs_scaling.laws.schedules.sde import FunctionalExponents
+from carbs_scaling.optimizers.optimizer import OPTIMIZERS, Hyperparameters, build_optimizer
 from carbs_scaling.training.config import ScheduleConfig
 from carbs_scaling.training.law_scheduler import SHAPES, plan_learning_rate, untuned_warmup_steps
 from carbs_scaling.training.schedules import learning_rate_factor
@@ -95,6 +97,21 @@ def test_what_a_law_cannot_say_is_refused(law):
         with pytest.raises(CarbsScalingError, match=message) as refused:
             law_scheduler(**{"optimizer": adamw(), **TARGET, **choices})
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names)
+def test_every_optimizer_of_ours_follows_its_own_law_and_keeps_the_ratios_of_its_groups(law, name):
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    values = Hyperparameters(1.0, 0.1, 0.9, 0.95, 1e-8, adamw_rate_ratio=0.5)
+    optimizer = build_optimizer(name, network, values)
+    given = [group["lr"] for group in optimizer.param_groups]
+    scheduler = law_scheduler(optimizer, replace(law, optimizer=name), **TARGET)
+    peaks = np.array(scheduler.base_lrs)
+    assert peaks.max() == pytest.approx(law.recommend(**TARGET).learning_rate)
+    np.testing.assert_allclose(peaks / peaks.max(), np.array(given) / max(given))
+    other = "adamw" if name in ("sgd", "muon") else "muon"
+    with pytest.raises(LawError, match=f"fitted to runs of {other}"):
+        law_scheduler(optimizer, replace(law, optimizer=other), **TARGET)
 
 
 def test_each_optimizer_gets_its_own_law(law):

@@ -25,6 +25,7 @@ from carbs_scaling.laws.hyperparameters.law import varied
 from carbs_scaling.laws.prior.prior import BATCH_PARAMETERS, NO_VALLEY, RATE_PARAMETERS, LawPrior
 from carbs_scaling.laws.prior.published import PublishedLaw
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
+from carbs_scaling.laws.prior.rates import RatePrior, rate_prior
 from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.rules import Rules, rules_of
 from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, cells_of
@@ -42,6 +43,7 @@ def fit_law(
     check: bool = True,
     prior_width: float = 1.0,
     prior: str | Sequence[str] | None = None,
+    rates: RatePrior | None = None,
 ) -> "ScalingLaw | LawsByOptimizer":
     """The scaling law of a table of runs.
 
@@ -56,6 +58,8 @@ def fit_law(
         prior_width: scales the priors' standard deviations: 1 is weak, 10 is hardly any.
         prior: published laws by name (`"Step Law"`, `["Step Law", "DeepSeek"]`, `"published"` for all), whose
             exponents the fit leans on where the runs say little; None: wide enough for all of them.
+        rates: what is known of the best learning rate; None for what the runs' optimizer and parametrization
+            say (`laws.prior.rates`).
 
     Returns:
         A `ScalingLaw`; `LawsByOptimizer` where the table has several optimizers and none was chosen.
@@ -67,15 +71,24 @@ def fit_law(
         raise LawArgumentError(f"prior_width={prior_width!r} must be above 0: 1 is weak, 10 hardly any prior")
     published = published_laws(prior)
     tables = read_runs(runs, optimizer)
-    laws = {name: _fit_table(table, check, prior_width, published) for name, table in tables.items()}
+    laws = {}
+    for name, table in tables.items():
+        own = (
+            rate_prior(table.optimizer, table.parametrization, table.base_params) if rates is None else rates
+        )
+        laws[name] = _fit_table(table, check, prior_width, published, own)
     return next(iter(laws.values())) if len(laws) == 1 else LawsByOptimizer(laws)
 
 
 def _fit_table(
-    table: RunTable, check: bool, prior_width: float, published: tuple[PublishedLaw, ...]
+    table: RunTable,
+    check: bool,
+    prior_width: float,
+    published: tuple[PublishedLaw, ...],
+    rates: RatePrior,
 ) -> ScalingLaw:
     centre = table.logs.mean(axis=0)
-    prior = prior_of(published, float(table.loss.min()), centre).widened(prior_width)
+    prior = prior_of(published, float(table.loss.min()), centre, rates).widened(prior_width)
     prior = prior.without_roles(table.has_role)
     starts = []
     for moves in STARTS:
@@ -88,11 +101,13 @@ def _fit_table(
     law = replace(
         found.law,
         warnings=(*warnings_of(found.law, table, found.converged, prior.scale), *found.notes),
+        rates=rates.name,
         prior=tuple(published_law.name for published_law in published),
     )
     if not check:
         return law
-    held_out = hold_out(table, partial(_fit_table, check=False, prior_width=prior_width, published=published))
+    refit = partial(_fit_table, check=False, prior_width=prior_width, published=published, rates=rates)
+    held_out = hold_out(table, refit)
     return law if held_out is None else replace(law, held_out=held_out, drift=held_out.drift)
 
 

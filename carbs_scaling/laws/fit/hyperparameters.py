@@ -8,7 +8,7 @@ from scipy.optimize import OptimizeResult, least_squares
 from carbs_scaling.laws.form.valley import valley
 from carbs_scaling.laws.hyperparameters.law import COORDINATES, OtherLaw, varied
 from carbs_scaling.laws.prior.prior import LawPrior
-from carbs_scaling.laws.runs.table import RunTable
+from carbs_scaling.laws.runs.table import MAY_BE_0, RunTable
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
 MIN_VALUES = 3  # two values show which is better, not where the best one lies
@@ -181,7 +181,7 @@ def fit_other(
     there = np.isfinite(x)
     x, places = x[there], places[there]
     if len(np.unique(np.round(x, 3))) < MIN_VALUES:
-        above = " above 0" if name == "weight_decay" else ""
+        above = " above 0" if name in MAY_BE_0 else ""
         return f"{name} has fewer than {MIN_VALUES} values{above}: the best one is not identified"
     width = float(np.ptp(x))
     exponents = np.array(COORDINATES[name].exponents)

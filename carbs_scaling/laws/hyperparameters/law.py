@@ -1,15 +1,16 @@
-"""Laws of further hyperparameters that runs varied: weight decay, Adam's beta2, momentum, the shape.
+"""Laws of further hyperparameters: weight decay, betas, epsilon, warmup, Muon's ratio, the shape.
 
 Each has a valley of its own in a coordinate x, fitted to the residuals of the law of learning rate and batch:
 
     L = L(N, D, lr, B) + o + o_N ln N + o_D ln D + k v(x - x*; r)
     x* = c + c_N ln N + c_D ln D + c_e (ln lr - ln lr*) + c_B (ln B - ln B*)
 
-with x = ln wd, ln(1 - beta2), ln(1 - momentum) or ln(width / depth), v the LINEX valley, lr* and B* the best
-ones at N and D. c_e and c_B move x* with a learning rate or batch that is not the best. Their priors come
-from theory. For weight decay AdamW's timescale B / (lr wd D) counts (arXiv 2505.13738), so c_e = -1 and
-c_B = 1. For beta2 and momentum averages keep their length in tokens when 1 - beta grows with the batch
-(arXiv 2205.10287), so c_B = 1.
+with x = ln wd, ln(1 - beta2), ln(1 - momentum), ln epsilon, ln warmup, ln ratio or ln(width / depth), v the
+LINEX valley, lr* and B* the best ones at N and D. c_e and c_B move x* with a learning rate or batch that is
+not the best. Their priors come from theory. For weight decay AdamW's timescale B / (lr wd D) counts (arXiv
+2505.13738), so c_e = -1 and c_B = 1. For beta2 and momentum averages keep their length in tokens when
+1 - beta grows with the batch (arXiv 2205.10287), so c_B = 1; by the same rule epsilon falls by the root of
+the batch, c_B = -1/2.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from carbs_scaling.laws.form.valley import valley
-from carbs_scaling.laws.runs.table import RunTable
+from carbs_scaling.laws.runs.table import MAY_BE_0, RunTable
 
 MIN_VARIATION = 0.3  # least range of x in the runs
 MIN_RUNS = 12
@@ -49,6 +50,10 @@ def _complement(x: np.ndarray) -> np.ndarray:
     return np.asarray(-np.expm1(x))
 
 
+def _share(x: np.ndarray) -> np.ndarray:
+    return np.minimum(np.exp(x), 0.9)  # some of the steps are left to the rest of the schedule
+
+
 _AVERAGE = ((0.0, 0.3), (0.0, 0.3), (0.0, 0.3), (1.0, 0.5))
 COORDINATES = {
     "weight_decay": Coordinate(
@@ -56,6 +61,9 @@ COORDINATES = {
     ),
     "beta2": Coordinate("1 - beta2", _ln_complement, _complement, _AVERAGE),
     "momentum": Coordinate("1 - momentum", _ln_complement, _complement, _AVERAGE),
+    "epsilon": Coordinate("epsilon", np.log, np.exp, ((0.0, 0.5), (0.0, 0.5), (0.0, 0.5), (-0.5, 0.5))),
+    "warmup_fraction": Coordinate("warmup_fraction", np.log, _share, ((0.0, 0.3),) * 4),
+    "adamw_rate_ratio": Coordinate("adamw_rate_ratio", np.log, np.exp, ((0.0, 0.3),) * 4),
     "width_to_depth": Coordinate(
         "width / depth", np.log, np.exp, ((0.15, 0.3), (0.0, 0.1), (0.0, 0.1), (0.0, 0.1))
     ),
@@ -126,11 +134,11 @@ def values_of(table: RunTable, name: str) -> np.ndarray | None:
 
 
 def log_values(table: RunTable, name: str) -> np.ndarray | None:
-    """x of the runs, shape (n,), NaN for a weight decay of 0; None where the table has no such column."""
+    """x of the runs, shape (n,), NaN for a decay or warmup of 0; None where there is no such column."""
     values = values_of(table, name)
     if values is None:
         return None
-    there = values > 0 if name == "weight_decay" else np.ones(len(values), dtype=bool)
+    there = values > 0 if name in MAY_BE_0 else np.ones(len(values), dtype=bool)
     x = np.full(len(values), np.nan)
     x[there] = COORDINATES[name].to_log(values[there])
     return x

@@ -10,6 +10,7 @@ import numpy as np
 from carbs_scaling.laws.form.law import FLOOR, INDEX, NAMES
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.published import BY_NAME
+from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 
 # Log of a curvature that is none, and log odds of a share that is everything.
 NO_VALLEY, ALL = -30.0, 40.0
@@ -112,14 +113,16 @@ def law_prior(
     has_role: Sequence[bool] = (True, True, True, True),
     rate_range: tuple[float, float] | None = None,
     batch_range: tuple[float, float] | None = None,
+    rates: RatePrior = ADAMW,
 ) -> LawPrior:
     """The prior for losses of about `loss_level`: wide enough for every published law to lie inside.
 
     Amplitudes are shares of the loss, so nothing depends on its unit. Of the floor, Besiroglu's law and
     Kaplan's lie one deviation to either side, in a direction that E, the exponents and gamma share: small
-    exponents go with no irreducible loss. Best rate against N between -1/8 (DeepSeek) and -0.7 (Step Law),
-    against D between -1/8 and 0.3; batch against D between 0.33 and 0.57: about a deviation to either side.
-    Rate against batch 1/2 (the Adam square-root rule, arXiv 2205.10287), less beyond the critical batch.
+    exponents go with no irreducible loss. AdamW's best rate against N between -1/8 (DeepSeek) and -0.7 (Step
+    Law), against D between -1/8 and 0.3; batch against D between 0.33 and 0.57: about a deviation to either
+    side. Its rate against batch 1/2 (the Adam square-root rule, arXiv 2205.10287), less beyond the critical
+    batch. Other optimizers' rates by `rates`.
     Valleys flatten no faster than the reducible loss falls (exponents of at most .37).
 
     Args:
@@ -128,19 +131,22 @@ def law_prior(
         has_role: which of `law.ROLES` the runs have.
         rate_range: (ln lowest, ln highest) learning rate that may be proposed: the prior's level lies inside.
         batch_range: the same for batch tokens.
+        rates: what is known of the optimizer's best learning rate.
     """
     level_n, level_d = (centre[0], centre[1]) if has_role[0] and has_role[1] else map(log, _FITTED_ON)
     rate, batch = published_level(exp(level_n), exp(level_d))
+    if rates.base_params is not None:
+        rate, _ = published_level(rates.base_params, exp(level_d))
     batch = _inside(batch, batch_range)
-    rate = _inside(rate, rate_range)
+    rate = _inside(rate + rates.level[0], rate_range)
     mean_sd = {
-        "a0": (rate - centre[2], _level_sd(rate_range)),
-        "a_N": (-0.45, 0.26),
-        "a_D": (0.1, 0.21),
-        "a_B": (0.4, 0.2),
+        "a0": (rate - centre[2], _level_sd(rate_range, rates.level[1])),
+        "a_N": rates.in_params,
+        "a_D": rates.in_tokens,
+        "a_B": rates.in_batch,
         "ln_k_e": (log(0.015 * loss_level), 1.5),
         "r_e": (0.5, 0.5),
-        "b0": (batch - centre[3], _level_sd(batch_range)),
+        "b0": (batch - centre[3], _level_sd(batch_range, _LEVEL_SD)),
         "b_N": (0.1, 0.15),
         "b_D": (0.45, 0.15),
         "ln_k_B": (log(0.01 * loss_level), 1.5),
@@ -213,12 +219,12 @@ def _floor_of(name: str, centre: Iterable[float]) -> dict[str, float]:
     }
 
 
-def _level_sd(bounds: tuple[float, float] | None) -> float:
+def _level_sd(bounds: tuple[float, float] | None, widest: float) -> float:
     """A range that is searched is meant to hold the optimum: its ends lie two deviations off its middle.
 
     A narrow one may miss it.
     """
-    return _LEVEL_SD if bounds is None else min(max((bounds[1] - bounds[0]) / 4, _NARROWEST_SD), _LEVEL_SD)
+    return widest if bounds is None else min(max((bounds[1] - bounds[0]) / 4, _NARROWEST_SD), widest)
 
 
 def _inside(value: float, bounds: tuple[float, float] | None) -> float:

@@ -13,6 +13,7 @@ from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.laws.prior.published import BY_NAME, LAWS, PublishedLaw
+from carbs_scaling.laws.prior.rates import ADAMW, LIKE_ADAMW, RatePrior
 from carbs_scaling.laws.runs.table import LawArgumentError
 
 TRANSFER_SD = 0.1  # of an exponent between settings; of the loss exponents' logs, twice that
@@ -45,15 +46,18 @@ def published_laws(names: str | Sequence[str] | None) -> tuple[PublishedLaw, ...
     return tuple(lower[name.lower()] for name in names)
 
 
-def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: Array) -> LawPrior:
+def prior_of(
+    laws: Sequence[PublishedLaw], loss_level: float, centre: Array, rates: RatePrior = ADAMW
+) -> LawPrior:
     """The prior of `law.NAMES`: `law_prior` where no law speaks.
 
     Args:
         laws: published laws; with none it is the weak prior.
         loss_level: a low loss of the runs.
         centre: (ln N0, ln D0, ln e0, ln B0).
+        rates: what is known of the optimizer's best learning rate.
     """
-    weak = law_prior(loss_level, centre.tolist())
+    weak = law_prior(loss_level, centre.tolist(), rates=rates)
     mean, sd, shared = weak.mean.copy(), weak.sd.copy(), weak.shared.copy()
 
     def set_from(name: str, values: Iterable[float], own_sd: float) -> None:
@@ -66,16 +70,18 @@ def prior_of(laws: Sequence[PublishedLaw], loss_level: float, centre: Array) -> 
             shared[i] = 0.0
 
     a_b = mean[INDEX["a_B"]]
-    rates = [(law, *_local(law.learning_rate, centre)) for law in laws if law.learning_rate]
+    # Published rates are Adam's, and of the standard parametrization.
+    heard = laws if rates.name in LIKE_ADAMW else ()
+    by_law = [(law, *_local(law.learning_rate, centre)) for law in heard if law.learning_rate]
     batches = [_local(law.batch_tokens, centre) for law in laws if law.batch_tokens]
     set_from("b0", [level - centre[3] for level, _, _ in batches], LEVEL_SD)
     set_from("b_N", [in_n for _, in_n, _ in batches], TRANSFER_SD)
     set_from("b_D", [in_d for _, _, in_d in batches], TRANSFER_SD)
     # At a fixed batch the best batch moves away with N and D, and the rate gives back a_B of that.
     b_n, b_d = mean[INDEX["b_N"]], mean[INDEX["b_D"]]
-    set_from("a0", [level - centre[2] for _, level, _, _ in rates], LEVEL_SD)
-    set_from("a_N", [in_n + law.fixed_batch * a_b * b_n for law, _, in_n, _ in rates], TRANSFER_SD)
-    set_from("a_D", [in_d + law.fixed_batch * a_b * b_d for law, _, _, in_d in rates], TRANSFER_SD)
+    set_from("a0", [level - centre[2] for _, level, _, _ in by_law], LEVEL_SD)
+    set_from("a_N", [in_n + law.fixed_batch * a_b * b_n for law, _, in_n, _ in by_law], TRANSFER_SD)
+    set_from("a_D", [in_d + law.fixed_batch * a_b * b_d for law, _, _, in_d in by_law], TRANSFER_SD)
     for name in LOSS_EXPONENTS:
         values = [np.log(getattr(law.floor, name.removeprefix("ln_"))) for law in laws if law.floor]
         set_from(name, values, 2 * TRANSFER_SD)

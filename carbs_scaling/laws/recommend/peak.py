@@ -64,7 +64,7 @@ def peak_learning_rate(
         params: N, non-embedding.
         tokens: D.
         batch_tokens: tokens a step; None for the law's.
-        optimizer: `adamw` or `sgd`; a law of one is refused for the other.
+        optimizer: its name; a law of another kind is refused (`kind_of`).
 
     Raises:
         LawError: the law has no learning rate, no batch or another optimizer, or a number is not positive.
@@ -77,7 +77,7 @@ def peak_learning_rate(
         return _published_peak(found, params, tokens, batch_tokens, optimizer)
     if isinstance(found, LawsByOptimizer):
         found = _of_optimizer(found, optimizer)
-    if found.optimizer and _is_sgd(found.optimizer) != _is_sgd(optimizer):
+    if found.optimizer and kind_of(found.optimizer) != kind_of(optimizer):
         raise LawError(f"the law was fitted to runs of {found.optimizer} and does not hold for {optimizer}")
     if not all(found.has_role[2:]):
         raise LawError("the law's runs have no learning rate or no batch, so it has no peak")
@@ -92,8 +92,11 @@ def _published_peak(
     if law.learning_rate is None:
         known = ", ".join(name for name, other in BY_NAME.items() if other.learning_rate is not None)
         raise LawError(f"{law.name} has no learning rate; these laws do: {known}")
-    if _is_sgd(optimizer):
-        raise LawError(f"{law.name} is a law of Adam's learning rate: for SGD, fit a law to runs of SGD")
+    kind = {"sgd": "SGD", "muon": "Muon"}.get(kind_of(optimizer))
+    if kind is not None:
+        raise LawError(
+            f"{law.name} is a law of Adam's learning rate: for {kind}, fit a law to runs of {kind}"
+        )
     recipe = law.recipe(params, tokens)
     batch = recipe.batch_tokens if batch_tokens is None else float(batch_tokens)
     if batch is None:
@@ -103,12 +106,16 @@ def _published_peak(
 
 
 def _of_optimizer(laws: LawsByOptimizer, optimizer: str) -> ScalingLaw:
-    fitting = [name for name in laws if _is_sgd(name) == _is_sgd(optimizer)]
+    fitting = [name for name in laws if kind_of(name) == kind_of(optimizer)]
     chosen = [optimizer] if optimizer in laws else fitting
     if len(chosen) != 1:
         raise LawError(f"these laws are of {', '.join(laws)}: pass the one for {optimizer}")
     return laws[chosen[0]]
 
 
-def _is_sgd(optimizer: str) -> bool:
-    return "sgd" in optimizer.lower()
+def kind_of(optimizer: str) -> str:
+    """Which of `muon`, `sgd` and `adam` an optimizer's rates go by; also by the name of PyTorch's class.
+
+    Adam, AdamW and NAdam are of one kind: their steps are as large as each other's.
+    """
+    return next((kind for kind in ("muon", "sgd") if kind in optimizer.lower()), "adam")

@@ -4,7 +4,7 @@ A table that cannot give a law is refused in one line, which names the fault and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from carbs_scaling.laws.runs.collapse import collapsed
 from carbs_scaling.laws.runs.table import (
+    MAY_BE_0,
     MIN_RUNS,
     MIN_VARIATION,
     REQUIRED,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Table = TypeVar("Table")
 
-ALSO_CALLED = {"momentum": "beta1"}  # its name in tables of Adam's runs
+ALSO_CALLED = {"momentum": "beta1"}  # its name in tables of Adam's runs, and in the space
 MAY_LACK = ("learning_rate", "batch_tokens")  # what the points of a study may not have
 OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
 # Marks of a run that diverged, and of one that did not; anything else is refused.
@@ -59,7 +60,9 @@ def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
     _check_columns(frame, source)
     names = _optimizers(frame)
     by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
-    return {name: _checked(part, name, source, has_role) for name, part in by_name.items()}
+    identity = getattr(runs, "identity", {})
+    how = {k: v for k, v in identity.get("rates", {}).items() if k != "optimizer"}
+    return {name: replace(_checked(part, name, source, has_role), **how) for name, part in by_name.items()}
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def study_row(number: int, values: Mapping[str, Any], loss: float | None) -> dic
         values: the point's values and roles.
         loss: None for a run that diverged.
     """
-    columns = (*REQUIRED[:4], "depth", "width", *SEARCHED)
+    columns = (*REQUIRED[:4], "depth", "width", *SEARCHED, *ALSO_CALLED.values())
     kept = {name: values[name] for name in columns if values.get(name) is not None}
     return {**kept, "loss": loss, "diverged": loss is None, "trial": number}
 
@@ -279,7 +282,7 @@ def _marked(column: "pd.Series[Any]", what: str) -> np.ndarray:
 def _possible(name: str, column: np.ndarray) -> bool:
     if name in ("beta2", "momentum"):
         return bool(np.all((column >= 0) & (column < 1)))
-    least = 0.0 if name == "weight_decay" else np.nextafter(0.0, 1.0)
+    least = 0.0 if name in MAY_BE_0 else np.nextafter(0.0, 1.0)
     return bool(np.all(np.isfinite(column) & (column >= least)))
 
 

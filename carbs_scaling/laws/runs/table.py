@@ -8,7 +8,9 @@ import numpy as np
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 
 REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
-SEARCHED = ("beta2", "momentum", "weight_decay")  # each has a law of its own where the runs vary it
+# Each has a law of its own where the runs vary it.
+SEARCHED = ("beta2", "momentum", "weight_decay", "epsilon", "warmup_fraction", "adamw_rate_ratio")
+MAY_BE_0 = ("weight_decay", "warmup_fraction")
 MAX_NUMBER = 1e60  # larger targets overflow the powers of a law
 MIN_RUNS = 8  # with fewer, the posterior of most parameters equals the prior
 MIN_VARIATION = 0.05  # range of a logarithm below which a quantity counts as not varied
@@ -53,7 +55,10 @@ class RunTable:
         width: residual width, shape (n,); None where the table has none.
         beta2: decay of Adam's second moment, shape (n,); None where the table has none. So too the next two.
         momentum: of SGD, or beta1 of Adam, shape (n,).
-        weight_decay: decoupled weight decay, shape (n,); 0 in a run without.
+        weight_decay: shape (n,); 0 in a run without.
+        epsilon: of Adam's denominator, shape (n,).
+        warmup_fraction: share of the steps, shape (n,); 0 in a run without.
+        adamw_rate_ratio: rate of what Muon leaves to AdamW over Muon's, shape (n,).
         optimizer: its name; empty where the table names none.
         diverged: number of runs left out because they diverged, collapsed or have no finite loss.
         source: name of the table, for reports.
@@ -61,6 +66,8 @@ class RunTable:
         collapsed: number of `diverged` with a finite loss (`carbs_scaling.laws.runs.collapse`).
         has_role: whether runs have N, D, a learning rate, and a batch.
         again: number of rows left out because another is the same in every column.
+        parametrization: `standard`, `mup` or `completep`.
+        base_params: N of the shape at which the parametrization is as standard.
     """
 
     params: np.ndarray
@@ -73,6 +80,9 @@ class RunTable:
     beta2: np.ndarray | None = None
     momentum: np.ndarray | None = None
     weight_decay: np.ndarray | None = None
+    epsilon: np.ndarray | None = None
+    warmup_fraction: np.ndarray | None = None
+    adamw_rate_ratio: np.ndarray | None = None
     optimizer: str = ""
     diverged: int = 0
     source: str = ""
@@ -80,6 +90,8 @@ class RunTable:
     collapsed: int = 0
     again: int = 0
     has_role: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    parametrization: str = "standard"
+    base_params: float | None = None
 
     def __len__(self) -> int:
         return len(self.loss)

@@ -48,6 +48,7 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
             knobs = space.encoding.position(known.points[int(np.argmin(badness))])
             sizes = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
             rate, batch = published_level(float(sizes[0]), float(sizes[1]))
+            rate += space.rates.level[0]
             for batch_factor in _BATCH_FACTORS:
                 for rate_factor in _RATE_FACTORS:
                     row = knobs[None].copy()

@@ -1,0 +1,68 @@
+"""Each optimizer's own prior of its best rate, and what a parametrization makes of it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from carbs_scaling.laws.fit.fit_law import fit_law
+from carbs_scaling.laws.form.law import INDEX
+from carbs_scaling.laws.prior.prior import law_prior, published_level
+from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
+from carbs_scaling.laws.prior.rates import ADAMW, RATE_PRIORS, rate_prior
+from carbs_scaling.laws.runs.reading import read_runs
+
+CENTRE = np.log([2e8, 1e10, 1e-3, 2e5])
+
+
+def test_adamws_is_the_default_and_that_of_unknown_optimizers():
+    assert rate_prior("") == rate_prior("lion") == ADAMW
+    np.testing.assert_array_equal(law_prior(2.3, CENTRE).mean, law_prior(2.3, CENTRE, rates=ADAMW).mean)
+
+
+@pytest.mark.parametrize("name", sorted(RATE_PRIORS))
+def test_only_the_rate_has_another_prior_and_none_is_narrower_than_adamws(name):
+    own, adamw = law_prior(2.3, CENTRE, rates=rate_prior(name)), law_prior(2.3, CENTRE)
+    of_rate = [INDEX[key] for key in ("a0", "a_N", "a_D", "a_B")]
+    others = np.setdiff1d(np.arange(len(own.mean)), of_rate)
+    np.testing.assert_array_equal(own.mean[others], adamw.mean[others])
+    np.testing.assert_array_equal(own.sd[others], adamw.sd[others])
+    assert (own.sd >= adamw.sd).all()
+
+
+@pytest.mark.parametrize("name", ["mup", "completep"])
+def test_with_a_parametrization_the_rate_hardly_moves_with_size_from_that_of_the_base(name):
+    prior = law_prior(2.3, CENTRE, rates=rate_prior("adamw", name, base_params=1e6))
+    assert prior.at("a_N") == 0.0
+    assert prior.sd[INDEX["a_N"]] <= 0.15
+    assert prior.at("a0") + CENTRE[2] == pytest.approx(published_level(1e6, 1e10)[0])
+
+
+def test_published_laws_of_adams_rates_are_no_prior_of_another_kind():
+    laws = published_laws("Step Law")
+    for rates in (rate_prior("sgd"), rate_prior("adamw", "mup", 1e6)):
+        own, weak = prior_of(laws, 2.3, CENTRE, rates), law_prior(2.3, CENTRE, rates=rates)
+        assert own.at("a_N") == weak.at("a_N") != prior_of(laws, 2.3, CENTRE).at("a_N")
+        assert own.at("b_D") != weak.at("b_D")
+
+
+def test_an_unknown_level_is_no_wider_than_the_range_that_is_searched():
+    wide, narrow = (np.log([1e-9, 1e9]), np.log([1e-3, 1e-1]))
+    sds = [law_prior(2.3, CENTRE, rate_range=r, rates=rate_prior("sgd")).sd for r in (None, wide, narrow)]
+    assert [sd[INDEX["a0"]] for sd in sds] == pytest.approx([3.0, 3.0, np.log(100) / 4])
+
+
+def test_the_law_of_a_study_has_the_prior_of_its_optimizer_and_parametrization(runs):
+    """The bare parts of a study that a table is read from."""
+    rates = {"optimizer": "muon", "parametrization": "mup", "base_params": 1e6}
+    table = read_runs(runs.assign(optimizer="muon"))["muon"]
+    assert fit_law(table, check=False).rates == "muon"
+    records = [
+        SimpleNamespace(
+            number=i, completed=True, status="completed", point={}, loss=row.pop("loss"), roles=row
+        )
+        for i, row in enumerate(runs.to_dict("records"))
+    ]
+    identity = {"optimizer": {"name": "muon"}, "rates": rates}
+    study = SimpleNamespace(name="mine", identity=identity, records=lambda: records)
+    assert fit_law(study, check=False).rates == "muon mup"
