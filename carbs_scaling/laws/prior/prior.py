@@ -22,7 +22,7 @@ LEVEL_LAWS = ("Step Law", "DeepSeek")
 _FITTED_ON = (2e8, 1e10)
 _EXPONENT_SD = 0.1
 # Deviations of the level of rate and batch, in logs: where no range is given, and for the narrowest range.
-_LEVEL_SD, _NARROWEST_SD = 2.0, 0.5
+_LEVEL_SD = 2.0
 # The floor lies between these two laws, one standard deviation to either side.
 FLOOR_LAWS = ("Besiroglu", "Kaplan")
 # Kaplan's law has no irreducible loss. In logs a tenth of the loss stands for none: runs cannot tell them
@@ -140,13 +140,13 @@ def law_prior(
     batch = _inside(batch, batch_range)
     rate = _inside(rate + rates.level[0], rate_range)
     mean_sd = {
-        "a0": (rate - centre[2], _level_sd(rate_range, rates.level[1])),
+        "a0": (rate - centre[2], rates.level[1]),
         "a_N": rates.in_params,
         "a_D": rates.in_tokens,
         "a_B": rates.in_batch,
         "ln_k_e": (log(0.015 * loss_level), 1.5),
         "r_e": (0.5, 0.5),
-        "b0": (batch - centre[3], _level_sd(batch_range, _LEVEL_SD)),
+        "b0": (batch - centre[3], _LEVEL_SD),
         "b_N": (0.1, 0.15),
         "b_D": (0.45, 0.15),
         "ln_k_B": (log(0.01 * loss_level), 1.5),
@@ -217,14 +217,6 @@ def _floor_of(name: str, centre: Iterable[float]) -> dict[str, float]:
         "ln_beta": log(law.beta),
         "ln_gamma": log(law.gamma),
     }
-
-
-def _level_sd(bounds: tuple[float, float] | None, widest: float) -> float:
-    """A range that is searched is meant to hold the optimum: its ends lie two deviations off its middle.
-
-    A narrow one may miss it.
-    """
-    return widest if bounds is None else min(max((bounds[1] - bounds[0]) / 4, _NARROWEST_SD), widest)
 
 
 def _inside(value: float, bounds: tuple[float, float] | None) -> float:

@@ -62,14 +62,6 @@ def test_the_level_keeps_inside_what_may_be_proposed():
     assert np.log(1e-6) < prior.at("a0") + CENTRE[2] < np.log(1e-4)
 
 
-@pytest.mark.parametrize(
-    ("bounds", "sd"), [(None, 2.0), ((-9.0, -5.0), 1.0), ((-30.0, 0.0), 2.0), ((-6.1, -6.0), 0.5)]
-)
-def test_the_level_is_as_uncertain_as_the_range_that_is_searched(bounds, sd):
-    prior = law_prior(3.0, CENTRE, rate_range=bounds, batch_range=bounds)
-    assert prior.scale[[INDEX["a0"], INDEX["b0"]]] == pytest.approx([sd, sd])
-
-
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (-40.0, -40.0), (90.0, 90.0)])
 def test_units_that_no_model_has_give_a_usable_prior(centre):
     prior = law_prior(3.0, (*centre, 0.0, 0.0))
