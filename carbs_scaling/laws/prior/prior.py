@@ -21,7 +21,7 @@ BATCH_PARAMETERS = ("a_B", "b0", "b_N", "b_D", "ln_k_B", "r_B")
 LEVEL_LAWS = ("Step Law", "DeepSeek")
 _FITTED_ON = (2e8, 1e10)
 _EXPONENT_SD = 0.1
-# Deviations of the level of rate and batch, in logs: where no range is given, and for the narrowest range.
+# Deviation of the level of the batch, in logs.
 _LEVEL_SD = 2.0
 # The floor lies between these two laws, one standard deviation to either side.
 FLOOR_LAWS = ("Besiroglu", "Kaplan")

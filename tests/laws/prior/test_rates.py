@@ -46,12 +46,6 @@ def test_published_laws_of_adams_rates_are_no_prior_of_another_kind():
         assert own.at("b_D") != weak.at("b_D")
 
 
-def test_an_unknown_level_is_no_wider_than_the_range_that_is_searched():
-    wide, narrow = (np.log([1e-9, 1e9]), np.log([1e-3, 1e-1]))
-    sds = [law_prior(2.3, CENTRE, rate_range=r, rates=rate_prior("sgd")).sd for r in (None, wide, narrow)]
-    assert [sd[INDEX["a0"]] for sd in sds] == pytest.approx([3.0, 3.0, np.log(100) / 4])
-
-
 def test_the_law_of_a_study_has_the_prior_of_its_optimizer_and_parametrization(runs):
     """The bare parts of a study that a table is read from."""
     rates = {"optimizer": "muon", "parametrization": "mup", "base_params": 1e6}
