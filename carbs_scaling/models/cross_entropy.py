@@ -78,6 +78,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight.addmm_(errors.t(), part)
                 else:
                     grad_weight += errors.t() @ part
+                del logs, errors  # before the next part has its own
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total * scale
 

@@ -67,6 +67,7 @@ class Pretraining(Task):
                 config.optimizer.name,
                 activation_size(limits.device),
                 config.training.micro_batch_tokens,
+                whole_scores=config.training.compile,
             )
 
     @classmethod
