@@ -114,8 +114,8 @@ class Qwen3Mixture(Decoder):
 def visit_bytes(width: int, intermediate_size: int, bytes_per_activation: int) -> int:
     """Bytes that one visit of a token to an expert keeps.
 
-    In float32: the token, gate and up, SiLU, product and output. Then the expert's weight in the sum twice, and
-    five positions: the expert's number for router and auxiliary loss, and the order of the visits and back.
+    In float32: the token, gate and up, SiLU, product and output. Then the expert's weight in the sum, twice.
+    Then five positions: the expert's number for router and auxiliary loss, the order of the visits and back.
     """
     values = FLOAT32_BYTES * (2 * width + 4 * intermediate_size)
     return values + FLOAT32_BYTES + bytes_per_activation + 5 * INT64_BYTES
