@@ -23,7 +23,12 @@ INT64_BYTES = 8
 SCORE_COPIES = 3
 
 
-def activation_bytes(shape: ModelShape, sequences: int, bytes_per_activation: int = FLOAT32_BYTES) -> int:
+def activation_bytes(
+    shape: ModelShape,
+    sequences: int,
+    bytes_per_activation: int = FLOAT32_BYTES,
+    whole_scores: bool = False,
+) -> int:
     """Bytes that the forward pass keeps for the backward pass.
 
     Args:
@@ -31,6 +36,8 @@ def activation_bytes(shape: ModelShape, sequences: int, bytes_per_activation: in
         sequences: those in memory at once.
         bytes_per_activation: 4 in float32; 2 under bfloat16 autocast, which keeps what matrices multiply in
             2 bytes, copies of the matrices among it, and the residual stream and the norms in 4.
+        whole_scores: whether the scores of a large vocabulary are there at once, as where the model is
+            compiled, or trained on several devices (`models.build.token_losses`).
 
     Raises:
         ValueError: fewer than one sequence, or a precision that is neither 2 nor 4 bytes.
@@ -42,14 +49,15 @@ def activation_bytes(shape: ModelShape, sequences: int, bytes_per_activation: in
     family = shape.family
     blocks = family.activation_bytes(shape, sequences, bytes_per_activation)
     tokens = sequences * shape.sequence_length
-    if _takes_scores_in_parts(shape, sequences, bytes_per_activation):
-        # Instead of the scores, the gradients of the head and of what it reads.
-        scores = FLOAT32_BYTES * (family.head_params(shape) + tokens * shape.width)
+    if not whole_scores and _takes_scores_in_parts(shape, sequences, bytes_per_activation):
+        # The gradients of the head and of what it reads, instead of the scores and of what it reads.
+        scores = FLOAT32_BYTES * family.head_params(shape)
+        scores += (FLOAT32_BYTES - bytes_per_activation) * tokens * shape.width
     else:
         scores = FLOAT32_BYTES * sequences * family.scored_positions(shape) * shape.vocabulary_size
     ids = 2 * INT64_BYTES * tokens  # those that are read and those that are predicted
-    matrices = family.block_params(shape) + family.head_params(shape)
-    cast_matrices = bytes_per_activation * matrices if bytes_per_activation < FLOAT32_BYTES else 0
+    half = bytes_per_activation < FLOAT32_BYTES
+    cast_matrices = bytes_per_activation * family.cast_params(shape) if half else 0
     return blocks + scores + ids + cast_matrices
 
 
@@ -65,19 +73,25 @@ def _scores_at_once(bytes_per_activation: int) -> int:
 
 
 def training_memory_bytes(
-    shape: ModelShape, sequences: int, optimizer: str, bytes_per_activation: int = FLOAT32_BYTES
+    shape: ModelShape,
+    sequences: int,
+    optimizer: str,
+    bytes_per_activation: int = FLOAT32_BYTES,
+    whole_scores: bool = False,
 ) -> int:
     """Most bytes that training holds at once: weights, gradients, optimizer state and one pass.
 
     The peak is either where the loss is differentiated, with all activations there and two more copies of the
-    scores, or in the first block of the backward pass, with that block's gradients. Gradients of weights,
-    there before the second micro-batch, are counted in full.
+    scores, or in the first block of the backward pass, with that block's gradients, or at its end, where a
+    tied matrix gets both gradients. Gradients of weights, there before the second micro-batch, are counted in
+    full.
 
     Args:
         shape: the model.
         sequences: those in memory at once, the micro-batch where batches are accumulated.
         optimizer: its name, `optimizer.name` in the configuration.
         bytes_per_activation: see `activation_bytes`.
+        whole_scores: see `activation_bytes`.
 
     Raises:
         ValueError: as `activation_bytes`.
@@ -88,11 +102,14 @@ def training_memory_bytes(
     state = kind.hidden_state_bytes * hidden + kind.state_bytes * (total - hidden)
     weights = 2 * FLOAT32_BYTES * total + state
     tokens = sequences * shape.sequence_length
-    block = tokens * family.block_gradient_bytes(shape, bytes_per_activation)
-    if _takes_scores_in_parts(shape, sequences, bytes_per_activation):
+    block = family.block_gradient_bytes(shape, tokens, bytes_per_activation)
+    if not whole_scores and _takes_scores_in_parts(shape, sequences, bytes_per_activation):
         # Scores and their log-probabilities of a part; where they are in 2 bytes, their gradients too.
         scores = 2 * FLOAT32_BYTES * _scores_at_once(bytes_per_activation)
     else:
         scored = sequences * family.scored_positions(shape)
         scores = (SCORE_COPIES - 1) * FLOAT32_BYTES * scored * shape.vocabulary_size
-    return weights + activation_bytes(shape, sequences, bytes_per_activation) + max(scores, block)
+    kept = activation_bytes(shape, sequences, bytes_per_activation, whole_scores)
+    # At the very end: the gradients of a tied matrix as head and as embedding, and their sum.
+    tied = 3 * FLOAT32_BYTES * family.head_params(shape)
+    return weights + max(kept + max(scores, block), tied)

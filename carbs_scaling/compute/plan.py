@@ -206,8 +206,9 @@ def make_plan(
     final = planned_run(model, flops - search_flops, throughput, devices)
     n, d = float(final.shape.params), final.tokens
     sizes = median_and_range(optimal_sizes(6 * n * d))
-    whole = training_memory_bytes(final.shape, 1, optimizer, BF16_BYTES)
-    kept = training_memory_bytes(final.shape, 2, optimizer, BF16_BYTES) - whole  # of one more sequence
+    # Models on several devices keep all scores of a large vocabulary.
+    whole, two = (training_memory_bytes(final.shape, n, optimizer, BF16_BYTES, devices > 1) for n in (1, 2))
+    kept = two - whole  # of one more sequence
     return Plan(
         flops=flops,
         search_flops=search_flops,

@@ -71,6 +71,11 @@ class PretrainedTokenizer:
                 f"the tokenizer {name!r} has no end-of-text token (eos_token) to put between documents"
             )
         vocabulary = self._tokenizer.get_vocab()
+        # What transformers makes of a folder without a tokenizer's files.
+        if set(vocabulary) <= set(self._tokenizer.all_special_tokens):
+            raise DataError(
+                f"the tokenizer {name!r} knows no words: are its files in the folder of the model?"
+            )
         self.vocabulary_size = max(vocabulary.values()) + 1
         self.separator = int(self._tokenizer.eos_token_id)
         backend = getattr(self._tokenizer, "backend_tokenizer", None)

@@ -126,9 +126,10 @@ class Decoder(ModelFamily):
         swiglu = 4 * bytes_per_activation * self.intermediate_size(shape)
         return rms_norm_bytes(shape.width, bytes_per_activation, readers=2) + swiglu
 
-    def block_gradient_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
+    def block_gradient_bytes(self, shape: ModelShape, tokens: int, bytes_per_activation: int) -> int:
         """The residual stream, and the MLP's gate, up and product."""
-        return FLOAT32_BYTES * shape.width + 3 * bytes_per_activation * self.intermediate_size(shape)
+        mlp = 3 * bytes_per_activation * self.intermediate_size(shape)
+        return tokens * (FLOAT32_BYTES * shape.width + mlp)
 
     def settings(self, shape: ModelShape) -> dict[str, Any]:
         """The fields that the configurations of all these families in `transformers` have."""

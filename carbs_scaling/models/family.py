@@ -180,6 +180,10 @@ class ModelFamily(Protocol):
         """
         return 12.0 * shape.depth * shape.width * shape.sequence_length
 
+    def cast_params(self, shape: ModelShape) -> int:
+        """Weights that autocast keeps a second time in 2 bytes: all matrices that it multiplies by."""
+        return self.block_params(shape) + self.head_params(shape)
+
     def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
         """Bytes that blocks and final norm keep for the backward pass, without cast copies of the matrices.
 
@@ -191,8 +195,8 @@ class ModelFamily(Protocol):
         """
         ...
 
-    def block_gradient_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
-        """Bytes a token of the gradients that live together in the backward pass of one block."""
+    def block_gradient_bytes(self, shape: ModelShape, tokens: int, bytes_per_activation: int) -> int:
+        """Bytes of the gradients that `tokens` tokens have at once in the backward pass of one block."""
         ...
 
     def build(self, shape: ModelShape) -> "nn.Module":

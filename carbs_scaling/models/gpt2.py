@@ -44,9 +44,10 @@ class GPT2(ModelFamily):
         token = shape.depth * (attention + mlp) + layer_norm_bytes(d, size, readers=1)
         return sequences * shape.sequence_length * token
 
-    def block_gradient_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
+    def block_gradient_bytes(self, shape: ModelShape, tokens: int, bytes_per_activation: int) -> int:
         """The residual stream, and the MLP before and after GELU."""
-        return FLOAT32_BYTES * shape.width + 2 * bytes_per_activation * self.intermediate_size(shape)
+        mlp = 2 * bytes_per_activation * self.intermediate_size(shape)
+        return tokens * (FLOAT32_BYTES * shape.width + mlp)
 
     def build(self, shape: ModelShape) -> "nn.Module":
         """A `GPT2LMHeadModel`.

@@ -214,10 +214,11 @@ class Measured(ModelFamily):
         each, constant = kept_bytes(_maker(self, shape), shape.sequence_length, bytes_per_activation)
         return sequences * each + constant
 
-    def block_gradient_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
+    def block_gradient_bytes(self, shape: ModelShape, tokens: int, bytes_per_activation: int) -> int:
         """The residual stream, and three tensors of the MLP's width."""
         inner = max((size_of(self.config(shape), name) or 0 for name in INNER_WIDTHS), default=0)
-        return FLOAT32_BYTES * shape.width + 3 * bytes_per_activation * (inner or 4 * shape.width)
+        mlp = 3 * bytes_per_activation * (inner or 4 * shape.width)
+        return tokens * (FLOAT32_BYTES * shape.width + mlp)
 
 
 @cache

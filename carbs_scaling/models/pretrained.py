@@ -163,7 +163,7 @@ class Pretrained(Measured):
 
 @cache
 def _config(path: str) -> "PretrainedConfig":
-    values = read_config(str(local_folder(path)))
+    values = read_config(str(local_folder(path)), "model.path")
     values.pop("quantization_config", None)
     return make_config(json.dumps(values, sort_keys=True))
 

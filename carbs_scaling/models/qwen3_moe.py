@@ -72,17 +72,30 @@ class Qwen3Mixture(Decoder):
         expert = 3 * shape.width * self.intermediate_size(shape)
         return int(shape.depth * (self.attention_params(shape) + router + experts * expert))
 
-    def mlp_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
-        """Norm, router, and for each visit the token itself, gate and up, SiLU, product and output."""
-        d, size, options = shape.width, bytes_per_activation, shape.options
-        return rms_norm_bytes(d, size, readers=2) + options.experts_per_token * visit_bytes(
-            d, self.intermediate_size(shape), size
-        )
+    def cast_params(self, shape: ModelShape) -> int:
+        """Attention and router; the experts of `transformers` compute in float32 under autocast too."""
+        return self._with_experts(shape, 0) + self.head_params(shape)
 
-    def block_gradient_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
-        """The residual stream, and for each visit the MLP's gate, up and product."""
-        visits = shape.options.experts_per_token * 3 * self.intermediate_size(shape)
-        return FLOAT32_BYTES * shape.width + bytes_per_activation * visits
+    def mlp_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
+        """Norm, router with its auxiliary loss, and the visits to experts."""
+        options = shape.options
+        # A softmax, the auxiliary loss's own in the precision of the scores, and the sum of those chosen.
+        router = (FLOAT32_BYTES + bytes_per_activation) * options.experts + FLOAT32_BYTES
+        visits = options.experts_per_token * visit_bytes(
+            shape.width, self.intermediate_size(shape), bytes_per_activation
+        )
+        return rms_norm_bytes(shape.width, bytes_per_activation, readers=1) + router + visits
+
+    def block_gradient_bytes(self, shape: ModelShape, tokens: int, bytes_per_activation: int) -> int:
+        """The residual stream, and for each visit the MLP's gate, up and product; or the experts' matrices.
+
+        Of the matrices, gate and up of all experts have a gradient at once, before it is added to that of the
+        earlier micro-batches. By then the four inner tensors of each visit are gone, and two are back.
+        """
+        inner = self.intermediate_size(shape)
+        visits = tokens * shape.options.experts_per_token * inner
+        matrices = 2 * shape.options.experts * shape.width * inner
+        return FLOAT32_BYTES * (tokens * shape.width + max(3 * visits, matrices - 2 * visits))
 
     def build(self, shape: ModelShape) -> "nn.Module":
         """A `Qwen3MoeForCausalLM` whose output holds the auxiliary loss."""
@@ -103,8 +116,13 @@ class Qwen3Mixture(Decoder):
 
 
 def visit_bytes(width: int, intermediate_size: int, bytes_per_activation: int) -> int:
-    """Bytes that one visit of a token to an expert keeps."""
-    return bytes_per_activation * (2 * width + 4 * intermediate_size)
+    """Bytes that one visit of a token to an expert keeps.
+
+    In float32: the token, gate and up, SiLU, product and output. Then the expert's weight in the sum, twice.
+    Then five positions: the expert's number for router and auxiliary loss, the order of the visits and back.
+    """
+    values = FLOAT32_BYTES * (2 * width + 4 * intermediate_size)
+    return values + FLOAT32_BYTES + bytes_per_activation + 5 * INT64_BYTES
 
 
 FAMILY: ModelFamily = Qwen3Mixture()

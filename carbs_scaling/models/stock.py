@@ -25,11 +25,12 @@ INNER_WIDTHS = (
 LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types")
 
 
-def read_config(given: Any) -> dict[str, Any]:
+def read_config(given: Any, option: str = "model.config") -> dict[str, Any]:
     """The values of a configuration.
 
     Args:
         given: a mapping, its JSON text, or the path of a JSON file or of a folder with `config.json`.
+        option: that it was given by, for messages.
 
     Raises:
         ConfigError: it cannot be read, or names no kind of model.
@@ -44,11 +45,11 @@ def read_config(given: Any) -> dict[str, Any]:
                 text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or "not text"
-                raise ConfigError(f"model.config={given}: {reason}") from None
+                raise ConfigError(f"{option}={given}: {reason}") from None
         try:
             values = json.loads(text)
         except ValueError:
-            raise ConfigError(f"model.config={given[:60]}: not JSON") from None
+            raise ConfigError(f"{option}={given[:60]}: its configuration is not JSON") from None
     if not (isinstance(values, dict) and isinstance(values.get("model_type"), str)):
         raise ConfigError(
             "model.config needs a configuration of transformers with a model_type: a JSON file, or values "

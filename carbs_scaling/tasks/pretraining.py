@@ -69,6 +69,7 @@ class Pretraining(Task):
                 config.optimizer.name,
                 activation_size(limits.device),
                 config.training.micro_batch_tokens,
+                whole_scores=config.training.compile,
             )
 
     @classmethod

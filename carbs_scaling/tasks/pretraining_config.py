@@ -69,11 +69,13 @@ class ModelConfig:
         return self.family.width_step(self.options, self.head_size)
 
     def shape(self, width: int, depth: int, vocabulary_size: int) -> ModelShape:
-        """A model of these sizes.
+        """A model of these sizes; a trained one may have room for more tokens than its tokenizer has.
 
         Raises:
             ConfigError: the family has none.
         """
+        own = self.family.fixed_sizes(self.options).get("vocabulary_size", 0)
+        vocabulary_size = max(own, vocabulary_size)
         return ModelShape(
             self.architecture, width, depth, self.head_size, vocabulary_size, self.sequence_length,
             self.options,

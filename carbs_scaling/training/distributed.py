@@ -109,6 +109,8 @@ class Ranks:
         for block in max(lists, key=len, default=nn.ModuleList()):
             fully_shard(block, mesh=mesh)  # moves the block to the device and keeps the shard
         fully_shard(model, mesh=mesh)
+        # Head and embedding are whole only inside of the model's own forward pass.
+        model.has_plain_head = False  # type: ignore[assignment]
         return model
 
     def step(

@@ -163,6 +163,10 @@ def test_a_loss_in_parts_needs_what_is_estimated(architecture, monkeypatch, shap
     assert activation_bytes(shape, 2) == pytest.approx(kept, rel=0.01)
     peak = peak_bytes(shape, 2, "adamw", 4, monkeypatch)
     assert 0.99 * peak < training_memory_bytes(shape, 2, "adamw") < 1.15 * peak
+    # Compiled or on several devices, a model has no plain head that anyone could see.
+    monkeypatch.setattr(shape.family, "has_plain_head", False)
+    kept = saved_bytes(shape, 2, 4)
+    assert activation_bytes(shape, 2, whole_scores=True) == pytest.approx(kept, rel=0.01)
 
 
 @pytest.mark.cuda

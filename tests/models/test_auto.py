@@ -50,7 +50,7 @@ def test_a_file_a_folder_text_and_values_are_the_same(tmp_path):
     [
         (None, "needs a configuration"),
         ("absent.json", "No such file"),
-        ("{", "not JSON"),
+        ("{", "model.config={: its configuration is not JSON"),
         ({"hidden_size": 64}, "model_type"),
         ({"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.py--Config"}}, "never run"),
         ({"model_type": "llama", "hidden_size": "wide"}, "model_type=llama"),

@@ -50,6 +50,13 @@ def test_another_tokenizer_is_refused(folder, search_config):
         )
 
 
+def test_a_model_may_have_room_for_more_tokens_than_its_tokenizer(tmp_path, pretraining):
+    folder = trained_folder(tmp_path, (16, 1, 8, 264, 32))
+    task = pretraining("model=pretrained", f"model.path={folder}", "model.sequence_length=32")
+    point = task.project({"learning_rate": 0.01, "batch_size": 2, "tokens_per_parameter": 50.0})
+    assert task.details(point)["vocabulary_size"] == 264
+
+
 def test_pickles_are_refused_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
