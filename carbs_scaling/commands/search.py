@@ -90,6 +90,7 @@ def counted_in_trials(config: SearchConfig, task: Task) -> SearchConfig:
         config.budget,
         flops=float(trials),
         max_trial_fraction=1.0,
+        min_trial_fraction=0.0,
         stop_below_fraction=0.0,
         trial_overhead_flops=0.0,
     )
