@@ -56,7 +56,7 @@ def test_initial_weights_spread_as_gpt2s_at_its_width_and_wider_in_narrow_models
         shape = replace(small(name), width=width)
         blocks = blocks_of(build_model(shape, seed=0))
         # Matrices that write to the residual stream may be drawn smaller, by depth.
-        widest = max(float(p.std()) for p in blocks.parameters() if p.ndim == 2)
+        widest = max(float(p.detach().std()) for p in blocks.parameters() if p.ndim == 2)
         assert widest == pytest.approx(0.02 * (768 / width) ** 0.5, rel=0.1)
 
 
