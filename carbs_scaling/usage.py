@@ -24,7 +24,7 @@ VERBS = {
         "what a budget buys, before anything is run",
         (
             "gpus=8 gpu=h100 hours=72",
-            "flops=1e21 share_for_search=.1 model=llama",
+            "flops=1e21 share_for_search=.1 gpu=h100",
             "probe=true hours=2 gpus=2 output=plans/experiment/mine.yaml",
         ),
     ),
@@ -87,7 +87,7 @@ VERBS = {
 }
 FLAGS = """flags:
   --cfg job            print the configuration that would run
-  -m, --multirun       a job for each of several values: model=gpt2,llama
+  -m, --multirun       a job for each of several values: study.seed=0,1,2
   --config-dir DIR     a folder with presets of your own: DIR/experiment/NAME.yaml"""
 FOOT = """carbs-scaling VERB --help lists the keys and groups of a verb.
 eval "$(carbs-scaling completion bash)" completes verbs, keys and options with TAB."""

@@ -75,7 +75,5 @@ def _balance(config: Any, router_logits: Any) -> torch.Tensor:
     """The auxiliary loss of all routers, as the models of `transformers` take it from these scores."""
     from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-    balance: torch.Tensor = load_balancing_loss_func(
-        router_logits, config.num_experts, config.num_experts_per_tok
-    )
-    return balance
+    balance = load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok)
+    return torch.as_tensor(balance)

@@ -45,7 +45,7 @@ def linear_cross_entropy(
         parts = zip(hidden.split(rows), targets.split(rows), strict=True)
         losses = [cross_entropy(linear(h, weight), t, reduction="sum") for h, t in parts]
         return scale * torch.stack(losses).sum()
-    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, rows, scale)
+    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, rows, scale)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -4,7 +4,7 @@ Every family in its own file says what it adds; there is no default family here.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.activations import (
@@ -17,6 +17,8 @@ from carbs_scaling.models.family import ModelFamily, ModelShape
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+Config = TypeVar("Config", bound="PretrainedConfig")
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Decoder(ModelFamily):
         }
 
 
-def with_our_attention(config: "PretrainedConfig") -> "PretrainedConfig":
+def with_our_attention(config: Config) -> Config:
     """The configuration with the attention of `models.attention`."""
     from carbs_scaling.models.attention import ATTENTION
 

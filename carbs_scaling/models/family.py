@@ -6,6 +6,7 @@ A family is one module of this package that holds a `FAMILY`; `model.architectur
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
 
 from carbs_scaling.errors import ConfigError
@@ -221,7 +222,7 @@ def checked_options(family: ModelFamily, options: Any) -> Any:
     try:
         return kind(**(options or {}))
     except TypeError as error:
-        known = ", ".join(kind.__dataclass_fields__) or "none"
+        known = ", ".join(signature(kind).parameters) or "none"
         raise ConfigError(f"model.architecture={family.name} has the options {known}: {error}") from error
 
 

@@ -95,7 +95,7 @@ class ModelConfig:
         """
         own = [field.name for field in fields(cls) if field.name != "options"]
         rest = [str(name) for name in values if name not in own]
-        options = None
+        options: Any = None
         if OmegaConf.is_missing(values, "architecture") or "architecture" not in values:
             raise ConfigError("model.architecture is missing: choose a family, such as model=NAME")
         if isinstance(values.architecture, str):

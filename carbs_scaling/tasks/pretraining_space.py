@@ -101,7 +101,7 @@ class PretrainingSpace:
         self._law, self._optimizer = _law_of_rates(specification.get("learning_rate")), optimizer
         rules = dimension_rules(model)
         sizes = model.fixed_sizes
-        absent = {name for name in ("width", "depth") if name in sizes}
+        absent: set[str] = {name for name in ("width", "depth") if name in sizes}
         absent |= {"learning_rate"} if self._law is not None else set()
         rules = {name: rule for name, rule in rules.items() if name not in absent}
         specification = {name: value for name, value in specification.items() if name not in absent}
