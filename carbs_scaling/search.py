@@ -118,10 +118,8 @@ class Search:
         self._begun = False  # whether a trial was: from then on nothing is taken back
         self._last_status: Status | None = None
         self._in_a_row = 0
-        self._alike: tuple[str, int] | None = (
-            "",
-            0,
-        )  # words of the last failure and how often; None at a loss
+        # Words of the last failure and how often they came; None once there is a loss.
+        self._alike: tuple[str, int] | None = ("", 0)
         self._why_it_ends = ""
 
     def run(self) -> Study:
@@ -246,7 +244,7 @@ class Search:
         self._last_status = outcome.status
         if outcome.status is Status.COMPLETED:
             self._alike = None
-        elif self._alike is not None:
+        elif self._alike is not None and outcome.status not in (Status.OUT_OF_MEMORY, Status.MACHINE):
             said, count = self._alike
             self._alike = (outcome.message, count + 1 if outcome.message == said else 1)
 

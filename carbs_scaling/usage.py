@@ -120,7 +120,7 @@ def verb_usage(name: str, overrides: Sequence[str]) -> str:
     """Help of one verb: its groups and its keys with the options that `overrides` choose, and examples."""
     known = verb_keys(name, dict(text.split("=", 1) for text in overrides if "=" in text))
     width = max(80, shutil.get_terminal_size((110, 24)).columns)
-    groups = [_group(group, known) for group in known.options if len(known.options[group]) > 1]
+    groups = [_group(group, known, width) for group in known.options if len(known.options[group]) > 1]
     keys = []
     for key in known.keys:
         setting = f"  {key.name}={key.default}".ljust(_COLUMN)
@@ -135,11 +135,12 @@ def verb_usage(name: str, overrides: Sequence[str]) -> str:
     return "\n\n".join((*parts, FLAGS))
 
 
-def _group(group: str, known: VerbKeys) -> str:
+def _group(group: str, known: VerbKeys, width: int) -> str:
     chosen = known.chosen.get(group)
     lead = f"{group}={chosen}" if chosen else f"+{group}=NAME"
     others = ", ".join(option for option in known.options[group] if option != chosen)
-    return f"  {lead:<{_COLUMN - 2}} {'or ' if chosen else ''}{others}"
+    start = f"  {lead:<{_COLUMN - 2}} {'or ' if chosen else ''}"
+    return textwrap.fill(others, width, initial_indent=start, subsequent_indent=" " * (_COLUMN + 1))
 
 
 def completions(line: str) -> list[str]:

@@ -193,7 +193,7 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
         **{name: float(optimizer[name]) for name in OPTIMIZER_VALUES},
         warmup_fraction=float(values["warmup_fraction_of_steps"]),
         seed=values["seed"],
-        parametrization=Parametrization(**_group(model, "parametrization")),
+        parametrization=Parametrization(**_chosen(_group(model, "parametrization"), Parametrization)),
     )
     for name in ("params", "tokens", "batch_tokens"):
         require(

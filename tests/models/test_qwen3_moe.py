@@ -26,7 +26,7 @@ def test_the_router_loss_is_differentiated_and_not_reported():
     assert (balanced - plain).norm() > 0.1 * plain.norm()
     reported, auxiliary = token_losses(build_model(shape(router_loss_weight=0.5), seed=0), batch)
     assert reported == loss
-    assert auxiliary.item() == pytest.approx(0.5 * 2, rel=0.05)  # experts_per_token, where all are used alike
+    assert auxiliary.item() == pytest.approx(0.5 * 2, rel=0.1)  # experts_per_token, where all are used alike
 
 
 def test_more_experts_are_more_weights_and_no_more_active_ones_but_the_router():

@@ -46,8 +46,8 @@ def test_both_end_at_the_same_loss(family, changed, tmp_path):
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
-        betas=(job.optimizer.beta1, recipe.beta2),
-        eps=job.optimizer.epsilon,
+        betas=(recipe.beta1, recipe.beta2),
+        eps=recipe.epsilon,
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(job.schedule, recipe.warmup_fraction, step, recipe.steps)

@@ -13,6 +13,17 @@ from carbs_scaling.training.interruption import stop_after_a_step
 from carbs_scaling.training.loop import train
 
 
+@pytest.fixture(autouse=True)
+def own_signals():
+    """Handlers as a program at a terminal has them: what runs in the background ignores Ctrl-C."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def job(changed, tmp_path):
     """A job whose next checkpoint is an hour away."""
