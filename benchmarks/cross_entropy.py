@@ -25,7 +25,7 @@ def whole(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> 
 
 
 def in_parts(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """As training takes it."""
+    """The loss of `models.cross_entropy`, which training takes: a part of the scores at a time."""
     return linear_cross_entropy(hidden, weight, targets, "mean")
 
 

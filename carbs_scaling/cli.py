@@ -242,7 +242,9 @@ def _hydra_message(verb: str, error: Exception) -> str:
         return f"cannot read the override {error.override!r}: {str(error).splitlines()[0]}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option} is not there: choose from {', '.join(error.options)}"
+        # `base` is what the options of a group share.
+        known = ", ".join(name for name in error.options if name != "base")
+        return f"{group}={option} is not there: choose from {known}"
     cause = error.__cause__ if error.__cause__ is not None else error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(cause, "full_key", None)

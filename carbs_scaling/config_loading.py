@@ -4,7 +4,7 @@ from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from carbs_scaling.config import require
 from carbs_scaling.errors import ConfigError
@@ -51,6 +51,9 @@ def load_section(name: str, section_type: type[T], values: DictConfig) -> T:
         section = OmegaConf.to_object(  # type: ignore[assignment]
             OmegaConf.merge(schema, _plain(values, section_type))
         )
+    except MissingMandatoryValue as error:
+        absent = min(str(key) for key in OmegaConf.missing_keys(OmegaConf.merge(schema, values)))
+        raise ConfigError(f"{name}.{absent} is missing: add {name}.{absent}=...") from error
     except OmegaConfBaseException as error:
         key = f"{name}.{error.full_key}" if error.full_key else name
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error

@@ -239,3 +239,10 @@ def test_an_optimizer_of_a_table_is_chosen_by_name_though_conf_has_a_folder_of_t
         result = carbs_scaling(verb, "runs=two.csv", "optimizer=muon", *target, cwd=tmp_path)
         assert result.returncode == 2
         assert result.stderr == ("carbs-scaling: error: there are no runs of 'muon': there are adamw, sgd\n")
+
+
+def test_a_value_that_must_be_given_is_asked_for_in_one_line(tmp_path):
+    result = carbs_scaling("search", "task=command", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "carbs-scaling: error: task.command is missing: add task.command=...\n"
+    assert not list(tmp_path.iterdir())

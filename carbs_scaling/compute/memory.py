@@ -68,7 +68,7 @@ def _takes_scores_in_parts(shape: ModelShape, sequences: int, bytes_per_activati
 
 
 def _scores_at_once(bytes_per_activation: int) -> int:
-    """Of the device that computes in so many bytes: bfloat16 is the GPU's."""
+    """Most scores held at once: on a GPU where activations have 2 bytes (bfloat16), else on a CPU."""
     return SCORES_AT_ONCE["cuda" if bytes_per_activation < FLOAT32_BYTES else "cpu"]
 
 

@@ -202,7 +202,7 @@ class Measured(ModelFamily):
         return self._counts(shape).total_params
 
     def head_params(self, shape: ModelShape) -> int:
-        """Of the output head."""
+        """Parameters of the output head."""
         return self._counts(shape).head_params
 
     def attention_flops_per_token(self, shape: ModelShape) -> float:
@@ -210,7 +210,7 @@ class Measured(ModelFamily):
         return 3.0 * self._counts(shape).attention_flops_per_token
 
     def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
-        """As a forward pass keeps them."""
+        """Bytes that a forward pass of so many sequences keeps for the backward pass."""
         each, constant = kept_bytes(_maker(self, shape), shape.sequence_length, bytes_per_activation)
         return sequences * each + constant
 

@@ -99,7 +99,7 @@ def _of_the_loss_alone(frame: "pd.DataFrame") -> bool:
 
 
 def _filled(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The same with columns for what the points lack: one rate, and one batch far smaller than all tokens."""
+    """A table of runs with the columns that its points lack: one rate, and one batch far below all tokens."""
     absent = {name: 1.0 for name in MAY_LACK if name not in frame.columns}
     if "batch_tokens" in absent and "tokens" in frame.columns:
         absent["batch_tokens"] = max(float(frame["tokens"].min()) / 1000, 1.0)
