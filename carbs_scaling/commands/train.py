@@ -71,7 +71,7 @@ def _train(
 
     def file_and_text() -> "tuple[RecipeFile, PreparedText]":
         file, text = _file_to_train(config, task_config, given)
-        ranks.check(file.recipe, file.optimizer.name, file.objective, task_config.training.compile)
+        ranks.check(file.recipe, file.optimizer.name, file.objective, bool(task_config.training.compile))
         return file, text
 
     file, text = ranks.first_then_all(file_and_text)

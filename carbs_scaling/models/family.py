@@ -21,7 +21,7 @@ FAMILIES = Registry(
     "model.architecture",
     shared=frozenset(
         {
-            "activations", "attention", "build", "cross_entropy", "decoder", "family", "measured",
+            "activations", "attention", "build", "cross_entropy", "decoder", "experts", "family", "measured",
             "parametrization", "stock",
         }
     ),

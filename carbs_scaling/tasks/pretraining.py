@@ -70,7 +70,6 @@ class Pretraining(Task):
                 config.optimizer.name,
                 activation_size(limits.device),
                 config.training.micro_batch_tokens,
-                whole_scores=config.training.compile,
             )
 
     @classmethod
@@ -108,7 +107,7 @@ class Pretraining(Task):
         try:
             outcome = train(job)
         except RuntimeError as error:
-            if not job.compile:
+            if job.compile is False or (job.device == "cpu" and not job.compile):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise RuntimeError(f"{reason}; try training.compile=false") from error

@@ -43,7 +43,7 @@ from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.saved_model import load_tokenizer, save_model
 from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
 from carbs_scaling.training.step import is_out_of_memory
-from carbs_scaling.training.step_building import build_step, compiled, measured_step
+from carbs_scaling.training.step_building import build_step, compiled, is_compiled, measured_step
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
 # Steps between two readings of the loss: each waits for the GPU.
@@ -192,7 +192,7 @@ class _Run:
         recipe = job.recipe
         self._model, self._job, self._device = model, job, device
         self._tally, self._curve, self._watch, self._ranks = tally, curve, watch, ranks
-        forward = compiled(model) if job.compile else model
+        forward = compiled(model, job, device) if is_compiled(job, device, ranks) else model
         kind = load_optimizer(job.optimizer.name)
         multipliers = parameter_multipliers(
             model, recipe.shape, recipe.parametrization, kind.rule, kind.hidden_rule
