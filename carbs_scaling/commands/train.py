@@ -4,7 +4,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from carbs_scaling.training.loop import TrainingJob
 
 CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
-OWN = ("study", "recipe", "trial", "train")
+OWN = ("study", "recipe", "trial", "train", "energy")
 
 
 def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
@@ -61,6 +61,7 @@ def _train(
     config: TrainConfig, task_config: PretrainingConfig, given: RecipeFile | None, ranks: "Ranks"
 ) -> None:
     """What each of the processes of a run does; the first one alone writes and shows anything."""
+    from carbs_scaling.compute.energy import EnergyMeter, gpus_here
     from carbs_scaling.ledger.curves import read_curve
     from carbs_scaling.report.terminal import console
     from carbs_scaling.report.training import TrainingDisplay
@@ -93,8 +94,12 @@ def _train(
         ranks.on_first(lambda: _require_free(folder, file))
         try:
             ranks.on_first(lambda: write_atomically(folder / RECIPE, file.to_json()))
-            with display, warnings_to(sys.stderr):
+            meter = EnergyMeter(config.energy, gpus_here(str(ranks.device)))
+            with display, warnings_to(sys.stderr), closing(meter):
                 outcome = train(job, display.step_done, ranks)
+                # Each process has a device of its own, and all do the same work.
+                energy = meter.energy(device_name(ranks.device), outcome.seconds, ranks.size)
+                outcome = replace(outcome, energy=energy)
             if not ranks.first:
                 return
             if not isinstance(outcome, Completed):

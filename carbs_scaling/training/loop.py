@@ -50,6 +50,7 @@ from carbs_scaling.training.step import (
     TrainingStep,
     accumulate_gradients,
     is_out_of_memory,
+    precision,
 )
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
@@ -156,6 +157,8 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
     common: dict[str, Any] = {
         "seconds": tally.seconds,
         "device": ranks.device_name(device_name(device)),
+        "precision": precision(device),
+        "recomputation": "none",
     }
     if device.type == "cuda":
         common["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
