@@ -9,7 +9,8 @@ from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.files import write_atomically
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
-from carbs_scaling.training.loop import TrainingJob, train
+from carbs_scaling.training.job import TrainingJob
+from carbs_scaling.training.loop import train
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.trial import Completed, Diverged
 

@@ -29,6 +29,7 @@ def main() -> None:
     )
     parser.add_argument("--table", default="../shared/data/lm_lr_batch_runs.csv", help="CSV of the runs")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--budget", type=float, default=1e21, help="training FLOPs")
     parser.add_argument("--max-params", type=float, default=4.3e8, help="of the cells that are searched")
     parser.add_argument("--targets", nargs="+", default=TARGETS, metavar="N:D", help="the first is given")
@@ -42,7 +43,7 @@ def main() -> None:
     out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         target = None if arguments.without_target else targets[0]
         sampler = CarbsSampler(
             seen.distributions,

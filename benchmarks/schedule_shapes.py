@@ -18,7 +18,8 @@ from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
-from carbs_scaling.training.loop import TrainingJob, train
+from carbs_scaling.training.job import TrainingJob
+from carbs_scaling.training.loop import train
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.trial import Completed
 

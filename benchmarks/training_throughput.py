@@ -30,7 +30,8 @@ from carbs_scaling.tasks.pretraining_memory import activation_size
 from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.device import choose_device
-from carbs_scaling.training.loop import TrainingJob, micro_batch_size, train
+from carbs_scaling.training.job import TrainingJob, micro_batch_size
+from carbs_scaling.training.loop import train
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.step import accumulate_gradients
 
@@ -153,12 +154,16 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, help="tokens in memory at once; default: all")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--no-cuda-graph", action="store_true", help="launch kernels one by one")
+    parser.add_argument("--architectures", nargs="+", default=["gpt2", "llama"])
+    parser.add_argument("--shapes", nargs="+", help="WIDTHxDEPTHxSEQUENCES instead of the usual ones")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, one as in a worker")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = choose_device(arguments.device)
     shapes = GPU_SHAPES if device.type == "cuda" else CPU_SHAPES
+    if arguments.shapes:
+        shapes = tuple(tuple(map(int, shape.split("x"))) for shape in arguments.shapes)
     head_size = GPU_HEAD_SIZE if device.type == "cuda" else CPU_HEAD_SIZE
     print(
         "architecture width depth      params batch_tokens  step_ms  passes_ms  GFLOP/s  tokens/s  "
@@ -167,7 +172,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         text = random_text(Path(folder), vocabulary_size=arguments.vocabulary_size)
-        for architecture in ("gpt2", "llama"):
+        for architecture in arguments.architectures:
             for width, depth, batch_size in shapes:
                 shape = ModelShape(
                     architecture,

@@ -18,7 +18,7 @@ from carbs_scaling.data.token_files import PreparedText, prepare_text
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.tasks.pretraining import Pretraining
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
-from carbs_scaling.training.loop import TrainingJob
+from carbs_scaling.training.job import TrainingJob
 from carbs_scaling.training.recipe import Recipe
 
 

@@ -23,7 +23,7 @@ from carbs_scaling.training.recipe_file import RecipeFile
 if TYPE_CHECKING:
     from carbs_scaling.data.token_files import PreparedText
     from carbs_scaling.training.distributed import Ranks
-    from carbs_scaling.training.loop import TrainingJob
+    from carbs_scaling.training.job import TrainingJob
 
 CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
 OWN = ("study", "recipe", "trial", "train", "energy")
@@ -287,7 +287,7 @@ def _job(
     device: str,
 ) -> "TrainingJob":
     from carbs_scaling.training.checkpoint import CheckpointPlan
-    from carbs_scaling.training.loop import TrainingJob
+    from carbs_scaling.training.job import TrainingJob
 
     how = task_config.training
     checkpoints = None

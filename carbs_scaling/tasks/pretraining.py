@@ -16,7 +16,8 @@ from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
 from carbs_scaling.tasks.pretraining_recipe import data_settings
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
 from carbs_scaling.training.checkpoint import CheckpointPlan, run_identity
-from carbs_scaling.training.loop import TrainingJob, train
+from carbs_scaling.training.job import TrainingJob
+from carbs_scaling.training.loop import train
 from carbs_scaling.training.model_card import write_card
 from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.trial import Completed, TrialOutcome

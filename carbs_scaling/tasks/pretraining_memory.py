@@ -6,7 +6,7 @@ from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.task import Point
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
-from carbs_scaling.training.loop import micro_batch_size
+from carbs_scaling.training.job import micro_batch_size
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from carbs_scaling.compute.flops import flops_per_token
-from carbs_scaling.data.token_files import PreparedText
 from carbs_scaling.data.windows import (
     training_order,
     training_windows,
@@ -25,7 +23,7 @@ from carbs_scaling.data.windows import (
 )
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.parametrization import parameter_multipliers
-from carbs_scaling.optimizers.optimizer import Hyperparameters, build_optimizer, load_optimizer
+from carbs_scaling.optimizers.optimizer import build_optimizer, load_optimizer
 from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.checkpoint import (
     Checkpoint,
@@ -34,66 +32,22 @@ from carbs_scaling.training.checkpoint import (
     run_tensors,
     save_checkpoint,
 )
-from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.device import choose_device, device_name
 from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
 from carbs_scaling.training.interruption import StopRequest, stop_after_a_step
+from carbs_scaling.training.job import TrainingJob, hyperparameters
 from carbs_scaling.training.noise_scale import NoiseMeter
-from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.saved_model import load_tokenizer, save_model
 from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
-from carbs_scaling.training.step import (
-    GraphedStep,
-    TrainingStep,
-    accumulate_gradients,
-    is_out_of_memory,
-    precision,
-)
+from carbs_scaling.training.step import is_out_of_memory, precision
+from carbs_scaling.training.step_building import build_step, compiled, measured_step
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
 # Steps between two readings of the loss: each waits for the GPU.
 CHECK_STEPS = 16
-# A shorter run is not worth a CUDA graph: the capture takes as long as some steps.
-LEAST_GRAPHED_STEPS = 20
-# Above so many FLOPs a step takes longer to run than to launch: 15 to 27 ms of an H100.
-MOST_GRAPHED_FLOPS = 5e12
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """Everything that a worker process needs for one trial; picklable.
-
-    Args:
-        recipe: what to train.
-        text: token files.
-        optimizer, schedule, objective: settings that are the same in all trials of the search.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        compile: run the model through `torch.compile`.
-        micro_batch_tokens: tokens in memory at once; None for the whole batch.
-        curve_path: where the loss curve is written; None for nowhere.
-        cuda_graph: replay the steps of small models as a CUDA graph. Ignored where the noise scale is
-            measured: the measured steps would need a second set of activations beside the graph's.
-        checkpoints: where the run keeps its state from time to time, and goes on from; None for nowhere.
-        model_folder: where the trained model is saved (`training.saved_model`); None for nowhere.
-        tokenizer: `data.tokenizer`, saved with the model.
-    """
-
-    recipe: Recipe
-    text: PreparedText
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    objective: ObjectiveConfig
-    device: str
-    compile: bool
-    micro_batch_tokens: int | None
-    curve_path: str | None
-    cuda_graph: bool = True
-    checkpoints: CheckpointPlan | None = None
-    model_folder: str | None = None
-    tokenizer: str = "bytes"
 
 
 # Called with the steps done, the seconds so far and the training loss whenever losses are read.
@@ -240,14 +194,14 @@ class _Run:
         recipe = job.recipe
         self._model, self._job, self._device = model, job, device
         self._tally, self._curve, self._watch, self._ranks = tally, curve, watch, ranks
-        forward = _compiled(model) if job.compile else model
+        forward = compiled(model) if job.compile else model
         kind = load_optimizer(job.optimizer.name)
         multipliers = parameter_multipliers(
             model, recipe.shape, recipe.parametrization, kind.rule, kind.hidden_rule
         )
-        self._optimizer = build_optimizer(kind.name, model, _hyperparameters(job), multipliers)
+        self._optimizer = build_optimizer(kind.name, model, hyperparameters(job), multipliers)
         self._scheduler = build_scheduler(self._optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
-        self._step = _build_step(forward, self._optimizer, job, device, ranks)
+        self._step = build_step(forward, self._optimizer, job, device, ranks)
         self._divergence = DivergenceCheck(recipe.steps)
         measured = job.objective.gradient_noise_scale
         self._noise = NoiseMeter(self._step.parameters, recipe) if measured else None
@@ -292,7 +246,7 @@ class _Run:
 
     def _take_step(self, batch: torch.Tensor) -> torch.Tensor:
         if self._noise is not None and self._noise.due(self._tally.steps):
-            return _measured_step(self._step, self._noise, batch, self._tally.steps)
+            return measured_step(self._step, self._noise, batch, self._tally.steps)
         return self._step(batch)
 
     def _take_losses(self, losses: list[float]) -> str:
@@ -370,70 +324,3 @@ class _Run:
         self._step.micro_batch = min(self._step.micro_batch, state["micro_batch"])
         if self._noise is not None:
             self._noise.restore(state["noise"])
-
-
-def _measured_step(step: TrainingStep, noise: NoiseMeter, batch: torch.Tensor, number: int) -> torch.Tensor:
-    """One step in parts, whose gradients the noise meter sees; returns its mean loss, [] on the device."""
-
-    def passes() -> torch.Tensor:
-        step.optimizer.zero_grad(set_to_none=True)
-        noise.drop_parts()
-        return accumulate_gradients(step.model, batch, noise.part_size(step.micro_batch), noise.take_part)
-
-    loss = step.fitting(passes)
-    noise.end_step(number)
-    step.update()
-    return loss
-
-
-def _hyperparameters(job: TrainingJob) -> Hyperparameters:
-    """What the optimizer may read, from the recipe and from the settings of the search."""
-    recipe = job.recipe
-    return Hyperparameters(
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        beta1=recipe.beta1,
-        beta2=recipe.beta2,
-        epsilon=recipe.epsilon,
-        adamw_rate_ratio=recipe.adamw_rate_ratio,
-        nesterov=job.optimizer.nesterov,
-        decoupled_weight_decay=job.optimizer.decoupled_weight_decay,
-    )
-
-
-def _compiled(model: nn.Module) -> nn.Module:
-    """The model compiled for this trial alone.
-
-    Dynamo caches by function, not by model, and gives up on a function after eight shapes: a process that has
-    trained eight models would train all others uncompiled, without a warning.
-    """
-    torch.compiler.reset()
-    return cast(nn.Module, torch.compile(model, dynamic=False))
-
-
-def _build_step(
-    forward: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    job: TrainingJob,
-    device: torch.device,
-    ranks: Ranks,
-) -> TrainingStep:
-    """A step of the job; on one device as a CUDA graph where launching takes longer than running."""
-    recipe = job.recipe
-    micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
-    if ranks.size > 1:
-        clip_norm = job.optimizer.gradient_clip_norm
-        return ranks.step(forward, optimizer, recipe.batch_size, micro_batch, clip_norm)
-    step_flops = flops_per_token(recipe.shape, "6N+head") * recipe.batch_tokens
-    is_short = recipe.steps < LEAST_GRAPHED_STEPS or step_flops > MOST_GRAPHED_FLOPS
-    capturable = load_optimizer(job.optimizer.name).capturable
-    replays = job.cuda_graph and capturable and not is_short and not job.objective.gradient_noise_scale
-    kind = GraphedStep if device.type == "cuda" and replays else TrainingStep
-    return kind(forward, optimizer, micro_batch, job.optimizer.gradient_clip_norm)
-
-
-def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:
-    """Sequences in memory at once: at least one, at most the batch."""
-    if micro_batch_tokens is None:
-        return recipe.batch_size
-    return max(1, min(recipe.batch_size, micro_batch_tokens // recipe.shape.sequence_length))

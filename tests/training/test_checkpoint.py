@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from carbs_scaling.errors import CarbsScalingError
-from carbs_scaling.training import loop, step
+from carbs_scaling.training import step, step_building
 from carbs_scaling.training.checkpoint import CheckpointPlan, load_checkpoint
 from carbs_scaling.training.curve import LossCurve
 from carbs_scaling.training.loop import train
@@ -155,7 +155,7 @@ def test_a_curve_keeps_what_the_checkpoint_has_seen(tmp_path):
 def test_out_of_memory_halves_the_micro_batch_and_trains_the_same_model(job, monkeypatch, noise):
     job = replace(job, objective=replace(job.objective, gradient_noise_scale=noise))
     expected = train(job)
-    real = loop.accumulate_gradients
+    real = step_building.accumulate_gradients
     sizes = []
 
     def fits_three(model, batch, micro_batch, *after):
@@ -165,7 +165,7 @@ def test_out_of_memory_halves_the_micro_batch_and_trains_the_same_model(job, mon
         return real(model, batch, micro_batch, *after)
 
     monkeypatch.setattr(step, "accumulate_gradients", fits_three)
-    monkeypatch.setattr(loop, "accumulate_gradients", fits_three)
+    monkeypatch.setattr(step_building, "accumulate_gradients", fits_three)
     outcome = train(job)
     assert isinstance(outcome, Completed)
     assert outcome.loss == pytest.approx(expected.loss, abs=1e-3)

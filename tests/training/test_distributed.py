@@ -33,7 +33,8 @@ from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.training.checkpoint import CheckpointPlan
 from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.launch import joined
-from carbs_scaling.training.loop import TrainingJob, train
+from carbs_scaling.training.job import TrainingJob
+from carbs_scaling.training.loop import train
 from carbs_scaling.training.recipe_file import RecipeFile
 
 folder = Path(sys.argv[1])

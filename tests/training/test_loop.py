@@ -16,7 +16,8 @@ from carbs_scaling.training import batches, evaluation, step
 from carbs_scaling.training.device import choose_device
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
-from carbs_scaling.training.loop import bits_per_byte, micro_batch_size, train
+from carbs_scaling.training.job import micro_batch_size
+from carbs_scaling.training.loop import bits_per_byte, train
 from carbs_scaling.training.step import accumulate_gradients, window_loss
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 from tests.small_models import small_shape
