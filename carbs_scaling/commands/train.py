@@ -21,7 +21,7 @@ from carbs_scaling.training.model_card import PICTURE, RECIPE, RECORD, write_car
 from carbs_scaling.training.recipe_file import RecipeFile
 
 if TYPE_CHECKING:
-    from carbs_scaling.data.token_files import PreparedText
+    from carbs_scaling.data.prepared import PreparedText
     from carbs_scaling.training.distributed import Ranks
     from carbs_scaling.training.job import TrainingJob
 
@@ -242,7 +242,7 @@ def _file_to_train(
         schedule=task_config.schedule,
         objective=task_config.objective,
         flops_convention=task_config.model.flops_convention,
-        data=data_settings(task_config.data),
+        data=data_settings(task_config.data, text),
         data_sha256=text.sha256,
         source="overrides" if given is None else given.source,
     )
@@ -307,7 +307,7 @@ def _job(
         cuda_graph=how.cuda_graph,
         checkpoints=checkpoints,
         model_folder=str(folder),
-        tokenizer=task_config.data.tokenizer,
+        tokenizer=text.tokenizer,
     )
 
 
