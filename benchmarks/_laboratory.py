@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from carbs_scaling.compute.flops import flops_per_token
-from carbs_scaling.data.token_files import PreparedText
+from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.files import write_atomically
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig

@@ -15,7 +15,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from carbs_scaling.data.config import DataConfig
-from carbs_scaling.data.token_files import PreparedText, prepare_text
+from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.token_files import prepare_text
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.job import TrainingJob

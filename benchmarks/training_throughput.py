@@ -21,7 +21,7 @@ import torch
 
 from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.compute.memory import training_memory_bytes
-from carbs_scaling.data.token_files import PreparedText
+from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.data.tokenization import token_dtype
 from carbs_scaling.data.windows import training_order, training_windows
 from carbs_scaling.models.build import build_model

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from carbs_scaling.carbon import GRAMS_PER_KWH, intensity_source
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.names import require_name
 
@@ -123,6 +124,42 @@ class ExecutorConfig:
 
 
 @dataclass(frozen=True)
+class EnergyConfig:
+    """How the energy and the CO2 of a trial are found (`compute.energy`).
+
+    `watts`: of a GPU or a busy core, for an estimate; null for a table's. `country`: a key of `carbon`.
+    """
+
+    measure: bool = MISSING
+    watts: float | None = MISSING
+    country: str = MISSING
+    grams_per_kwh: float | None = MISSING
+
+    def __post_init__(self) -> None:
+        for name in ("watts", "grams_per_kwh"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 <= value < math.inf,
+                f"energy.{name}={value} must be a number, and not negative, or null",
+            )
+        require(
+            self.grams_per_kwh is not None or self.country in GRAMS_PER_KWH,
+            f"energy.country={self.country} is not in the table: set energy.grams_per_kwh, or choose one of "
+            f"{', '.join(GRAMS_PER_KWH)}",
+        )
+
+    @property
+    def intensity(self) -> float:
+        """Grams of CO2 a kWh."""
+        return GRAMS_PER_KWH[self.country] if self.grams_per_kwh is None else self.grams_per_kwh
+
+    @property
+    def intensity_source(self) -> str:
+        """Where `intensity` is from."""
+        return "as given" if self.grams_per_kwh is not None else intensity_source(self.country)
+
+
+@dataclass(frozen=True)
 class SearchConfig:
     """What `conf/search.yaml` says beside the sections of its task (`commands.search.load_search`).
 
@@ -134,6 +171,7 @@ class SearchConfig:
     task: dict[str, Any]
     sampler: dict[str, Any]
     executor: ExecutorConfig
+    energy: EnergyConfig
 
 
 @dataclass(frozen=True)
@@ -315,6 +353,7 @@ class TrainConfig:
     recipe: str | None
     trial: int | None
     train: ModelFolderConfig
+    energy: EnergyConfig
 
     def __post_init__(self) -> None:
         require(self.recipe is None or self.trial is None, "set recipe=FILE or trial=NUMBER, not both")

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from carbs_scaling.compute.energy import MeteredJob
 from carbs_scaling.config import SearchConfig
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.executors.executor import Executor
-from carbs_scaling.executors.memory import require_device, trial_memory_bytes
+from carbs_scaling.executors.memory import require_device, trial_memory_bytes, trials_a_gpu
 from carbs_scaling.files import undone_if_refused
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
@@ -169,7 +170,11 @@ class Search:
             self._display.start([record for record in records if not record.running])
         if any(record.completed for record in records):
             self._alike = None
-        provenance = {"sampler": self._config.sampler["name"]}
+        energy = self._config.energy
+        provenance = {
+            "sampler": self._config.sampler["name"],
+            "co2_intensity": f"{energy.intensity:g} g a kWh ({energy.intensity_source})",
+        }
         with self._proposing:
             left_open = self._affordable(self._study.unfinished(self._task, provenance))
         self._retire()  # what was not told when the last run of this study ended
@@ -298,11 +303,18 @@ class Search:
                 self._display.trial_progress(number, point["progress"], point.get("train_loss"))
         self._display.refresh()
 
-    def _job(self, record: TrialRecord) -> Job:
+    def _job(self, record: TrialRecord) -> MeteredJob:
         curve: Path = curve_path(self._curves, record.number)
         folder = str(self._config.study.folder)
-        context = TrialContext(record.number, record.seed, self._config.executor.device, str(curve), folder)
-        return Job(self._task, record.point, context)
+        executor = self._config.executor
+        context = TrialContext(record.number, record.seed, executor.device, str(curve), folder)
+        return MeteredJob(
+            Job(self._task, record.point, context),
+            self._config.energy,
+            executor.device,
+            gpus=getattr(executor, "gpus_per_trial", 1),
+            sharing=trials_a_gpu(executor),
+        )
 
 
 @contextmanager

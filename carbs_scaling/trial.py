@@ -17,6 +17,26 @@ class Status(StrEnum):
     MACHINE = "machine"
 
 
+@dataclass(frozen=True)
+class Energy:
+    """What a trial drew from the wall, as far as it is known.
+
+    Args:
+        joules: of the whole trial, evaluation included.
+        co2_grams: of so much electricity.
+        source: begins with `measured` or `estimated`, and says by what.
+    """
+
+    joules: float
+    co2_grams: float
+    source: str
+
+    @property
+    def measured(self) -> bool:
+        """Whether counters of the machine gave it."""
+        return self.source.startswith("measured")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
     """What a trial gives back; the base of one type for each `Status`.
@@ -28,6 +48,9 @@ class TrialOutcome:
         peak_memory_bytes: most device memory held; None where it was not measured.
         metrics: what else was measured, by name.
         message: one line on why there is no loss; empty where there is one.
+        energy: what it took; None where nothing is known.
+        precision: in which it was trained, such as `bfloat16 autocast`; empty where that is not known.
+        recomputation: what of the forward pass was computed twice to save memory, or `none`; empty likewise.
 
     Raises:
         ValueError: `progress` is no share.
@@ -41,6 +64,9 @@ class TrialOutcome:
     peak_memory_bytes: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     message: str = ""
+    energy: Energy | None = None
+    precision: str = ""
+    recomputation: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.progress <= 1:
@@ -54,6 +80,8 @@ class TrialOutcome:
     def from_dict(fields: Mapping[str, Any]) -> "TrialOutcome":
         """The inverse of `to_dict`."""
         values = dict(fields)
+        if values.get("energy") is not None:
+            values["energy"] = Energy(**values["energy"])
         return _TYPES[Status(values.pop("status"))](**values)
 
 

@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from carbs_scaling.cli import configuration_folder
 from carbs_scaling.commands.search import load_search
 from carbs_scaling.data.config import DataConfig
-from carbs_scaling.data.token_files import PreparedText, prepare_text
+from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.token_files import prepare_text
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.tasks.pretraining import Pretraining
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
@@ -104,13 +105,20 @@ def data_config(tmp_path):
         fields = {
             "source": "files",
             "paths": [str(tmp_path / "text")],
+            "validation_paths": [],
             "name": None,
             "subset": None,
             "split": "train",
+            "validation_split": None,
+            "revision": None,
             "text_column": "text",
             "streaming": False,
+            "block_tokens": 4096,
+            "cached_blocks": None,
             "max_bytes": None,
+            "max_validation_bytes": None,
             "tokenizer": "bytes",
+            "vocabulary_size": None,
             "validation_fraction": 0.1,
             "cache_directory": str(tmp_path / "cache"),
         }

@@ -31,6 +31,7 @@ def test_the_budget_is_spent_and_no_trial_costs_more_than_its_share(studies):
     assert all(record.flops <= 0.15 * BUDGET_FLOPS for record in records)
     assert records[0].provenance["sampler"] == "carbs"
     assert records[0].details["shape"] == "parabola"
+    assert all(record.outcome.energy.source == "estimated: 6 W a busy core" for record in records)
     for record in records:
         if record.status is Status.DIVERGED:
             assert record.flops == 0.5 * ToyTask().flops(record.point)

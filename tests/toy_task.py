@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from carbs_scaling.config import BudgetConfig, SearchConfig, StudyConfig
+from carbs_scaling.config import BudgetConfig, EnergyConfig, SearchConfig, StudyConfig
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.task import Point, Task, TrialContext
 from carbs_scaling.trial import Completed, Diverged, TrialOutcome
@@ -71,6 +71,7 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
         task={"name": "toy"},
         sampler={"name": sampler, **options},
         executor=config_type(name=executor, workers=workers, device="cpu", memory_bytes=None, **own),
+        energy=EnergyConfig(measure=False, watts=None, country="world", grams_per_kwh=None),
     )
 
 

@@ -103,6 +103,7 @@ def spending(name: str, study: "Study") -> "Spending":
     """
     import numpy as np
 
+    from carbs_scaling.ledger.record import ended
     from carbs_scaling.report.compare import Spending
     from carbs_scaling.report.front import record_key
 
@@ -111,6 +112,7 @@ def spending(name: str, study: "Study") -> "Spending":
         raise StudyError(f"study {name} has no completed run yet")
     numbers: dict[Any, int] = {}
     samplers = dict.fromkeys(str(record.provenance.get("sampler", "-")) for record in records)
+    energies = [ended(record).energy for record in records]
     return Spending(
         name=name,
         sampler="+".join(samplers),
@@ -118,4 +120,5 @@ def spending(name: str, study: "Study") -> "Spending":
         flops=np.array([record.flops for record in records]),
         loss=np.array([record.loss if record.completed else np.nan for record in records]),
         recipe=np.array([numbers.setdefault(record_key(record), len(numbers)) for record in records]),
+        joules=np.array([np.nan if energy is None else energy.joules for energy in energies]),
     )

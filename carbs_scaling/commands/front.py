@@ -13,6 +13,7 @@ from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.study import Study, spent_flops
+from carbs_scaling.report.energy import energy_line
 from carbs_scaling.report.figures import draw_front_png
 from carbs_scaling.report.front import front_edges, front_law, front_rows, write_front
 from carbs_scaling.report.html import write_front_html
@@ -99,11 +100,13 @@ def print_front(study: Study, laws: list[str], out: "Console") -> None:
 
 
 def law_lines(study: Study) -> list[str]:
-    """The law through the front, and the scaling law of all runs, which `fit` shows in full, a line each.
+    """The energy, the law through the front, and the scaling law of all runs, which `fit` shows in full.
 
     Where the runs give no scaling law, the reason stands in its place.
     """
-    lines = [f"at the edge of the space:  {edge}" for edge in front_edges(study)]
+    energy = energy_line(study.records())
+    lines = [] if energy is None else [energy]
+    lines += [f"at the edge of the space:  {edge}" for edge in front_edges(study)]
     along_front = front_law(study.records())
     if along_front is not None:
         lines.append(f"along the front, C in FLOPs:  {along_front.formula()}")

@@ -4,7 +4,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -21,12 +21,12 @@ from carbs_scaling.training.model_card import PICTURE, RECIPE, RECORD, write_car
 from carbs_scaling.training.recipe_file import RecipeFile
 
 if TYPE_CHECKING:
-    from carbs_scaling.data.token_files import PreparedText
+    from carbs_scaling.data.prepared import PreparedText
     from carbs_scaling.training.distributed import Ranks
     from carbs_scaling.training.job import TrainingJob
 
 CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
-OWN = ("study", "recipe", "trial", "train")
+OWN = ("study", "recipe", "trial", "train", "energy")
 
 
 def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
@@ -61,6 +61,7 @@ def _train(
     config: TrainConfig, task_config: PretrainingConfig, given: RecipeFile | None, ranks: "Ranks"
 ) -> None:
     """What each of the processes of a run does; the first one alone writes and shows anything."""
+    from carbs_scaling.compute.energy import EnergyMeter, gpus_here
     from carbs_scaling.ledger.curves import read_curve
     from carbs_scaling.report.terminal import console
     from carbs_scaling.report.training import TrainingDisplay
@@ -93,8 +94,12 @@ def _train(
         ranks.on_first(lambda: _require_free(folder, file))
         try:
             ranks.on_first(lambda: write_atomically(folder / RECIPE, file.to_json()))
-            with display, warnings_to(sys.stderr):
+            meter = EnergyMeter(config.energy, gpus_here(str(ranks.device)))
+            with display, warnings_to(sys.stderr), closing(meter):
                 outcome = train(job, display.step_done, ranks)
+                # Each process has a device of its own, and all do the same work.
+                energy = meter.energy(device_name(ranks.device), outcome.seconds, ranks.size)
+                outcome = replace(outcome, energy=energy)
             if not ranks.first:
                 return
             if not isinstance(outcome, Completed):
@@ -237,7 +242,7 @@ def _file_to_train(
         schedule=task_config.schedule,
         objective=task_config.objective,
         flops_convention=task_config.model.flops_convention,
-        data=data_settings(task_config.data),
+        data=data_settings(task_config.data, text),
         data_sha256=text.sha256,
         source="overrides" if given is None else given.source,
     )
@@ -302,7 +307,7 @@ def _job(
         cuda_graph=how.cuda_graph,
         checkpoints=checkpoints,
         model_folder=str(folder),
-        tokenizer=task_config.data.tokenizer,
+        tokenizer=text.tokenizer,
     )
 
 

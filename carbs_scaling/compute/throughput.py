@@ -17,26 +17,28 @@ class Device:
     Args:
         peak_flops: bf16 matrix multiplications a second, dense, with float32 sums.
         memory_bytes: of one GPU.
-        source: of both.
+        watts: most that the board draws.
+        source: of all three.
     """
 
     peak_flops: float
     memory_bytes: float
+    watts: float
     source: str
 
 
 # Data sheets often print the peak with 2:4 sparsity, twice the dense one; here it is halved.
 DEVICES = {
-    "a10": Device(125e12, 24e9, "NVIDIA A10 data sheet"),
-    "a100": Device(312e12, 80e9, "NVIDIA A100 80GB SXM data sheet"),
-    "b200": Device(2250e12, 180e9, "NVIDIA HGX B200 data sheet: 36 PFLOPS for 8, sparse"),
-    "h100": Device(989e12, 80e9, "NVIDIA H100 SXM data sheet: 1,979 sparse"),
-    "h100pcie": Device(756e12, 80e9, "NVIDIA H100 PCIe data sheet: 1,513 sparse"),
-    "h200": Device(989e12, 141e9, "NVIDIA H200 SXM data sheet: 1,979 sparse"),
-    "l4": Device(121e12, 24e9, "NVIDIA L4 data sheet: 242 sparse"),
-    "l40s": Device(362e12, 48e9, "NVIDIA L40S data sheet: 733 sparse, 362.05 dense"),
-    "rtx3090": Device(71e12, 24e9, "NVIDIA GA102 white paper, appendix A"),
-    "rtx4090": Device(165e12, 24e9, "NVIDIA Ada white paper, appendix A: 165.2 dense"),
+    "a10": Device(125e12, 24e9, 150, "NVIDIA A10 data sheet"),
+    "a100": Device(312e12, 80e9, 400, "NVIDIA A100 80GB SXM data sheet"),
+    "b200": Device(2250e12, 180e9, 1000, "NVIDIA HGX B200 data sheet: 36 PFLOPS for 8, sparse"),
+    "h100": Device(989e12, 80e9, 700, "NVIDIA H100 SXM data sheet: 1,979 sparse"),
+    "h100pcie": Device(756e12, 80e9, 350, "NVIDIA H100 PCIe data sheet: 1,513 sparse"),
+    "h200": Device(989e12, 141e9, 700, "NVIDIA H200 SXM data sheet: 1,979 sparse"),
+    "l4": Device(121e12, 24e9, 72, "NVIDIA L4 data sheet: 242 sparse"),
+    "l40s": Device(362e12, 48e9, 350, "NVIDIA L40S data sheet: 733 sparse, 362.05 dense"),
+    "rtx3090": Device(71e12, 24e9, 350, "NVIDIA GA102 white paper, appendix A"),
+    "rtx4090": Device(165e12, 24e9, 450, "NVIDIA Ada white paper, appendix A: 165.2 dense"),
 }
 
 
@@ -54,15 +56,15 @@ def device_called(name: str) -> Device:
     return found
 
 
-def peak_flops_per_second(device: str) -> float | None:
-    """Peak of a device by PyTorch's name, such as `NVIDIA H100 80GB HBM3`; None where it is not in the table.
+def device_named(name: str) -> Device | None:
+    """The entry of PyTorch's name of a device, such as `NVIDIA H100 80GB HBM3`; None where it is not there.
 
     Whole words of the name are compared, one or two of them: an L40 is no L4.
     """
-    words = re.findall("[a-z0-9]+", device.lower())
+    words = re.findall("[a-z0-9]+", name.lower())
     named = {*words, *(first + second for first, second in pairwise(words))}
     found = max((key for key in DEVICES if key in named), key=len, default=None)
-    return None if found is None else DEVICES[found].peak_flops
+    return None if found is None else DEVICES[found]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 The cache folder holds
 
     CONTENT_HASH/train.bin, validation.bin, meta.json     the tokens, and what they are
+    CONTENT_HASH/tokenizer/                               where it was made from the text
+    CONTENT_HASH/blocks/, places/                         of a stream instead of train.bin
     requests/REQUEST_HASH.json                            which content a request for data led to
 
 A request is a list of files with sizes and times, or the name of a hub data set, with the settings: where it
@@ -16,16 +18,26 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from carbs_scaling.data.config import DataConfig
-from carbs_scaling.data.sources import Source, find_source
+from carbs_scaling.data.hub_documents import resolved_revision
+from carbs_scaling.data.prepared import (
+    FORMAT,
+    PreparedText,
+    publish,
+    read_folder,
+    read_json,
+    sync,
+    write_meta,
+)
+from carbs_scaling.data.ready_tokens import are_token_files, build_ready
+from carbs_scaling.data.sources import Source, find_source, find_validation_source, stat_files
 from carbs_scaling.data.splitting import (
     Document,
     cap_bytes,
@@ -34,42 +46,21 @@ from carbs_scaling.data.splitting import (
     drop_duplicates,
     encode_documents,
 )
-from carbs_scaling.data.tokenization import Tokenizer, load_tokenizer, token_dtype, tokenizer_files
+from carbs_scaling.data.tokenization import (
+    ENCODE_BYTES,
+    Tokenizer,
+    batches_of_bytes,
+    load_tokenizer,
+    token_dtype,
+    tokenizer_files,
+)
 from carbs_scaling.errors import DataError
 from carbs_scaling.files import write_atomically
 
 CACHE_VARIABLE = "CARBS_SCALING_CACHE"
 DEFAULT_CACHE = "~/.cache/carbs_scaling"
-# Raised whenever the same text and settings would give other token files.
-FORMAT = 1
-# Text handed to the tokenizer at a time: enough to keep its threads busy.
-ENCODE_BYTES = 1 << 22
 # A request for a younger file is not kept: the file may change again without a new time of last change.
 SETTLED_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class PreparedText:
-    """Token files on disk, and everything that a trial needs to know about them. Picklable.
-
-    Args:
-        train_path, validation_path: raw little-endian ids, of `token_dtype(vocabulary_size)`.
-        vocabulary_size: number of tokens V.
-        train_tokens, validation_tokens: ids in each file, document ends included.
-        bytes_per_token: UTF-8 bytes of validation text per validation token. Ends of documents are tokens
-            without bytes, so that a byte vocabulary gives a little less than 1.
-        sha256: of texts, tokenizer and split; the same wherever the text lies.
-        description: one line for people.
-    """
-
-    train_path: str
-    validation_path: str
-    vocabulary_size: int
-    train_tokens: int
-    validation_tokens: int
-    bytes_per_token: float
-    sha256: str
-    description: str
 
 
 def prepare_text(config: DataConfig) -> PreparedText:
@@ -79,9 +70,11 @@ def prepare_text(config: DataConfig) -> PreparedText:
         DataError: text that is missing, unreadable or too short, or a cache folder that cannot be written.
         CarbsScalingError: the cache folder could be written at first, and not any more.
     """
-    source = find_source(config)
+    source, validation = find_source(config), find_validation_source(config)
     cache = cache_folder(config)
-    request = cache / "requests" / f"{_request_hash(config, source)}.json"
+    held = () if validation is None else tuple(stat_files(validation.files))
+    files = (*stat_files(source.files), *held)
+    request = cache / "requests" / f"{_request_hash(config, files, len(held))}.json"
     kept = _read_kept(cache, request)
     if kept is not None:
         return kept
@@ -89,11 +82,16 @@ def prepare_text(config: DataConfig) -> PreparedText:
         cache.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
         try:
-            text = _build(config, source, cache, scratch)
+            text = _build(config, source, validation, scratch)
+            name = text.sha256
+            if not _lies_in(scratch, text):  # for these files alone: others may hold the same ids
+                name = f"{name}-{request.stem[:16]}"
+            write_meta(scratch / "files", text)
+            text = publish(scratch / "files", cache / name, text.description)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        if _settled(source.files):
-            record = {"sha256": text.sha256, "description": text.description}
+        if _settled(files):
+            record = {"folder": name, "description": text.description}
             write_atomically(request, json.dumps(record).encode())
     except OSError as error:
         raise _cache_error(error, cache) from error
@@ -106,14 +104,19 @@ def cache_folder(config: DataConfig) -> Path:
     return Path(folder).expanduser().absolute()
 
 
-def _request_hash(config: DataConfig, source: Source) -> str:
-    files = [
+def _request_hash(config: DataConfig, files: tuple[Path, ...], held_out_files: int) -> str:
+    known = [
         (str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns)
-        for file in (*source.files, *tokenizer_files(config.tokenizer))
+        for file in (*files, *tokenizer_files(config.tokenizer))
     ]
-    hub = (config.name, config.subset, config.split) if config.source == "hub" else None
-    settings = (FORMAT, config.text_column, config.max_bytes, config.tokenizer, config.validation_fraction)
-    return sha256(json.dumps([files, hub, settings]).encode()).hexdigest()
+    settings = {
+        name: value
+        for name, value in vars(config).items()
+        if name not in ("cache_directory", "cached_blocks")
+    }
+    # The files say where the text lies; patterns may match others tomorrow.
+    settings |= {"paths": [], "validation_paths": held_out_files}
+    return sha256(json.dumps([FORMAT, known, settings], sort_keys=True).encode()).hexdigest()
 
 
 def _settled(files: tuple[Path, ...]) -> bool:
@@ -124,169 +127,146 @@ def _settled(files: tuple[Path, ...]) -> bool:
 
 def _read_kept(cache: Path, request: Path) -> PreparedText | None:
     """The token files that an earlier request like this one led to, or None."""
-    record = _read_json(request)
+    record = read_json(request)
     if record is None:
         return None
-    return _read_folder(cache / record["sha256"], record["description"])
+    return read_folder(cache / record["folder"], record["description"])
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no readable one, and the caller makes it anew."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+def _lies_in(folder: Path, text: PreparedText) -> bool:
+    """Whether all ids of a text are in a folder."""
+    return all(Path(path).is_relative_to(folder) for path in (text.train_path, text.validation_path))
 
 
-def _read_folder(folder: Path, description: str) -> PreparedText | None:
-    """The token files in `folder`, or None where one is missing or not as long as it should be."""
-    meta = _read_json(folder / "meta.json")
-    if meta is None or meta.get("format") != FORMAT:
-        return None
-    itemsize = token_dtype(meta["vocabulary_size"]).itemsize
-    for split in ("train", "validation"):
-        file = folder / f"{split}.bin"
-        if not file.is_file() or file.stat().st_size != meta[f"{split}_tokens"] * itemsize:
-            return None
-    return PreparedText(
-        train_path=str(folder / "train.bin"),
-        validation_path=str(folder / "validation.bin"),
-        vocabulary_size=meta["vocabulary_size"],
-        train_tokens=meta["train_tokens"],
-        validation_tokens=meta["validation_tokens"],
-        bytes_per_token=meta["bytes_per_token"],
-        sha256=folder.name,
-        description=description,
-    )
+def _build(config: DataConfig, source: Source, validation: Source | None, scratch: Path) -> PreparedText:
+    """Read and tokenize the text; its files are in `scratch`/files, and as token files where they lie."""
+    files = scratch / "files"
+    files.mkdir()
+    if are_token_files(source.files, validation and validation.files):
+        return build_ready(config, source, validation, files)
+    if config.source == "hub":
+        # Found once, so that the text is the same to its end.
+        pinned = replace(config, revision=resolved_revision(config) or config.revision)
+        text = _build_whole(pinned, find_source(pinned), find_validation_source(pinned), scratch)
+        return replace(text, revision=pinned.revision)
+    return _build_whole(config, source, validation, scratch)
 
 
 @dataclass
-class _Written:
-    """The documents in a file of tokens, in their order: hash, bytes and tokens of each."""
+class _Raw:
+    """Documents one after the other in a file, and the hash and bytes of each."""
 
+    file: Path
     digests: list[bytes]
-    bytes: list[int]
-    tokens: list[int]
+    sizes: list[int]
+
+    def read(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, bytes]]:
+        """Numbers and bytes of the documents whose number is wanted."""
+        with self.file.open("rb") as handle:
+            for number, size in enumerate(self.sizes):
+                if wanted(number):
+                    yield number, handle.read(size)
+                else:
+                    handle.seek(size, os.SEEK_CUR)
 
 
-def _build(config: DataConfig, source: Source, cache: Path, scratch: Path) -> PreparedText:
-    """Read and tokenize the text in the folder `scratch`, and move the files into `cache`."""
-    tokenizer = load_tokenizer(config.tokenizer)
-    texts = source.documents(scratch / "datasets")
-    whole = cap_bytes(drop_duplicates(encode_documents(texts)), config.max_bytes)
-    documents, cut = cut_if_few(whole)
-    both = scratch / "both.bin"
-    written = _write_tokens(documents, tokenizer, both)
-    if not written.tokens:
+def _build_whole(
+    config: DataConfig, source: Source, validation: Source | None, scratch: Path
+) -> PreparedText:
+    """Token files of a text that is read to its end, in `scratch`/files."""
+    files, cut = scratch / "files", False
+    documents = encode_documents(source.open(scratch / "datasets", None))
+    if validation is None:
+        whole = cap_bytes(drop_duplicates(documents), config.max_bytes)
+        pieces, cut = cut_if_few(whole)
+        raw = _write_raw(pieces, scratch / "raw")
+        _require_text(raw, source)
+        held_out = choose_validation(raw.digests, raw.sizes, config.validation_fraction)
+    else:
+        held = encode_documents(validation.open(scratch / "datasets", None))
+        raw = _write_raw(cap_bytes(drop_duplicates(held), config.max_validation_bytes), scratch / "raw")
+        if not raw.sizes:
+            raise DataError(f"the validation set {validation.description} holds no text")
+        count = len(raw.sizes)
+        known = set(raw.digests)
+        fresh = (d for d in drop_duplicates(documents) if d.digest not in known)
+        raw = _write_raw(cap_bytes(fresh, config.max_bytes), scratch / "raw", raw)
+        if len(raw.sizes) == count:
+            raise DataError(f"{source.description} holds no text that is not in the validation set")
+        held_out = [number < count for number in range(len(raw.sizes))]
+
+    sample = (data for _, data in raw.read(lambda number: not held_out[number]))
+    tokenizer = load_tokenizer(config, sample, files / "tokenizer")
+    tokens = _write_tokens(raw, held_out, tokenizer, files)
+    validation_bytes = sum(size for size, out in zip(raw.sizes, held_out, strict=True) if out)
+    content = sha256(
+        json.dumps([FORMAT, tokenizer.identity, validation is None and config.validation_fraction]).encode()
+    )
+    for digest, out in zip(raw.digests, held_out, strict=True):
+        content.update(digest + (b"held out" if out else b""))
+    return PreparedText(
+        train_path=str(files / "train.bin"),
+        validation_path=str(files / "validation.bin"),
+        vocabulary_size=tokenizer.vocabulary_size,
+        train_tokens=tokens[False],
+        validation_tokens=tokens[True],
+        bytes_per_token=validation_bytes / tokens[True],
+        sha256=content.hexdigest(),
+        description=_describe(source, validation, raw, cut),
+        tokenizer=tokenizer.saved_as,
+    )
+
+
+def _require_text(raw: _Raw, source: Source) -> None:
+    if not raw.sizes:
         raise DataError(f"{source.description} holds no text")
-    if len(written.tokens) < 2:
+    if len(raw.sizes) < 2:
         raise DataError(
-            f"{source.description} holds {sum(written.bytes)} bytes, too few to train on one part "
+            f"{source.description} holds {sum(raw.sizes)} bytes, too few to train on one part "
             "and hold out the rest: give more text"
         )
-    held_out = choose_validation(written.digests, written.bytes, config.validation_fraction)
-
-    files = scratch / "files"
-    files.mkdir()
-    dtype = token_dtype(tokenizer.vocabulary_size)
-    _copy_split(both, dtype, written.tokens, held_out, files)
-    both.unlink()
-    validation_tokens = sum(n for n, out in zip(written.tokens, held_out, strict=True) if out)
-    validation_bytes = sum(n for n, out in zip(written.bytes, held_out, strict=True) if out)
-    meta = {
-        "format": FORMAT,
-        "vocabulary_size": tokenizer.vocabulary_size,
-        "train_tokens": sum(written.tokens) - validation_tokens,
-        "validation_tokens": validation_tokens,
-        "bytes_per_token": validation_bytes / validation_tokens,
-        "documents": len(written.tokens),
-        "held_out_documents": sum(held_out),
-    }
-    (files / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-    folder = cache / _content_hash(config, tokenizer, written.digests)
-    description = _describe(source, written, cut)
-    return _publish(files, folder, description)
 
 
-def _content_hash(config: DataConfig, tokenizer: Tokenizer, digests: list[bytes]) -> str:
-    content = sha256(json.dumps([FORMAT, tokenizer.identity, config.validation_fraction]).encode())
-    for digest in digests:
-        content.update(digest)
-    return content.hexdigest()
-
-
-def _describe(source: Source, written: _Written, cut: bool) -> str:
+def _describe(source: Source, validation: Source | None, raw: _Raw, cut: bool) -> str:
     if cut:
         unit = "pieces (too few documents to split them whole)"
     else:
-        unit = "files" if source.files and len(source.files) >= len(written.tokens) else "documents"
-    return f"{source.description}, {len(written.tokens):,} {unit}, {sum(written.bytes) / 1e6:.3g} MB"
+        unit = "files" if source.files and len(source.files) >= len(raw.sizes) else "documents"
+    held = "" if validation is None else f" with the validation set {validation.description}"
+    return f"{source.description}{held}, {len(raw.sizes):,} {unit}, {sum(raw.sizes) / 1e6:.3g} MB"
 
 
-def _publish(files: Path, folder: Path, description: str) -> PreparedText:
-    """Move finished files to their place in one step, unless another process was first."""
-    kept = _read_folder(folder, description)
-    if kept is None:
-        if folder.exists():  # damaged: moved to the scratch folder, which the caller removes
-            folder.replace(files.parent / "damaged")
-        try:
-            files.replace(folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        kept = _read_folder(folder, description)
-    if kept is None:
-        raise DataError(f"the token files in {folder} were damaged while they were made: run it again")
-    return kept
+def _write_raw(documents: Iterable[Document], file: Path, before: _Raw | None = None) -> _Raw:
+    """Write documents one after the other, after those that the file already holds."""
+    raw = before or _Raw(file, [], [])
+    with file.open("ab") as handle:
+        for document in documents:
+            handle.write(document.data)
+            raw.digests.append(document.digest)
+            raw.sizes.append(len(document.data))
+    return raw
 
 
-def _write_tokens(documents: Iterable[Document], tokenizer: Tokenizer, file: Path) -> _Written:
-    """Write the ids of all documents one after the other, each followed by the separator."""
+def _write_tokens(raw: _Raw, held_out: list[bool], tokenizer: Tokenizer, files: Path) -> dict[bool, int]:
+    """Write the ids of all documents, each followed by the separator, to `train.bin` or `validation.bin`.
+
+    Returns:
+        Ids in the file of those that are held out (True) and of the others.
+    """
     dtype = token_dtype(tokenizer.vocabulary_size)
     separator = np.array([tokenizer.separator], dtype=dtype)
-    written = _Written([], [], [])
-    with file.open("wb") as handle:
-        for batch in _batches_of_bytes(documents, ENCODE_BYTES):
-            for document, ids in zip(batch, tokenizer.encode([d.data for d in batch]), strict=True):
+    paths = {False: files / "train.bin", True: files / "validation.bin"}
+    tokens = {False: 0, True: 0}
+    with paths[False].open("wb") as train, paths[True].open("wb") as validation:
+        for batch in batches_of_bytes(raw.read(lambda _: True), ENCODE_BYTES):
+            for (number, _), ids in zip(batch, tokenizer.encode([data for _, data in batch]), strict=True):
+                handle = validation if held_out[number] else train
                 ids.astype(dtype, copy=False).tofile(handle)
                 separator.tofile(handle)
-                written.digests.append(document.digest)
-                written.bytes.append(len(document.data))
-                written.tokens.append(len(ids) + 1)
-    return written
-
-
-def _batches_of_bytes(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    waiting = 0
-    for document in documents:
-        batch.append(document)
-        waiting += len(document.data)
-        if waiting >= size:
-            yield batch
-            batch, waiting = [], 0
-    if batch:
-        yield batch
-
-
-def _copy_split(
-    both: Path,
-    dtype: np.dtype[np.unsignedinteger],
-    tokens: list[int],
-    held_out: list[bool],
-    files: Path,
-) -> None:
-    """Copy each document's ids to `train.bin` or `validation.bin`, keeping their order."""
-    ids = np.memmap(both, dtype=dtype, mode="r")
-    with (files / "train.bin").open("wb") as train, (files / "validation.bin").open("wb") as validation:
-        start = 0
-        for count, out in zip(tokens, held_out, strict=True):
-            ids[start : start + count].tofile(validation if out else train)
-            start += count
-        for handle in (train, validation):
-            handle.flush()
-            os.fsync(handle.fileno())
+                tokens[held_out[number]] += len(ids) + 1
+    for path in paths.values():
+        sync(path)
+    return tokens
 
 
 def _cache_error(error: OSError, cache: Path) -> DataError:

@@ -1,44 +1,73 @@
 """Packed windows of tokens: what a step trains on, and what every trial is scored on."""
 
 from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from carbs_scaling.data.token_files import PreparedText
-from carbs_scaling.data.tokenization import token_dtype
+from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.errors import DataError
 
 # Indices of windows, [n].
 Indices = npt.NDArray[np.int64]
 
 
+class Windows(Protocol):
+    """Windows of T + 1 ids, and the order in which a run reads them."""
+
+    sequence_length: int
+    vocabulary_size: int
+
+    def read(self, indices: Indices) -> torch.Tensor:
+        """The windows `indices`, int64 [b] -> int64 [b, T + 1]."""
+        ...
+
+    def order(self, batch_size: int, steps: int, seed: int, done: int = 0) -> Iterator[Indices]:
+        """Window indices of each step after the first `done`, int64 [batch_size]."""
+        ...
+
+    def repeats(self, windows_read: int) -> float:
+        """How often a run that read so many windows saw each of those that it saw, on average; at least 1."""
+        ...
+
+    def place(self, windows_read: int) -> dict[str, Any] | None:
+        """What a checkpoint must keep, as plain JSON, to go on after so many windows; None for nothing."""
+        ...
+
+    def restore(self, place: dict[str, Any] | None) -> None:
+        """The inverse of `place`, before `order`."""
+        ...
+
+
 class TokenWindows:
-    """A token file as windows of T + 1 ids: inputs are the first T, targets the last T.
+    """Ids as windows of T + 1: inputs are the first T, targets the last T. A `Windows`.
 
     Neighbours share one id, the last target of one and the first input of the next, so that every id but the
     first is predicted once. Ids at the end that fill no window are left out.
 
     Args:
-        path: raw ids.
-        vocabulary_size: number of tokens V, which gives the type of the ids.
+        ids: [n], of any type of whole numbers; read where it is needed.
+        vocabulary_size: number of tokens V.
         sequence_length: T.
+        what: of the text, for messages.
 
     Raises:
-        DataError: the file is too short for one window.
+        DataError: there are too few ids for one window.
     """
 
-    def __init__(self, path: str, vocabulary_size: int, sequence_length: int) -> None:
-        dtype = token_dtype(vocabulary_size)
-        self._ids = np.memmap(path, dtype=dtype, mode="r")
+    def __init__(
+        self, ids: npt.NDArray[Any], vocabulary_size: int, sequence_length: int, what: str = "training"
+    ) -> None:
+        self._ids = ids
         self._offsets = np.arange(sequence_length + 1)
         self.sequence_length = sequence_length
         self.vocabulary_size = vocabulary_size
         if len(self) < 1:
-            split = "validation" if path.endswith("validation.bin") else "training"
             raise DataError(
-                f"the {split} text has {self._ids.size} tokens, too few for a sequence of {sequence_length}: "
+                f"the {what} text has {ids.size} tokens, too few for a sequence of {sequence_length}: "
                 "give more text, or lower model.sequence_length"
             )
 
@@ -46,19 +75,52 @@ class TokenWindows:
         return (self._ids.size - 1) // self.sequence_length
 
     def read(self, indices: Indices) -> torch.Tensor:
-        """The windows `indices`, int64 [b] -> int64 [b, T + 1]."""
+        """See `Windows`."""
         positions = indices[:, None] * self.sequence_length + self._offsets
         return torch.from_numpy(self._ids[positions].astype(np.int64))
 
+    def order(self, batch_size: int, steps: int, seed: int, done: int = 0) -> Iterator[Indices]:
+        """See `Windows`: every epoch is a permutation of all."""
+        return islice(training_order(len(self), batch_size, steps, seed), done, None)
 
-def training_windows(text: PreparedText, sequence_length: int) -> TokenWindows:
-    """The windows that are trained on."""
-    return TokenWindows(text.train_path, text.vocabulary_size, sequence_length)
+    def repeats(self, windows_read: int) -> float:
+        """See `Windows`."""
+        return max(1.0, windows_read / len(self))
+
+    def place(self, windows_read: int) -> dict[str, Any] | None:
+        """See `Windows`: the step says it all."""
+        return None
+
+    def restore(self, place: dict[str, Any] | None) -> None:
+        """See `Windows`."""
+
+
+def training_windows(text: PreparedText, sequence_length: int) -> Windows:
+    """The windows that are trained on.
+
+    Raises:
+        DataError: the text is too short for one.
+    """
+    ids = read_ids(text.train_path, text.ids_dtype)[: text.train_tokens]
+    return TokenWindows(ids, text.vocabulary_size, sequence_length)
 
 
 def validation_windows(text: PreparedText, sequence_length: int) -> TokenWindows:
-    """All held-out windows; `validation_indices` says which are scored."""
-    return TokenWindows(text.validation_path, text.vocabulary_size, sequence_length)
+    """All held-out windows; `validation_indices` says which are scored.
+
+    Raises:
+        DataError: the text is too short for one.
+    """
+    ids = read_ids(text.validation_path, text.ids_dtype)[: text.validation_tokens]
+    return TokenWindows(ids, text.vocabulary_size, sequence_length, "validation")
+
+
+def read_ids(path: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The ids in a file, [n], mapped: raw ones of a type, or `.npy`."""
+    if path.endswith(".npy"):
+        ids: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return ids
+    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def training_order(windows: int, batch_size: int, steps: int, seed: int) -> Iterator[Indices]:

@@ -31,6 +31,13 @@ def gpus_in_use(executor: ExecutorConfig) -> int:
     return min(gpus // a_trial, executor.workers or gpus) * a_trial
 
 
+def trials_a_gpu(executor: ExecutorConfig) -> int:
+    """Trials that share a GPU at a time; 1 on the CPU."""
+    used = gpus_in_use(executor)
+    a_trial = getattr(executor, "gpus_per_trial", 1)
+    return 1 if used == 0 or executor.workers is None else math.ceil(executor.workers * a_trial / used)
+
+
 def trial_memory_bytes(executor: ExecutorConfig) -> int | None:
     """`executor.memory_bytes` where it is given, else a share of the GPU; None for no limit."""
     return gpu_share_bytes(executor) if executor.memory_bytes is None else executor.memory_bytes

@@ -89,9 +89,9 @@ class Qwen3Mixture(Decoder):
     def block_gradient_bytes(self, shape: ModelShape, tokens: int, bytes_per_activation: int) -> int:
         """The residual stream, and for each visit the MLP's gate, up and product; or the experts' matrices.
 
-        Of the matrices, gate and up of all experts have a gradient at once, before it is added to that of
-        earlier micro-batches; under autocast there is a copy in float32 too. By then the four inner tensors of
-        each visit are gone, and two are back.
+        Gate and up of all experts have a gradient at once, before it is added to that of earlier
+        micro-batches; under autocast there is a copy in float32 too. By then the four inner tensors of each
+        visit are gone, and two are back.
         """
         inner = self.intermediate_size(shape)
         visits = bytes_per_activation * tokens * shape.options.experts_per_token * inner

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from carbs_scaling.frontier import hypervolume, pareto_front
-from carbs_scaling.numbers import scientific
+from carbs_scaling.numbers import compact, scientific
 from carbs_scaling.report.canvas import GREY, INK, write_figure
 from carbs_scaling.report.figures import SIZE_INCHES, loss_label, scale_flops, scale_loss
 
@@ -44,6 +44,7 @@ class Spending:
         loss: of each trial, NaN for one that gave none, shape (n,).
         recipe: a number for each trial, the same for runs that differ by their seed alone, shape (n,); None
             where all differ.
+        joules: that each trial took, NaN where that is not known, shape (n,); None where it is for none.
     """
 
     name: str
@@ -52,11 +53,23 @@ class Spending:
     flops: Array
     loss: Array
     recipe: NDArray[np.int64] | None = None
+    joules: Array | None = None
 
     @property
     def spent_flops(self) -> float:
         """Of all trials."""
         return float(self.flops.sum())
+
+    @property
+    def spent_joules(self) -> float | None:
+        """Of all trials; None where that of some is not known."""
+        return self.joules_of(len(self.flops))
+
+    def joules_of(self, trials: int) -> float | None:
+        """Of the first `trials`; None where that of some is not known."""
+        if self.joules is None or not np.isfinite(self.joules[:trials]).all():
+            return None
+        return float(self.joules[:trials].sum())
 
     @property
     def front(self) -> NDArray[np.int64]:
@@ -91,6 +104,8 @@ class Comparison:
         regrets: at each of `SHARES` of the first study's budget: the share of the joint front's hypervolume
             that its runs so far leave out; None where no run had completed, and where less was spent.
         flops_to_match: spent when its hypervolume reached that of the whole first study; None if never.
+        joules: of all of its trials; None where that of some is not known.
+        joules_saved: by the first study against this one, see `saved_joules`; None likewise.
     """
 
     study: str
@@ -101,6 +116,8 @@ class Comparison:
     lowest_loss: float
     regrets: tuple[float | None, ...]
     flops_to_match: float | None
+    joules: float | None = None
+    joules_saved: float | None = None
 
 
 def reference_corner(studies: Sequence[Spending]) -> tuple[float, float]:
@@ -145,10 +162,8 @@ def compare(studies: Sequence[Spending]) -> list[Comparison]:
         return 1 - area(study, trials) / joint if joint > 0 else 0.0
 
     def flops_to_match(study: Spending) -> float | None:
-        for trials in range(1, len(study.flops) + 1):
-            if area(study, trials) >= target * (1 - 1e-12):
-                return float(study.flops[:trials].sum())
-        return None
+        trials = trials_to_area(study, target, reference)
+        return None if trials is None else float(study.flops[:trials].sum())
 
     return [
         Comparison(
@@ -160,9 +175,42 @@ def compare(studies: Sequence[Spending]) -> list[Comparison]:
             lowest_loss=float(np.nanmin(study.mean_loss())),
             regrets=tuple(regret(study, share) for share in SHARES),
             flops_to_match=flops_to_match(study),
+            joules=study.spent_joules,
+            joules_saved=saved_joules(first, study, reference),
         )
         for study in studies
     ]
+
+
+def trials_to_area(study: Spending, area: float, reference: tuple[float, float]) -> int | None:
+    """How many trials of a study made its hypervolume reach `area`; None if it never did."""
+    for trials in range(1, len(study.flops) + 1):
+        reached = hypervolume(study.flops[:trials], study.mean_loss(trials), reference)
+        if reached >= area * (1 - 1e-12):
+            return trials
+    return None
+
+
+def saved_joules(search: Spending, other: Spending, reference: tuple[float, float]) -> float | None:
+    """Joules that `other`, such as a grid, took more than `search` until both had the same front.
+
+    The front of equal hypervolume that both reached: the smaller of their two final ones.
+
+    Args:
+        search, other: each with a completed run.
+        reference: of `reference_corner`.
+
+    Returns:
+        Joules, negative where `other` was the thriftier; None where the energy of some trial is not known.
+    """
+    whole = (hypervolume(study.flops, study.mean_loss(), reference) for study in (search, other))
+    common = min(whole)
+    joules = []
+    for study in (search, other):
+        trials = trials_to_area(study, common, reference)
+        joules.append(None if trials is None else study.joules_of(trials))
+    own, others = joules
+    return None if own is None or others is None else others - own
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -180,6 +228,8 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
                 for share, regret in zip(SHARES, row.regrets, strict=True)
             },
             "flops_to_match_first": row.flops_to_match,
+            "energy_joules": row.joules,
+            "joules_saved_by_first": row.joules_saved,
         }
         for row in comparisons
     ]
@@ -198,7 +248,11 @@ def comparison_report(comparisons: Sequence[Comparison], unit: str) -> Group:
         table.add_column(heading, overflow="fold", min_width=len(heading))
     for heading in ("trials", "FLOPs", "front", "lowest", *(f"{s:.0%}" for s in SHARES), "match"):
         table.add_column(heading, justify="right", no_wrap=True)
+    with_energy = any(row.joules is not None for row in comparisons)
+    for heading in ("joules", "saved") if with_energy else ():
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in comparisons:
+        energy = ["-" if joules is None else compact(joules) for joules in (row.joules, row.joules_saved)]
         table.add_row(
             row.study,
             row.sampler,
@@ -208,12 +262,15 @@ def comparison_report(comparisons: Sequence[Comparison], unit: str) -> Group:
             f"{row.lowest_loss:.3f}",
             *("" if regret is None else f"{100 * regret:.3g}" for regret in row.regrets),
             "never" if row.flops_to_match is None else scientific(row.flops_to_match),
+            *(energy if with_energy else []),
         )
     legend = (
         f"lowest: loss, {unit}. {SHARES[0]:.0%} to {SHARES[-1]:.0%}: hypervolume regret, the % of the joint "
         f"front's area that is missing at that share of {first.study}'s budget. match: FLOPs spent until "
         f"the area was that of all of {first.study}."
     )
+    if with_energy:
+        legend += f" saved: joules that {first.study} took less until both had the same area."
     return Group(table, Text(legend, style="dim"))
 
 

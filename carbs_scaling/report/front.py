@@ -26,7 +26,10 @@ from carbs_scaling.trial import Completed
 PointKey = tuple[tuple[tuple[str, str], ...], float]
 
 # In every row, in this order; metrics, roles, the point, its details and the provenance follow.
-COLUMNS = ("trial", "flops", "loss", "runs", "seed", "seconds", "device", "peak_memory_bytes")
+COLUMNS = (
+    "trial", "flops", "loss", "runs", "seed", "seconds", "energy_joules", "co2_grams", "energy_source",
+    "device", "precision", "recomputation", "peak_memory_bytes",
+)  # fmt: skip
 
 
 def completed_records(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -108,7 +111,12 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "loss": record.loss,
         "seed": record.seed,
         "seconds": outcome.seconds,
+        "energy_joules": None if outcome.energy is None else outcome.energy.joules,
+        "co2_grams": None if outcome.energy is None else outcome.energy.co2_grams,
+        "energy_source": None if outcome.energy is None else outcome.energy.source,
         "device": outcome.device,
+        "precision": outcome.precision or None,
+        "recomputation": outcome.recomputation or None,
         "peak_memory_bytes": outcome.peak_memory_bytes,
         **outcome.metrics,
         **record.roles,

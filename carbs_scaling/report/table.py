@@ -12,6 +12,7 @@ from rich.text import Text
 from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.numbers import scientific
 from carbs_scaling.report.columns import LEGEND, ROLES, detail_columns, point_columns
+from carbs_scaling.report.energy import joules_text
 from carbs_scaling.report.front import merged_front
 
 
@@ -49,6 +50,9 @@ def front_columns(records: Sequence[TrialRecord], metric: str, width: float = ma
         if quantity.name in ROLES or len(set(cells)) > 1:
             columns.append(ShownColumn(quantity.heading.replace("_", "\n"), "", cells))
     columns.append(ShownColumn("seconds", "dim", [f"{ended(run).seconds:.1f}" for run in runs]))
+    energies = [ended(run).energy for run in runs]
+    if any(energy is not None for energy in energies):
+        columns.append(ShownColumn("joules", "dim", [joules_text(e) for e in energies], width > 66))
     if any(count > 1 for _, count in front):
         columns.append(ShownColumn("runs", "", [str(count) for _, count in front], True))
     columns.append(ShownColumn("trial", "dim", [str(run.number) for run in runs], True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from carbs_scaling.compute.throughput import peak_flops_per_second
+from carbs_scaling.compute.throughput import device_named
 from carbs_scaling.numbers import clock_text, compact, rough_duration, scientific
 from carbs_scaling.trial import Completed
 
@@ -48,8 +48,8 @@ class TrainingDisplay:
     ) -> None:
         self._name, self._steps, self._batch_tokens, self._flops = name, steps, batch_tokens, flops
         self._predicted, self._console, self._clock = predicted, console, clock
-        peak = peak_flops_per_second(device)
-        self._peak = None if peak is None else devices * peak
+        known = device_named(device)
+        self._peak = None if known is None else devices * known.peak_flops
         self._shown_at = -LINE_SECONDS
         # Steps and seconds when this process read its first loss: a run that goes on is timed from there.
         self._first: tuple[int, float] | None = None

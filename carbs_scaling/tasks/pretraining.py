@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from carbs_scaling.data.token_files import PreparedText, prepare_text
+from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.token_files import prepare_text
 from carbs_scaling.data.windows import training_windows, validation_windows
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.prior.rates import rate_prior
@@ -55,6 +56,10 @@ class Pretraining(Task):
         self.description = f"text: {text.description}"
         self.metric = METRIC_UNITS[config.objective.metric]
         self.flops_convention = config.model.flops_convention
+        if text.bytes_per_token is None and config.objective.metric == "bits_per_byte":
+            raise ConfigError(
+                "objective=bits_per_byte: the tokenizer of these token files is not known; name it in data.tokenizer"
+            )
         self.legal = PretrainingSpace(
             config.space, config.model, text.vocabulary_size, limits.max_trial_flops, config.optimizer.name
         )
@@ -141,7 +146,7 @@ class Pretraining(Task):
             cuda_graph=how.cuda_graph,
             checkpoints=checkpoints,
             model_folder=model_folder,
-            tokenizer=self.config.data.tokenizer,
+            tokenizer=self.text.tokenizer,
         )
 
     def recorded(self, numbers: Collection[int], study_folder: str) -> None:
@@ -164,7 +169,7 @@ class Pretraining(Task):
             schedule=job.schedule,
             objective=job.objective,
             flops_convention=self.flops_convention,
-            data=data_settings(self.config.data),
+            data=data_settings(self.config.data, self.text),
             data_sha256=self.text.sha256,
             source=f"trial {context.number} of study {study}",
         )
@@ -205,7 +210,7 @@ class Pretraining(Task):
         return {
             "text_sha256": self.text.sha256,
             "text": self.text.description,
-            "data": data_settings(self.config.data),
+            "data": data_settings(self.config.data, self.text),
             "flops_convention": self.flops_convention,
             "torch": torch.__version__,
         }

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from carbs_scaling.data.config import DataConfig
+from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
 from carbs_scaling.laws.recommend.predicted_curve import SeenCurve, predict_curve
@@ -207,9 +208,10 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
     }
 
 
-def data_settings(config: DataConfig) -> dict[str, Any]:
-    """What says where a text is, without the folders of this machine."""
-    return {name: value for name, value in vars(config).items() if name not in LOCAL_DATA_KEYS}
+def data_settings(config: DataConfig, text: PreparedText) -> dict[str, Any]:
+    """What says where a text is, without the folders of this machine; of the hub, that commit of it."""
+    settings = {name: value for name, value in vars(config).items() if name not in LOCAL_DATA_KEYS}
+    return settings | {"revision": text.revision or config.revision}
 
 
 def _require_pretraining(identity: Mapping[str, Any], study: str) -> None:

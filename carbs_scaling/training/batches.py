@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from carbs_scaling.data.windows import Indices, TokenWindows
+from carbs_scaling.data.windows import Indices, Windows
 
 # Tokens that are sent to a GPU together: some milliseconds of reading.
 PARCEL_TOKENS = 1 << 17
 
 
 def device_batches(
-    windows: TokenWindows, order: Iterable[Indices], device: torch.device
+    windows: Windows, order: Iterable[Indices], device: torch.device
 ) -> Iterator[torch.Tensor]:
     """Batches on the device, int64 [b, T + 1], read and sent while the GPU works on earlier ones.
 

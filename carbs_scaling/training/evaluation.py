@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
-from carbs_scaling.data.windows import Indices, TokenWindows
+from carbs_scaling.data.windows import Indices, Windows
 from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.step import autocast, window_loss
 
@@ -18,7 +18,7 @@ EVALUATION_TOKENS = {"cpu": 1 << 12, "cuda": 1 << 17}
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    windows: TokenWindows,
+    windows: Windows,
     indices: Indices,
     device: torch.device,
     in_float32: bool = False,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from carbs_scaling.data.token_files import PreparedText
+from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.optimizers.optimizer import Hyperparameters
 from carbs_scaling.training.checkpoint import CheckpointPlan
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
@@ -25,7 +25,7 @@ class TrainingJob:
             measured: the measured steps would need a second set of activations beside the graph's.
         checkpoints: where the run keeps its state from time to time, and goes on from; None for nowhere.
         model_folder: where the trained model is saved (`training.saved_model`); None for nowhere.
-        tokenizer: `data.tokenizer`, saved with the model.
+        tokenizer: of the text, saved with the model; `none` for a model without one.
     """
 
     recipe: Recipe

@@ -9,18 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
-from carbs_scaling.data.windows import (
-    training_order,
-    training_windows,
-    validation_indices,
-    validation_windows,
-)
+from carbs_scaling.data.windows import training_windows, validation_indices, validation_windows
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.parametrization import parameter_multipliers
 from carbs_scaling.optimizers.optimizer import build_optimizer, load_optimizer
@@ -42,7 +36,7 @@ from carbs_scaling.training.job import TrainingJob, hyperparameters
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.saved_model import load_tokenizer, save_model
 from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
-from carbs_scaling.training.step import is_out_of_memory
+from carbs_scaling.training.step import is_out_of_memory, precision
 from carbs_scaling.training.step_building import build_step, compiled, is_compiled, measured_step
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
@@ -64,6 +58,7 @@ class _Tally:
     earlier_seconds: float = 0.0
     noise_scale_tokens: float | None = None
     float32_loss: float | None = None
+    epochs: float | None = None
 
     def seconds_so_far(self) -> float:
         """Of this process and, for a run that goes on from a checkpoint, of those before it."""
@@ -111,6 +106,8 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
     common: dict[str, Any] = {
         "seconds": tally.seconds,
         "device": ranks.device_name(device_name(device)),
+        "precision": precision(device),
+        "recomputation": "none",
     }
     if device.type == "cuda":
         common["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
@@ -120,10 +117,14 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
         metrics["noise_scale_tokens"] = tally.noise_scale_tokens
     if tally.float32_loss is not None:
         metrics["float32_nats_per_token"] = tally.float32_loss
+    if tally.epochs is not None:
+        metrics["epochs"] = tally.epochs
     if loss is None:
         progress = tally.steps / job.recipe.steps
         return kind(progress=progress, message=trouble, metrics=metrics, **common)
-    losses = {"nats_per_token": loss, "bits_per_byte": bits_per_byte(loss, job.text.bytes_per_token)}
+    losses = {"nats_per_token": loss}
+    if job.text.bytes_per_token is not None:
+        losses["bits_per_byte"] = bits_per_byte(loss, job.text.bytes_per_token)
     return Completed(loss=losses[job.objective.metric], metrics={**losses, **metrics}, **common)
 
 
@@ -160,7 +161,7 @@ def _train_and_score(
             uniform = math.log(shape.vocabulary_size)
             if loss > uniform:
                 return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
-            if job.model_folder is not None and tokenizer is not None:
+            if job.model_folder is not None:
                 # What the saved model gives where nothing is rounded to bfloat16.
                 tally.float32_loss = ranks.mean_loss(
                     lambda some: evaluate(model, held_out, some, device, in_float32=True), indices
@@ -203,6 +204,7 @@ class _Run:
         self._divergence = DivergenceCheck(recipe.steps)
         measured = job.objective.gradient_noise_scale
         self._noise = NoiseMeter(self._step.parameters, recipe) if measured else None
+        self._windows = training_windows(job.text, recipe.shape.sequence_length)
         self._since_point: list[float] = []
         self._has_saved = False
 
@@ -211,9 +213,8 @@ class _Run:
         recipe, tally = self._job.recipe, self._tally
         if checkpoint is not None:
             self._go_on_from(checkpoint)
-        windows = training_windows(self._job.text, recipe.shape.sequence_length)
-        order = training_order(len(windows), recipe.batch_size, recipe.steps, recipe.seed)
-        own = map(self._ranks.share, islice(order, tally.steps, None))
+        windows = self._windows
+        own = map(self._ranks.share, windows.order(recipe.batch_size, recipe.steps, recipe.seed, tally.steps))
         every = point_interval(recipe.steps)
         unread: list[torch.Tensor] = []
         self._model.train()
@@ -252,6 +253,7 @@ class _Run:
         tally = self._tally
         self._since_point += losses
         tally.seconds = tally.seconds_so_far()
+        tally.epochs = self._windows.repeats(tally.steps * self._job.recipe.batch_size)
         trouble = self._divergence.reason(losses)
         if self._watch is not None and not trouble:
             self._watch(tally.steps, tally.seconds, sum(losses) / len(losses))
@@ -305,6 +307,7 @@ class _Run:
             "divergence": self._divergence.state(),
             "noise": None if self._noise is None else self._noise.state(),
             "micro_batch": self._step.micro_batch,
+            "text": self._windows.place(self._tally.steps * self._job.recipe.batch_size),
         }
         tensors = self._ranks.whole(run_tensors(self._model, self._optimizer))
         self._ranks.on_first(partial(save_checkpoint, plan, Checkpoint(self._tally.steps, state, tensors)))
@@ -315,6 +318,7 @@ class _Run:
         tensors = self._ranks.laid_out(checkpoint.tensors, self._model, self._optimizer)
         restore_tensors(self._model, self._optimizer, tensors)
         set_scheduler_step(self._scheduler, checkpoint.step)
+        self._windows.restore(state["text"])
         self._tally.steps, self._tally.earlier_seconds = checkpoint.step, state["seconds"]
         self._since_point = list(state["since_point"])
         self._divergence.restore(state["divergence"])

@@ -1,14 +1,16 @@
 """What stands beside a trained model: a model card for people, the recipe, and the record of its training."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from carbs_scaling import __version__
 from carbs_scaling.files import write_atomically
 from carbs_scaling.models.family import ModelShape
+from carbs_scaling.numbers import compact
 from carbs_scaling.training.recipe_file import RecipeFile
-from carbs_scaling.trial import Completed
+from carbs_scaling.trial import Completed, Energy
 
 RECORD_FORMAT = 1
 # The record is written last: it says that the model is whole.
@@ -56,6 +58,9 @@ def training_record(recipe: RecipeFile, outcome: Completed, text: str) -> dict[s
         "flops_per_second": recipe.flops / outcome.seconds if outcome.seconds > 0 else None,
         "device": outcome.device,
         "peak_memory_bytes": outcome.peak_memory_bytes,
+        "energy": None if outcome.energy is None else asdict(outcome.energy),
+        "precision": outcome.precision,
+        "recomputation": outcome.recomputation,
         "prediction": recipe.to_dict()["prediction"],
     }
 
@@ -64,6 +69,10 @@ def _params(shape: ModelShape) -> str:
     """N; of a mixture of experts the active and the whole one."""
     whole = shape.family.block_params(shape)
     return f"{shape.params:,}" + ("" if whole == shape.params else f" active, {whole:,} with all experts")
+
+
+def _energy(energy: Energy) -> str:
+    return f"{compact(energy.joules)} J, {energy.co2_grams:.3g} g CO2 ({energy.source})"
 
 
 def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
@@ -99,7 +108,10 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
         "data sha256": f"`{file.data_sha256}`",
         "recipe from": file.source,
         "time": f"{outcome.seconds:,.0f} s on {outcome.device}",
+        "precision": f"{outcome.precision}; recomputed: {outcome.recomputation}",
     }
+    if outcome.energy is not None:
+        rows["energy"] = _energy(outcome.energy)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     warnings = [] if prediction is None else [f"- {warning}" for warning in prediction.warnings]
     said = "\n## Warnings of the law\n\n" + "\n".join(warnings) + "\n" if warnings else ""

@@ -22,9 +22,9 @@ from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 
 KIND = "carbs_scaling recipe"
 # Raised whenever a file of the same content would be read as another run.
-FORMAT = 2
+FORMAT = 3
 # Where the token files of this machine are is no part of a recipe.
-LOCAL_DATA_KEYS = ("cache_directory",)
+LOCAL_DATA_KEYS = ("cache_directory", "cached_blocks")
 
 
 @dataclass(frozen=True)

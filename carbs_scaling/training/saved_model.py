@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from carbs_scaling.data.config import BYTES, NO_TOKENIZER
 from carbs_scaling.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
 STOCK_ATTENTION = "sdpa"
 
 
-def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer called `bytes`, or a Hugging Face tokenizer's name or folder (`data.tokenizer`).
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer called `bytes`, or a Hugging Face tokenizer's name or folder; None for `none`.
 
     Raises:
         ConfigError: it cannot be loaded.
     """
-    if name == "bytes":
+    if name == NO_TOKENIZER:
+        return None
+    if name == BYTES:
         return byte_tokenizer()
     from huggingface_hub.errors import HTTPError
 
@@ -33,12 +36,12 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         ) from error
 
 
-def save_model(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> None:
+def save_model(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None", folder: str | Path) -> None:
     """Write a trained model and its tokenizer; the model is for nothing else after that.
 
     Args:
         model: of a family in `models/`.
-        tokenizer: of its text, see `load_tokenizer`.
+        tokenizer: of its text, see `load_tokenizer`; None where it is not known.
         folder: made where it is missing.
 
     Raises:
@@ -53,13 +56,13 @@ def save_model(model: nn.Module, tokenizer: "PreTrainedTokenizerBase", folder: s
     own.config.use_cache = True  # off in training, where nothing is generated
     if getattr(own.config, "output_router_logits", False):
         own.config.output_router_logits = False  # so that its loss is the one that is reported
-    own.config.eos_token_id = tokenizer.eos_token_id
-    own.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id
-    )
+    end = None if tokenizer is None else tokenizer.eos_token_id
+    own.config.eos_token_id = end
+    own.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end)
     Path(folder).mkdir(parents=True, exist_ok=True)
     own.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerBase":

@@ -83,6 +83,11 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def precision(device: torch.device) -> str:
+    """What the matrix products of a training step are computed in, for the record."""
+    return "float32" if isinstance(autocast(device), nullcontext) else "bfloat16 autocast"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator of the CPU or a GPU was out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

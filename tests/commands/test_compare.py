@@ -1,7 +1,7 @@
 """`compare` as a person uses it, and its figures against areas worked out by hand."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,18 @@ def test_regrets_are_missing_areas_and_match_is_when_the_first_ones_area_was_rea
     assert (one.flops_to_match, two.flops_to_match) == (200.0, 10.0)
     assert compare([other, first])[1].flops_to_match is None
     assert (two.trials, two.front_points, two.lowest_loss, two.spent_flops) == (3, 2, 2.0, 200.0)
+
+
+def test_joules_are_saved_up_to_the_front_that_both_reached():
+    flops = np.array([10.0, 100.0, 100.0])
+    search = Spending("mine", "carbs", 210.0, flops, np.array([4.0, 3.0, 2.0]), joules=np.array([1.0, 7, 8]))
+    grid = Spending("grid", "grid", 210.0, flops, np.array([4.0, 3.9, 3.0]), joules=np.array([1.0, 9, 11]))
+    mine, other = compare([search, grid])
+    assert (mine.joules, mine.joules_saved) == (16, 0)
+    assert (other.joules, other.joules_saved) == (21, 21 - 8)  # all that the grid reached took 1 + 7 of ours
+    assert compare([grid, search])[1].joules_saved == 8 - 21
+    grid = replace(grid, joules=np.array([1.0, 9, np.nan]))
+    assert [(row.joules, row.joules_saved) for row in compare([search, grid])] == [(16, 0), (None, None)]
 
 
 def test_a_study_has_no_regret_at_marks_that_it_did_not_spend():

@@ -102,6 +102,9 @@ def test_plain_transformers_gives_the_recorded_loss(run, model, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert "carbs_scaling" not in json.dumps(config)
     card = (folder / "README.md").read_text()
+    assert f"{record['energy']['source']})" in card
+    assert record["energy"]["joules"] > 0
+    assert "float32; recomputed: none" in card
     assert f"{record['loss']:.4f}" in card
     assert record["data_sha256"] in card
     said = capsys.readouterr().out

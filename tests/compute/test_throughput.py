@@ -2,7 +2,7 @@
 
 import pytest
 
-from carbs_scaling.compute.throughput import DEVICES, Throughput, table_throughput
+from carbs_scaling.compute.throughput import DEVICES, Throughput, device_named, table_throughput
 from carbs_scaling.errors import ConfigError
 
 
@@ -23,8 +23,6 @@ def test_between_sizes_the_rate_is_a_power_law_and_outside_level():
 
 
 def test_a_device_is_found_by_pytorchs_name_for_it():
-    from carbs_scaling.compute.throughput import peak_flops_per_second
-
     names = {
         "NVIDIA H100 80GB HBM3": 989e12,
         "NVIDIA H100 PCIe": 756e12,
@@ -37,4 +35,5 @@ def test_a_device_is_found_by_pytorchs_name_for_it():
         "NVIDIA A10G": None,
         "NVIDIA RTX A1000": None,
     }
-    assert {name: peak_flops_per_second(name) for name in names} == names
+    found = {name: device_named(name) for name in names}
+    assert {name: device and device.peak_flops for name, device in found.items()} == names

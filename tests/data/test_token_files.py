@@ -166,6 +166,43 @@ def test_a_saved_tokenizer(tmp_path, data_config, tokenizer_folder):
     assert text.sha256 != prepare_text(data_config()).sha256
 
 
+def test_a_validation_set_of_its_own_is_held_out_and_never_trained_on(tmp_path, data_config):
+    texts = write_files(tmp_path / "text")
+    held = [texts[5], "Only held out. " * 9, texts[7]]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held))
+    text = prepare_text(data_config(validation_paths=[str(tmp_path / "held.jsonl")]))
+    assert read_documents(text.validation_path) == held
+    assert read_documents(text.train_path) == [t for t in texts if t not in held]
+    capped = prepare_text(
+        data_config(validation_paths=[str(tmp_path / "held.jsonl")], max_validation_bytes=100)
+    )
+    assert read_documents(capped.validation_path) == [texts[5], held[1][: 100 - len(texts[5])]]
+    assert len({text.sha256, capped.sha256, prepare_text(data_config()).sha256}) == 3
+    (tmp_path / "empty.txt").write_text(" ")
+    assert "empty.txt holds no text" in refusal(data_config(validation_paths=[str(tmp_path / "empty.txt")]))
+
+
+def test_a_bpe_made_from_the_text(tmp_path, data_config):
+    from carbs_scaling.training.saved_model import load_tokenizer
+
+    texts = [text + "<|endoftext|> löst" for text in write_files(tmp_path / "text")]
+    for number, text in enumerate(texts):
+        (tmp_path / "text" / f"{number:03}.txt").write_text(text)
+    text = prepare_text(data_config(tokenizer="bpe", vocabulary_size=300))
+    assert 270 <= text.vocabulary_size <= 300
+    assert text.bytes_per_token > 2
+    tokenizer = load_tokenizer(text.tokenizer)  # as it is saved with a model
+    documents = []
+    for path in (text.train_path, text.validation_path):
+        ids = np.fromfile(path, dtype=np.uint16)
+        ends = np.flatnonzero(ids == tokenizer.eos_token_id) + 1
+        assert ends[-1] == len(ids)
+        documents += [tokenizer.decode(part[:-1]) for part in np.split(ids, ends)[:-1]]
+    assert sorted(documents) == sorted(texts)  # what spells the end of a text in a document does not end it
+    elsewhere = data_config(tokenizer="bpe", vocabulary_size=300, cache_directory=str(tmp_path / "cache2"))
+    assert prepare_text(elsewhere).sha256 == text.sha256
+
+
 def test_standard_library(data_config):
     text = prepare_text(data_config(source="stdlib"))
     assert text.description.startswith("standard library of Python 3.")

@@ -16,15 +16,12 @@ from carbs_scaling.data.windows import (
 from carbs_scaling.errors import DataError
 
 
-@pytest.fixture
-def ids_file(tmp_path) -> str:
-    np.arange(100, dtype=np.uint16).tofile(tmp_path / "train.bin")
-    return str(tmp_path / "train.bin")
+IDS = np.arange(100, dtype=np.uint16)
 
 
 @pytest.mark.parametrize("sequence_length", [1, 7, 9, 33, 99])
-def test_windows_pack_all_ids_but_the_rest(ids_file, sequence_length):
-    windows = TokenWindows(ids_file, vocabulary_size=1000, sequence_length=sequence_length)
+def test_windows_pack_all_ids_but_the_rest(sequence_length):
+    windows = TokenWindows(IDS, vocabulary_size=1000, sequence_length=sequence_length)
     assert len(windows) == 99 // sequence_length
     batch = windows.read(np.arange(len(windows)))
     assert batch.shape == (len(windows), sequence_length + 1)
@@ -32,9 +29,9 @@ def test_windows_pack_all_ids_but_the_rest(ids_file, sequence_length):
     assert targets == list(range(1, len(windows) * sequence_length + 1))
 
 
-def test_text_shorter_than_a_window_is_refused(ids_file, job):
+def test_text_shorter_than_a_window_is_refused(job):
     with pytest.raises(DataError, match="the training text has 100 tokens, too few for a sequence of 100"):
-        TokenWindows(ids_file, vocabulary_size=1000, sequence_length=100)
+        TokenWindows(IDS, vocabulary_size=1000, sequence_length=100)
     with pytest.raises(DataError, match="the validation text has"):
         validation_windows(job.text, job.text.validation_tokens)
     with pytest.raises(DataError, match="the training text has"):
@@ -78,5 +75,5 @@ def test_large_vocabularies_have_wider_ids(tmp_path, job):
     for vocabulary, dtype in ((256, np.uint8), (257, np.uint16), (1 << 16, np.uint16), (70_000, np.uint32)):
         path = tmp_path / f"{vocabulary}.bin"
         np.full(20, vocabulary - 1, dtype=dtype).tofile(path)
-        text = replace(job.text, train_path=str(path), vocabulary_size=vocabulary)
+        text = replace(job.text, train_path=str(path), train_tokens=20, vocabulary_size=vocabulary)
         assert (training_windows(text, 4).read(np.array([0, 3])) == vocabulary - 1).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory, Status, TrialOutcome
+from carbs_scaling.trial import Completed, Diverged, Energy, MachineFailure, OutOfMemory, Status, TrialOutcome
 
 FAILURES = {
     Status.DIVERGED: Diverged,
@@ -39,6 +39,8 @@ def _make_record(
 def _outcome(status: Status | None, loss: float, number: int, message: str) -> TrialOutcome | None:
     peak_memory_bytes = 2**20 if number % 2 else None  # as where some trials ran on a CPU
     common = {"seconds": 1.5, "device": "cpu", "peak_memory_bytes": peak_memory_bytes}
+    common |= {"precision": "float32", "recomputation": "none"}
+    common["energy"] = Energy(25.0 * number, 0.01, "estimated: 6 W a busy core")
     if status is None:
         return None
     if status is Status.COMPLETED:

@@ -4,6 +4,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from carbs_scaling.numbers import compact
+from carbs_scaling.report.energy import energy_line
 from carbs_scaling.report.front import front_records
 from carbs_scaling.report.table import front_table
 
@@ -33,6 +35,14 @@ def test_every_row_fits_on_one_line(random_records, width):
     for record in front:
         rows = [line for line in text.splitlines() if f"{record.loss:.3f}" in line]
         assert any(line.split()[-1] == str(record.number) for line in rows)
+
+
+def test_energy_is_labelled_as_estimated(random_records):
+    text = printed(random_records(60), 80)
+    record = front_records(random_records(60))[-1]
+    row = next(line for line in text.splitlines() if line.split()[-1:] == [str(record.number)])
+    assert f"~{compact(25.0 * record.number)}" in row.split()
+    assert energy_line(random_records(60)).endswith("estimated: 6 W a busy core")
 
 
 def test_a_wider_terminal_shows_more(random_records):

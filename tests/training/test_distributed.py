@@ -28,7 +28,7 @@ import json, os, shutil, signal, sys
 from dataclasses import replace
 from pathlib import Path
 
-from carbs_scaling.data.token_files import PreparedText
+from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.training.checkpoint import CheckpointPlan
 from carbs_scaling.training.distributed import Ranks
@@ -103,7 +103,7 @@ def test_two_processes_train_what_one_does(changed, data_config, tmp_path):
     (folder / "text.json").write_text(json.dumps(asdict(job.text)))
     file = RecipeFile(
         name="two", recipe=job.recipe, optimizer=job.optimizer, schedule=job.schedule,
-        objective=job.objective, flops_convention="6N", data=data_settings(data_config()),
+        objective=job.objective, flops_convention="6N", data=data_settings(data_config(), job.text),
         data_sha256=job.text.sha256, source="a test",
     )  # fmt: skip
     (folder / "recipe.json").write_bytes(file.to_json())

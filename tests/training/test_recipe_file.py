@@ -23,7 +23,7 @@ def recipe_file(job, data_config) -> RecipeFile:
         schedule=replace(job.schedule, decay_shape="linear", decay_exponent=1.0),
         objective=job.objective,
         flops_convention="6N",
-        data=data_settings(data_config()),
+        data=data_settings(data_config(), job.text),
         data_sha256=job.text.sha256,
         source="a test",
         prediction=Prediction(3.0, (2.5, 3.5), 0.9, 1e4, 1e4, ("far",), CURVE),
