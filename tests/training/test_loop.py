@@ -71,7 +71,7 @@ def test_sgd_learns_too(job, changed):
 def test_absurd_learning_rate_diverges_and_is_charged_what_it_spent(job, changed, tmp_path):
     outcome = train(replace(changed(learning_rate=1e4, steps=400), curve_path=str(tmp_path / "curve")))
     assert isinstance(outcome, Diverged)
-    assert outcome.metrics == {}
+    assert outcome.metrics == {"epochs": 1.0}
     assert outcome.message
     assert 0 < outcome.progress < 1
     assert outcome.progress * 400 == round(outcome.progress * 400)
