@@ -34,7 +34,7 @@ GOES_ON = {
 # Values that are no Hydra syntax: people write them as they are.
 FREE_TEXT = (
     r"task\.(?:command|flops|allowed|steps|roles\.\w+|shape\.(?!architecture|flops_convention)\w+"
-    r"|(?:metric|curve)\.pattern)"
+    r"|(?:metric|curve)\.pattern)|search"  # the last of plan: overrides of a search
 )
 IN_QUOTES = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 FAILED, WRONG_COMMAND = CarbsScalingError.exit_code, ConfigError.exit_code

@@ -378,12 +378,14 @@ class PlanConfig:
     vocabulary_size: int
     format: str
     output: str | None
+    search: str | None
 
     def __post_init__(self) -> None:
         require_choice("format", self.format, LAW_FORMATS)
         require(
-            (self.hours is None) != (self.flops is None),
-            "say what there is: gpus=8 gpu=h100 hours=72, or flops=1e21, not both",
+            [self.hours, self.flops, self.search].count(None) == 2,
+            "say what there is: gpus=8 gpu=h100 hours=72, or flops=1e21, not both; or search=default for "
+            "the time that a search takes here",
         )
         for name in ("gpus", "hours", "flops", "vocabulary_size"):
             value = getattr(self, name)
