@@ -33,17 +33,22 @@ def is_compiled(job: TrainingJob, device: torch.device, ranks: Ranks) -> bool:
     return device.type == "cuda" and ranks.size == 1 and is_long
 
 
-def compiled(model: nn.Module, job: TrainingJob, device: torch.device) -> nn.Module:
-    """The model compiled for this trial alone; without its head where that is taken in parts.
+def compiled_model(model: nn.Module, tokens: int) -> nn.Module:
+    """The model compiled for this run alone; without its head where the loss is taken in parts.
 
     Dynamo caches by function, not by model, and gives up on a function after eight shapes: a process that has
     trained eight models would train all others uncompiled, without a warning.
+
+    Args:
+        model: of a family, on its device.
+        tokens: in memory at once.
     """
     torch.compiler.reset()
-    shape = job.recipe.shape
-    tokens = micro_batch_size(job.recipe, job.micro_batch_tokens) * shape.sequence_length
-    if vars(model).get("has_plain_head") and is_large(tokens, shape.vocabulary_size, device):
-        return _WithCompiledBody(model)
+    wrapped: Any = model
+    if vars(model).get("has_plain_head"):
+        weight = wrapped.get_output_embeddings().weight
+        if is_large(tokens, len(weight), weight.device):
+            return _WithCompiledBody(model)
     return cast(nn.Module, torch.compile(model, dynamic=False))
 
 

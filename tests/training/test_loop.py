@@ -185,7 +185,7 @@ def test_bits_per_byte(job):
     assert bits_per_byte(8 * math.log(2), 4.0) == 2.0
     outcome = train(job)
     bits = outcome.loss / math.log(2) / job.text.bytes_per_token
-    assert outcome.metrics == {"nats_per_token": outcome.loss, "bits_per_byte": bits}
+    assert outcome.metrics == {"nats_per_token": outcome.loss, "bits_per_byte": bits, "epochs": 1.0}
     in_bits = replace(job, objective=replace(job.objective, metric="bits_per_byte"))
     assert train(in_bits).loss == bits
 
