@@ -192,6 +192,28 @@ class FrontConfig:
         )
 
 
+REPORT_FORMATS = ("html", "pdf", "png")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """All of `conf/report.yaml`."""
+
+    study: StudyConfig
+    format: str
+    output: str | None
+    target_flops: float | None
+    width: int
+
+    def __post_init__(self) -> None:
+        require_choice("format", self.format, REPORT_FORMATS)
+        fits = self.output is None or self.output.lower().endswith(f".{self.format}")
+        require(fits, f"output={self.output} must end in .{self.format}, or say format=")
+        flops = self.target_flops
+        require(flops is None or 0 < flops < math.inf, f"target_flops={flops} must be a positive number")
+        require(self.width >= 320, f"width={self.width} must be at least 320 pixels")
+
+
 LAW_FORMATS = ("table", "json")
 RECIPE_FORMATS = ("table", "json", "yaml", "training_arguments", "recipe")
 

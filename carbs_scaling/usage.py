@@ -44,6 +44,14 @@ VERBS = {
             "study.name=mine format=parquet output=mine.parquet plots=false",
         ),
     ),
+    "report": Verb(
+        "a study as one page to send to somebody",
+        (
+            "study.name=mine",
+            "study.name=mine target_flops=1e18",
+            "study.name=mine format=pdf output=mine.pdf",
+        ),
+    ),
     "compare": Verb(
         "studies side by side, such as a search and its baselines",
         (

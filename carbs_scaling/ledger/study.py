@@ -8,6 +8,7 @@ import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +230,12 @@ class Study:
 
     def records_as_ended(self) -> list[TrialRecord]:
         """The trials that ended, in the order in which they did."""
-        trials = [trial for trial in self._trials() if trial.ended_at is not None]
-        return [_record(trial) for trial in sorted(trials, key=lambda trial: (trial.ended_at, trial.number))]
+        return [record for _, record in self.endings()]
+
+    def endings(self) -> list[tuple[datetime, TrialRecord]]:
+        """When each trial ended, in that order."""
+        ended = [(trial.ended_at, _record(trial)) for trial in self._trials() if trial.ended_at is not None]
+        return sorted(ended, key=lambda pair: (pair[0], pair[1].number))
 
     def _trials(self) -> list[StoredTrial]:
         with storage_errors(self.name):
