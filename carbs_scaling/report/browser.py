@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tempfile
+from html import escape
 from pathlib import Path
 
 from carbs_scaling.errors import CarbsScalingError
@@ -11,7 +12,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 WAIT_SECONDS = 180
 # What a page is given to draw itself, in its own time.
 DRAWING_MILLISECONDS = 20_000
-PNG_HEIGHT = 7000
+PNG_HEIGHT = 9000
+LEAST_WINDOW = 500  # pixels: a browser has no narrower window, so that a phone is a frame in it
 
 
 def find_browser() -> str:
@@ -40,13 +42,20 @@ def print_page(browser: str, page: Path, output: Path, width: int) -> None:
         CarbsScalingError: the browser did not write it.
     """
     kind = output.suffix.lower()
+    window = max(width, LEAST_WINDOW)
     wanted = (
         ["--print-to-pdf={}", "--no-pdf-header-footer", "--window-size=794,1123"]
         if kind == ".pdf"
-        else ["--screenshot={}", f"--window-size={width},{PNG_HEIGHT}", "--hide-scrollbars"]
+        else [
+            "--screenshot={}",
+            f"--window-size={window},{PNG_HEIGHT}",
+            "--hide-scrollbars",
+        ]
     )
     with tempfile.TemporaryDirectory(prefix="carbs-scaling-") as folder:
         written = Path(folder) / f"page{kind}"
+        if kind == ".png":
+            page = _framed(page, width, Path(folder) / "frame.html")
         command = [
             browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             f"--user-data-dir={folder}/profile", f"--virtual-time-budget={DRAWING_MILLISECONDS}",
@@ -60,15 +69,23 @@ def print_page(browser: str, page: Path, output: Path, width: int) -> None:
             said = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
             raise CarbsScalingError(f"{browser} wrote no page: {said}")
         if kind == ".png":
-            _trim(written)
+            _trim(written, width)
         shutil.copyfile(written, output)
 
 
-def _trim(path: Path) -> None:
-    """Cut the empty end of a screenshot off."""
+def _framed(page: Path, width: int, frame: Path) -> Path:
+    """A page that shows another at a width in pixels."""
+    address = escape(page.resolve().as_uri(), quote=True)
+    style = f"border:0;display:block;width:{width}px;height:{PNG_HEIGHT}px"
+    frame.write_text(f'<body style="margin:0"><iframe src="{address}" style="{style}"></iframe>')
+    return frame
+
+
+def _trim(path: Path, width: int) -> None:
+    """Cut the empty right and end of a screenshot off."""
     import matplotlib.image
     import numpy as np
 
-    picture = matplotlib.image.imread(path)
+    picture = matplotlib.image.imread(path)[:, :width]
     rows = np.flatnonzero((picture != picture[-1, 0]).any(axis=(1, 2)))
     matplotlib.image.imsave(path, picture[: rows[-1] + 24])

@@ -41,6 +41,8 @@ def number_text(name: str, value: float) -> str:
     """A value of a recipe in few characters."""
     if name in ("loss", "beta2", "momentum"):
         return f"{value:.4f}"
+    if name == "width_to_depth":
+        return f"{value:.3g}"
     return compact(value) if name == "batch_tokens" else scientific(value, 3)
 
 

@@ -135,8 +135,8 @@ def report_sections(study: Study, target_flops: float | None = None) -> list[Sec
         found.append(
             Section(
                 "All runs",
-                "Each line is a run; yellow ones lie close to the front for what they cost. Drag along an axis "
-                "to keep the runs that pass there; click it to let them go.",
+                "Each line is a run; yellow ones lie close to the front for what they cost. Drag along an "
+                "axis to keep the runs that pass there; click it to let them go.",
                 dimensions,
             )
         )
@@ -238,14 +238,8 @@ def _prices(law: ScalingLaw, table: RunTable, metric: str) -> Table:
         rows.append(cells("learning rate", rate, law.run_loss(params, tokens, rate * factors, batch) - best))
     if law.has_role[3]:
         rows.append(cells("batch", batch, law.run_loss(params, tokens, rate, batch * factors) - best))
-    return Table(
-        [
-            f"at N {compact(params)}, D {compact(tokens)}",
-            "best",
-            *(f"x {step:g}, {metric}" for step in STEPS),
-        ],
-        rows,
-    )
+    place = f"{metric} lost at N {compact(params)}, D {compact(tokens)}"
+    return Table([place, "best", *(f"x {step:g}" for step in STEPS)], rows)
 
 
 def _recommendation(law: ScalingLaw, target_flops: float | None, records: list[TrialRecord]) -> Section:
