@@ -23,6 +23,7 @@ class DataConfig:
     subset: str | None = MISSING
     split: str = MISSING
     validation_split: str | None = MISSING
+    hub_files: dict[str, str] = MISSING
     revision: str | None = MISSING
     text_column: str = MISSING
     streaming: bool = MISSING

@@ -46,6 +46,7 @@ from carbs_scaling.data.splitting import (
     drop_duplicates,
     encode_documents,
 )
+from carbs_scaling.data.stream import make_stream
 from carbs_scaling.data.tokenization import (
     ENCODE_BYTES,
     Tokenizer,
@@ -146,10 +147,12 @@ def _build(config: DataConfig, source: Source, validation: Source | None, scratc
         return build_ready(config, source, validation, files)
     if config.source == "hub":
         # Found once, so that the text is the same to its end.
-        pinned = replace(config, revision=resolved_revision(config) or config.revision)
-        text = _build_whole(pinned, find_source(pinned), find_validation_source(pinned), scratch)
-        return replace(text, revision=pinned.revision)
-    return _build_whole(config, source, validation, scratch)
+        config = replace(config, revision=resolved_revision(config) or config.revision)
+        source, validation = find_source(config), find_validation_source(config)
+    if config.streaming:
+        return make_stream(config, files, scratch)
+    text = _build_whole(config, source, validation, scratch)
+    return replace(text, revision=config.revision if config.source == "hub" else None)
 
 
 @dataclass
