@@ -1,7 +1,7 @@
 """A stand-in of the Hugging Face hub on loopback: a few made-up shards in the layout of real data sets.
 
-It answers what `huggingface_hub` and `datasets` ask to stream or download (repository, tree, paths, ranges of files),
-keeps a list of all requests, and can drop connections in the middle of a file.
+It answers what `huggingface_hub` and `datasets` ask to stream or download (repository, tree, paths, ranges of
+files), keeps a list of all requests, and can drop connections in the middle of a file.
 """
 
 import gzip
@@ -29,7 +29,7 @@ def made_up_texts(count: int, seed: int) -> list[str]:
 
 
 def c4(shards: int = 3, documents: int = 200) -> dict[str, bytes]:
-    """allenai/c4: shards of gzipped JSON lines, named by their number of 1024, and the card that names its subsets."""
+    """allenai/c4: gzipped JSON lines, named by their number of 1024, and the card that names its subsets."""
     card = "---\nconfigs:\n"
     for subset in ("en", "realnewslike"):
         card += f"- config_name: {subset}\n  data_files:\n"

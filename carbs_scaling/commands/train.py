@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from carbs_scaling.training.distributed import Ranks
     from carbs_scaling.training.loop import TrainingJob
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
 OWN = ("study", "recipe", "trial", "train")
 
@@ -94,6 +96,11 @@ def _train(
         try:
             ranks.on_first(lambda: write_atomically(folder / RECIPE, file.to_json()))
             with display, warnings_to(sys.stderr):
+                if text.train_tokens is not None and recipe.tokens > text.train_tokens:
+                    logger.warning(
+                        "the run has %s tokens, and the text %s to train on: it sees it %.2g times",
+                        f"{recipe.tokens:,}", f"{text.train_tokens:,}", recipe.tokens / text.train_tokens,
+                    )  # fmt: skip
                 outcome = train(job, display.step_done, ranks)
             if not ranks.first:
                 return

@@ -64,8 +64,8 @@ class DataConfig:
             require(size is not None, "data.tokenizer=bpe needs data.vocabulary_size, such as 4096")
             require(
                 (size or 0) >= LEAST_BPE_VOCABULARY,
-                f"data.vocabulary_size={size} must be at least {LEAST_BPE_VOCABULARY}: 256 bytes and the end of "
-                "a text",
+                f"data.vocabulary_size={size} must be at least {LEAST_BPE_VOCABULARY}: 256 bytes and the end "
+                "of a text",
             )
         elif self.tokenizer != NO_TOKENIZER:
             require(

@@ -34,7 +34,7 @@ def are_token_files(files: tuple[Path, ...], validation: tuple[Path, ...] | None
     ready = [file.suffix.lower() in SUFFIXES for file in (*files, *(validation or ()))]
     if any(ready) and not all(ready):
         raise DataError(
-            "data.paths and data.validation_paths name token files (.bin, .npy) beside text: take one kind"
+            "data.paths and data.validation_paths name token files (.bin, .npy) beside text: take either"
         )
     return bool(ready) and ready[0]
 
@@ -67,8 +67,8 @@ def build_ready(config: DataConfig, source: Source, validation: Source | None, f
             most = max(most, int(chunk.max()))
     if size is not None and most >= size:
         raise DataError(
-            f"{source.description} holds the token {most}, but data.tokenizer has {size} tokens: name the tokenizer "
-            "that made the files"
+            f"{source.description} holds the token {most}, but data.tokenizer has {size} tokens: name the "
+            "tokenizer that made the files"
         )
     size = size or most + 1
     identity = NO_TOKENIZER if tokenizer is None else tokenizer.identity

@@ -50,7 +50,7 @@ SETTINGS, HELD_OUT, END, TOKENIZER = "settings.json", "held_out.digests", "end.j
 DIGEST_BYTES = 16
 SAMPLES, SAMPLE_BYTES = 16, 4096  # of each file, for its fingerprint
 # Text that is tokenized together: the stream's place is asked for so often.
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 18
 
 
 def make_stream(config: DataConfig, files: Path, scratch: Path) -> PreparedText:
@@ -67,8 +67,8 @@ def make_stream(config: DataConfig, files: Path, scratch: Path) -> PreparedText:
     """
     if not (config.has_validation_set or config.max_validation_bytes):
         raise ConfigError(
-            "data.streaming=true needs data.validation_paths, data.validation_split, or data.max_validation_bytes "
-            "for how much is held out"
+            "data.streaming=true needs data.validation_paths, data.validation_split, or "
+            "data.max_validation_bytes for how much is held out"
         )
     source, validation = find_source(config), find_validation_source(config)
     fraction = 0.0 if validation else config.validation_fraction
@@ -132,6 +132,14 @@ def _fingerprint(files: tuple[Path, ...]) -> str:
                 handle.seek(sample * max(0, size - SAMPLE_BYTES) // (SAMPLES - 1))
                 digest.update(handle.read(SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def set_cached_blocks(folder: Path, cached_blocks: int | None) -> None:
+    """Change how many blocks of a stream stay on disk, for whoever opens it from now on."""
+    settings = read_json(folder / SETTINGS)
+    if settings is not None and settings["config"]["cached_blocks"] != cached_blocks:
+        settings["config"]["cached_blocks"] = cached_blocks
+        write_atomically(folder / SETTINGS, json.dumps(settings).encode())
 
 
 @cache

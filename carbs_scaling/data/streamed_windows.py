@@ -20,7 +20,7 @@ OPEN_BLOCKS = 2
 
 
 class StreamedWindows:
-    """The `windows.Windows` of a stream. Window i of block k has the number k times the windows of a block, plus i.
+    """The `windows.Windows` of a stream, numbered on from block to block.
 
     No window lies in two blocks. After the end of the text it begins again, in another order.
 
@@ -46,8 +46,8 @@ class StreamedWindows:
         end = stream.end()
         if self._per_block < 1 or (end is not None and self._total(end) < 1):
             raise DataError(
-                f"the training text, or a block of data.block_tokens={stream.block_tokens}, is too short for a "
-                f"sequence of {sequence_length}: give more text, raise it, or lower model.sequence_length"
+                f"the training text, or a block of data.block_tokens={stream.block_tokens}, is too short for "
+                f"a sequence of {sequence_length}: give more text, raise it, or lower model.sequence_length"
             )
 
     def _windows_of(self, tokens: int) -> int:

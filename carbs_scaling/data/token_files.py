@@ -46,7 +46,7 @@ from carbs_scaling.data.splitting import (
     drop_duplicates,
     encode_documents,
 )
-from carbs_scaling.data.stream import make_stream
+from carbs_scaling.data.stream import make_stream, set_cached_blocks
 from carbs_scaling.data.tokenization import (
     ENCODE_BYTES,
     Tokenizer,
@@ -78,6 +78,8 @@ def prepare_text(config: DataConfig) -> PreparedText:
     request = cache / "requests" / f"{_request_hash(config, files, len(held))}.json"
     kept = _read_kept(cache, request)
     if kept is not None:
+        if config.streaming:
+            set_cached_blocks(Path(kept.train_path), config.cached_blocks)
         return kept
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -136,9 +136,7 @@ def load_tokenizer(config: DataConfig, sample: Iterable[bytes], folder: Path) ->
     if config.tokenizer == BYTES:
         return ByteTokenizer()
     if config.tokenizer == NO_TOKENIZER:
-        raise ConfigError(
-            "data.tokenizer=none is for files of tokens (.bin, .npy): this text needs a tokenizer"
-        )
+        raise ConfigError("data.tokenizer=none is for token files (.bin, .npy): this text needs a tokenizer")
     if config.tokenizer == OWN_BPE:
         assert config.vocabulary_size is not None
         make_bpe(sample, config.vocabulary_size, folder)
