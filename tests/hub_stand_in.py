@@ -156,19 +156,20 @@ class _Handler(BaseHTTPRequestHandler):
                 if paths
                 else self._json({"error": "not found"}, 404, {"X-Error-Code": "EntryNotFound"})
             )
-        self._json({
-            "_id": "0" * 24, "id": name, "sha": commit(files), "private": False, "gated": False, "disabled": False,
-            "tags": [], "downloads": 0, "likes": 0, "lastModified": "2024-01-01T00:00:00.000Z",
-            "createdAt": "2024-01-01T00:00:00.000Z", "siblings": [{"rfilename": path} for path in files],
-        })  # fmt: skip
+        times = dict.fromkeys(("lastModified", "createdAt"), "2024-01-01T00:00:00.000Z")
+        flags = dict.fromkeys(("private", "gated", "disabled"), False)
+        counts = dict.fromkeys(("downloads", "likes"), 0)
+        siblings = [{"rfilename": path} for path in files]
+        about = {"_id": "0" * 24, "id": name, "sha": commit(files), "tags": [], "siblings": siblings}
+        self._json({**about, **times, **flags, **counts})
 
     def _file(self, name: str, files: dict[str, bytes], file: str, path: str) -> None:
         if file not in files:
             return self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         content, status = files[file], 200
         headers = {
-            "X-Repo-Commit": commit(files), "ETag": f'"{hashlib.sha1(content).hexdigest()}"', "Accept-Ranges": "bytes",
-            "Content-Type": "application/octet-stream",
+            "X-Repo-Commit": commit(files), "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
+            "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream",
         }  # fmt: skip
         if (wanted := self.headers.get("Range", "")).startswith("bytes="):
             first, _, last = wanted.removeprefix("bytes=").partition("-")

@@ -1,6 +1,5 @@
-"""The presets of C4 and The Pile against a stand-in of the hub: to a front, through a broken line and a kill."""
+"""The presets of C4 and The Pile against a stand-in of the hub: to a front, through drops and a kill."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -15,13 +14,7 @@ from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.task import TrialContext
 from carbs_scaling.training.loop import train
-
-spec = importlib.util.spec_from_file_location("hub_stand_in", Path(__file__).with_name("hub_stand_in.py"))
-assert spec is not None
-assert spec.loader is not None
-stand_in = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = stand_in  # where dataclasses look for their module
-spec.loader.exec_module(stand_in)
+from tests import hub_stand_in
 
 # Two trials of 123,000 tokens of a text of some 150,000.
 SMALL = (
@@ -43,8 +36,8 @@ SMALL = (
 # The sixth block begins beyond the documents that are read together with the first ones.
 LATE_BLOCK = 5
 DATA_SETS = {
-    "c4": ("allenai/c4", lambda: stand_in.c4(8, 250), "en/c4-train.{:05d}-of-01024.json.gz"),
-    "pile": ("monology/pile-uncopyrighted", lambda: stand_in.pile(8, 250), "train/{:02d}.jsonl.zst"),
+    "c4": ("allenai/c4", lambda: hub_stand_in.c4(8, 250), "en/c4-train.{:05d}-of-01024.json.gz"),
+    "pile": ("monology/pile-uncopyrighted", lambda: hub_stand_in.pile(8, 250), "train/{:02d}.jsonl.zst"),
 }
 
 
@@ -63,7 +56,7 @@ def test_a_preset_is_killed_and_goes_on_at_the_same_document(name, tmp_path, com
     repository, make, shard = DATA_SETS[name]
     monkeypatch.setenv("CARBS_SCALING_CACHE", str(tmp_path / "cache"))
     command = [sys.executable, "-m", "carbs_scaling.cli", "search", f"+experiment={name}", *SMALL]
-    with stand_in.StandIn({repository: make()}) as hub:
+    with hub_stand_in.StandIn({repository: make()}) as hub:
         hub.drops[shard.format(1)] = [1000]
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf")}
         first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
@@ -83,7 +76,7 @@ def test_a_preset_is_killed_and_goes_on_at_the_same_document(name, tmp_path, com
         again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert again.returncode == 0, again.stderr
         assert (study / "front.csv").exists()
-        after = stand_in.StandIn({}, hub.requests[requests:]).read_files()
+        after = hub_stand_in.StandIn({}, hub.requests[requests:]).read_files()
 
     # The first shard says which columns there are; the second had been read, and is not read again ...
     assert shard.format(1) not in after[: after.index(shard.format(4))]

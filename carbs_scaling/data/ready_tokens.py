@@ -34,7 +34,7 @@ def are_token_files(files: tuple[Path, ...], validation: tuple[Path, ...] | None
     ready = [file.suffix.lower() in SUFFIXES for file in (*files, *(validation or ()))]
     if any(ready) and not all(ready):
         raise DataError(
-            "data.paths and data.validation_paths name token files (.bin, .npy) beside text: take either"
+            "data.paths and data.validation_paths name token files (.bin, .npy) beside text: take one"
         )
     return bool(ready) and ready[0]
 
@@ -48,8 +48,8 @@ def build_ready(config: DataConfig, source: Source, validation: Source | None, f
     """
     if config.tokenizer == OWN_BPE or config.streaming:
         raise ConfigError(
-            "data.paths names token files: they have a tokenizer already, data.tokenizer=NAME or none, and are "
-            "read where they lie, without data.streaming"
+            "data.paths names token files: they have a tokenizer already, data.tokenizer=NAME or none, and "
+            "are read where they lie, without data.streaming"
         )
     tokenizer = None if config.tokenizer == NO_TOKENIZER else load_tokenizer(config, (), files)
     size = config.vocabulary_size if tokenizer is None else tokenizer.vocabulary_size

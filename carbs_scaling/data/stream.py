@@ -14,6 +14,7 @@ and has the next one made meanwhile. Its checkpoints hold the place of its block
 same document where the folder is gone.
 """
 
+import atexit
 import json
 import math
 import os
@@ -374,6 +375,7 @@ class TokenStream:
     def _open(self, number: int, place: BlockPlace) -> None:
         if self._scratch is None:
             self._scratch = tempfile.mkdtemp(prefix="carbs-scaling-stream-")
+            atexit.register(shutil.rmtree, self._scratch, ignore_errors=True)
         config = self._config
         held_out = HeldOut(
             (self.folder / HELD_OUT).read_bytes(),

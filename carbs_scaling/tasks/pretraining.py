@@ -65,8 +65,8 @@ class Pretraining(Task):
         self.flops_convention = config.model.flops_convention
         if text.bytes_per_token is None and config.objective.metric == "bits_per_byte":
             raise ConfigError(
-                "objective=bits_per_byte: nothing says how many bytes these token files stand for; name their "
-                "data.tokenizer"
+                "objective=bits_per_byte: nothing says how many bytes these token files stand for; name "
+                "their data.tokenizer"
             )
         self.legal = PretrainingSpace(
             config.space, config.model, text.vocabulary_size, limits.max_trial_flops, config.optimizer.name
@@ -93,8 +93,8 @@ class Pretraining(Task):
         if self.text.train_tokens is None or most <= self.text.train_tokens:
             return ""
         return (
-            f"; runs may have {compact(most)} tokens, and it has {compact(self.text.train_tokens)} to train on: they "
-            f"see it up to {most / self.text.train_tokens:.2g} times (epochs of a trial)"
+            f"; runs may have {compact(most)} tokens, and it has {compact(self.text.train_tokens)} to train "
+            f"on: they see it up to {most / self.text.train_tokens:.2g} times (epochs of a trial)"
         )
 
     @classmethod
