@@ -25,13 +25,13 @@ CHUNK = 1 << 24  # ids that are looked at together
 MEASURED_TOKENS = 1 << 20
 
 
-def are_token_files(files: tuple[Path, ...], validation: tuple[Path, ...] | None) -> bool:
+def are_token_files(files: tuple[Path, ...], validation: tuple[Path, ...]) -> bool:
     """Whether a text is token files.
 
     Raises:
         DataError: only in part.
     """
-    ready = [file.suffix.lower() in SUFFIXES for file in (*files, *(validation or ()))]
+    ready = [file.suffix.lower() in SUFFIXES for file in (*files, *validation)]
     if any(ready) and not all(ready):
         raise DataError(
             "data.paths and data.validation_paths name token files (.bin, .npy) beside text: take one"
@@ -65,6 +65,8 @@ def build_ready(config: DataConfig, source: Source, validation: Source | None, f
         for chunk in _chunks(ids):
             content.update(chunk.astype("<u4").tobytes())
             most = max(most, int(chunk.max()))
+            if chunk.min() < 0:
+                raise DataError(f"{source.description} holds the token {chunk.min()}, which is none")
     if size is not None and most >= size:
         raise DataError(
             f"{source.description} holds the token {most}, but data.tokenizer has {size} tokens: name the "

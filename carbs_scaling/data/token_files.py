@@ -145,7 +145,7 @@ def _build(config: DataConfig, source: Source, validation: Source | None, scratc
     """Read and tokenize the text; its files are in `scratch`/files, and as token files where they lie."""
     files = scratch / "files"
     files.mkdir()
-    if are_token_files(source.files, validation and validation.files):
+    if are_token_files(source.files, () if validation is None else validation.files):
         return build_ready(config, source, validation, files)
     if config.source == "hub":
         # Found once, so that the text is the same to its end.

@@ -117,8 +117,8 @@ class PretrainedTokenizer:
 
     def count_bytes(self, ids: npt.NDArray[np.integer]) -> int:
         """See `Tokenizer`."""
-        text = self._tokenizer.decode(ids[ids != self.separator], clean_up_tokenization_spaces=False)
-        return len(text.encode())
+        plain = ids[ids != self.separator]
+        return len(str(self._tokenizer.decode(plain, clean_up_tokenization_spaces=False)).encode())
 
 
 def load_tokenizer(config: DataConfig, sample: Iterable[bytes], folder: Path) -> Tokenizer:
