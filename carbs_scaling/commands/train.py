@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from carbs_scaling.training.distributed import Ranks
     from carbs_scaling.training.job import TrainingJob
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
 OWN = ("study", "recipe", "trial", "train", "energy")
 
@@ -96,6 +98,11 @@ def _train(
             ranks.on_first(lambda: write_atomically(folder / RECIPE, file.to_json()))
             meter = EnergyMeter(config.energy, gpus_here(str(ranks.device)))
             with display, warnings_to(sys.stderr), closing(meter):
+                if text.train_tokens is not None and recipe.tokens > text.train_tokens:
+                    logger.warning(
+                        "the run has %s tokens, and the text %s to train on: it sees it %.2g times",
+                        f"{recipe.tokens:,}", f"{text.train_tokens:,}", recipe.tokens / text.train_tokens,
+                    )  # fmt: skip
                 outcome = train(job, display.step_done, ranks)
                 # Each process has a device of its own, and all do the same work.
                 energy = meter.energy(device_name(ranks.device), outcome.seconds, ranks.size)

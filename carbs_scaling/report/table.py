@@ -68,14 +68,14 @@ def front_columns(records: Sequence[TrialRecord], metric: str, width: float = ma
 
 
 def _metric_columns(runs: Sequence[TrialRecord]) -> list[ShownColumn]:
-    """What was measured beside the loss, where all runs have it."""
+    """What was measured beside the loss, where all runs have it and it is not 1 for all."""
     measured = [ended(run).metrics for run in runs]
     losses = [run.loss for run in runs]
     names = [name for name in measured[0] if all(name in values for values in measured)]
     return [
         ShownColumn(name.replace("_", "\n"), "", [f"{values[name]:.4g}" for values in measured])
         for name in names
-        if [values[name] for values in measured] != losses
+        if [values[name] for values in measured] not in (losses, [1.0] * len(losses))
     ]
 
 

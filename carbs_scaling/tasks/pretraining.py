@@ -1,16 +1,24 @@
 """Pretraining of language models from scratch: the loss on held-out text against training FLOPs."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.data.token_files import prepare_text
 from carbs_scaling.data.windows import training_windows, validation_windows
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.prior.rates import rate_prior
+from carbs_scaling.numbers import compact
 from carbs_scaling.task import Limits, Point, Task, TrialContext
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
 from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
@@ -58,7 +66,8 @@ class Pretraining(Task):
         self.flops_convention = config.model.flops_convention
         if text.bytes_per_token is None and config.objective.metric == "bits_per_byte":
             raise ConfigError(
-                "objective=bits_per_byte: the tokenizer of these token files is not known; name it in data.tokenizer"
+                "objective=bits_per_byte: nothing says how many bytes these token files stand for; name "
+                "their data.tokenizer"
             )
         self.legal = PretrainingSpace(
             config.space, config.model, text.vocabulary_size, limits.max_trial_flops, config.optimizer.name
@@ -67,6 +76,7 @@ class Pretraining(Task):
         self.rates = rate_prior(**self._rates())
         if not (self.space or may_be_fixed):
             raise ConfigError("space: every dimension is fixed; give at least one a range, or use train")
+        self.description += self._repeats()
         self.memory: MemoryLimit | None = None
         if limits.memory_bytes is not None:
             self.memory = MemoryLimit(
@@ -76,6 +86,16 @@ class Pretraining(Task):
                 activation_size(limits.device),
                 config.training.micro_batch_tokens,
             )
+
+    def _repeats(self) -> str:
+        """A warning where the longest runs see their text more than once; else empty."""
+        most = max(self.legal.roles(self.legal.project(point))["tokens"] for point in _corners(self.space))
+        if self.text.train_tokens is None or most <= self.text.train_tokens:
+            return ""
+        return (
+            f"; runs may have {compact(most)} tokens, and it has {compact(self.text.train_tokens)} to train "
+            f"on: they see it up to {most / self.text.train_tokens:.2g} times (epochs of a trial)"
+        )
 
     @classmethod
     def from_config(cls, config: PretrainingConfig, limits: Limits) -> "Pretraining":
@@ -214,6 +234,21 @@ class Pretraining(Task):
             "flops_convention": self.flops_convention,
             "torch": torch.__version__,
         }
+
+
+def _corners(space: Mapping[str, BaseDistribution]) -> Iterator[Point]:
+    """Points from one corner of the space to the opposite one, with the most tokens a parameter."""
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        point: Point = {}
+        for name, distribution in space.items():
+            if isinstance(distribution, CategoricalDistribution):
+                point[name] = distribution.choices[round(share * (len(distribution.choices) - 1))]
+            elif isinstance(distribution, FloatDistribution | IntDistribution):
+                low, high = float(distribution.low), float(distribution.high)
+                value = low * (high / low) ** share if distribution.log else low + share * (high - low)
+                whole = isinstance(distribution, IntDistribution)
+                point[name] = high if name == "tokens_per_parameter" else round(value) if whole else value
+        yield point
 
 
 def _drop(folder: Path, numbers: Collection[int]) -> None:
