@@ -16,7 +16,7 @@ from carbs_scaling.files import undone_if_refused
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.ledger.study import Study, sole_coordinator, spent_flops
+from carbs_scaling.ledger.study import Study, runs_of_studies, sole_coordinator, spent_flops
 from carbs_scaling.numbers import scientific
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers import sampler as samplers
@@ -94,8 +94,10 @@ def build_sampler(config: SearchConfig, task: Task) -> samplers.Sampler:
             "or the task's limit on memory,"
         )
         raise ConfigError(f"sampler: {str(error).replace('allowed()', limits)}") from error
-    overhead = config.budget.trial_overhead_flops
-    return samplers.build_sampler(name, legal, config.budget.flops, config.study.seed, options, overhead)
+    budget = config.budget
+    return samplers.build_sampler(
+        name, legal, budget.flops, config.study.seed, options, budget.trial_overhead_flops, budget.trials
+    )
 
 
 class Search:
@@ -131,6 +133,7 @@ class Search:
         sampler = build_sampler(self._config, self._task)
         executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(self._config.executor)
         study, folder = self._config.study, self._config.study.folder
+        known = runs_of_studies(study, self._config.warm_start, self._task)
         with (
             sole_coordinator(study),
             undone_if_refused(folder, self._kept_at),
@@ -138,6 +141,9 @@ class Search:
         ):
             self._study = Study.begin(study, self._task, self._config.budget.flops, sampler)
             self._limits.begin(self._study)
+            if known:
+                added = self._study.add_runs(self._task, known)
+                logger.info("%d runs of %s were imported", added, ", ".join(self._config.warm_start))
             self._curves = folder / "curves"
             self._curves.mkdir(exist_ok=True)
             logger.info("%s; proposals by sampler %s", self._task.description, self._config.sampler["name"])
@@ -167,7 +173,7 @@ class Search:
             if self._task.description:
                 self._display.note(self._task.description)
             self._display.start([record for record in records if not record.running])
-        if any(record.completed for record in records):
+        if any(record.completed and not record.imported for record in records):
             self._alike = None
         provenance = {"sampler": self._config.sampler["name"]}
         with self._proposing:
