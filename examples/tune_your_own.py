@@ -27,7 +27,8 @@ def train(width: int, steps: int, learning_rate: float) -> float:
         second -= learning_rate * hidden.T @ error / BATCH
         first -= learning_rate * x.T @ (error[:, None] * (1 - hidden**2) * second) / BATCH
     grid = np.c_[np.random.default_rng(1).uniform(-2, 2, (2000, 2)), np.ones(2000)]
-    return float(np.mean((np.tanh(grid @ first) @ second - np.sin(3 * grid[:, 0]) * grid[:, 1]) ** 2))
+    loss = float(np.mean((np.tanh(grid @ first) @ second - np.sin(3 * grid[:, 0]) * grid[:, 1]) ** 2))
+    return loss if loss < 10 else float("nan")  # a run that diverged
 
 
 def flops(point: dict) -> float:

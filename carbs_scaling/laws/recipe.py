@@ -49,6 +49,8 @@ class Recommendation:
             f"N {compact(self.params)}, D {compact(self.tokens)}, {scientific(self.flops)} FLOPs (6 N D)"
         ]
         for name, value in {**{name: getattr(self, name) for name in FITTED}, **self.other}.items():
+            if not np.isfinite(value):
+                continue  # these runs have none
             low, high = self.interval(name)
             lines.append(f"{name} {value:.4g} (90% interval {low:.4g} to {high:.4g})")
         return "\n".join((*lines, *(f"note: {text}" for text in self.notes)))

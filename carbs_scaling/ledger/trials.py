@@ -13,6 +13,7 @@ from carbs_scaling.trial import Status
 # User attributes of a trial: what was known before it ran, how it ended, and where a finished run from
 # elsewhere is from.
 RECORD, OUTCOME, IMPORTED = "record", "outcome_record", "imported"
+LARGEST_LOSS = 1e50  # a larger one overflows when squared: it is that of a run which diverged
 OWN_PROGRAM_SAYS = (
     "carbs_scaling"  # user attribute of a study in somebody's own program: what the sampler says of it
 )
@@ -81,7 +82,7 @@ def _ending(trial: FrozenTrial) -> tuple[Status | None, float | None, float | No
     charged = _not_negative(values[1]) if len(values) > 1 and isfinite(values[1]) else None
     if charged is None and "flops" in trial.user_attrs:
         charged = _not_negative(float(trial.user_attrs["flops"]))
-    if len(values) > 1 and isfinite(values[0]) and isfinite(values[1]) and values[1] > 0:
+    if len(values) > 1 and abs(values[0]) < LARGEST_LOSS and isfinite(values[1]) and values[1] > 0:
         return Status.COMPLETED, float(values[0]), charged
     word = trial.user_attrs.get("outcome")
     if trial.state in (TrialState.FAIL, TrialState.PRUNED) and word in (
