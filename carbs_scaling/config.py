@@ -148,7 +148,7 @@ class SearchConfig:
     """What `conf/search.yaml` says beside the sections of its task (`commands.search.load_search`).
 
     `task` and `sampler` are open mappings with a name, read where they are used. `warm_start`: studies whose
-    runs are learnt from.
+    runs are learnt from. `logger`: trackers that are told of each trial.
     """
 
     study: StudyConfig
@@ -157,9 +157,11 @@ class SearchConfig:
     sampler: dict[str, Any]
     executor: ExecutorConfig
     warm_start: list[str]
+    logger: list[str]
 
     def __post_init__(self) -> None:
         require_names("warm_start", self.warm_start, "study")
+        require_names("logger", self.logger, "tensorboard")
 
 
 @dataclass(frozen=True)

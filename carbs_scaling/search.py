@@ -15,8 +15,10 @@ from carbs_scaling.executors.memory import require_device, trial_memory_bytes
 from carbs_scaling.files import undone_if_refused
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
-from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.ledger.study import Study, runs_of_studies, sole_coordinator, spent_flops
+from carbs_scaling.loggers.logger import LoggedRun, Loggers
 from carbs_scaling.numbers import scientific
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers import sampler as samplers
@@ -24,7 +26,7 @@ from carbs_scaling.search_limits import SearchLimits
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
-from carbs_scaling.trial import MachineFailure, Status, TrialOutcome
+from carbs_scaling.trial import Completed, MachineFailure, Status, TrialOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +133,7 @@ class Search:
         require_device(self._config.executor)
         self._limits = SearchLimits(self._config)
         sampler = build_sampler(self._config, self._task)
+        self._loggers = Loggers(self._config.logger, self._config.study.name, self._config.study.folder)
         executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(self._config.executor)
         study, folder = self._config.study, self._config.study.folder
         known = runs_of_studies(study, self._config.warm_start, self._task)
@@ -244,8 +247,11 @@ class Search:
             record = self._study.tell(number, outcome)
             self._study.set_wall_seconds(self._limits.wall_seconds)
             self._retire()
+            said = self._loggers.log(logged_run(self._config.study.name, record, self._curves))
         with self._showing:
             self._display.trial_ended(record)
+            for line in said:
+                self._display.note(line)
         self._in_a_row = self._in_a_row + 1 if outcome.status is self._last_status else 1
         self._last_status = outcome.status
         if outcome.status is Status.COMPLETED:
@@ -309,6 +315,28 @@ class Search:
         folder = str(self._config.study.folder)
         context = TrialContext(record.number, record.seed, self._config.executor.device, str(curve), folder)
         return Job(self._task, record.point, context)
+
+
+def logged_run(study: str, record: TrialRecord, curves: Path) -> LoggedRun:
+    """A trial that ended, as trackers take it."""
+    outcome = ended(record)
+    results = {**outcome.metrics, "flops": record.flops, "seconds": outcome.seconds}
+    if isinstance(outcome, Completed):
+        results["loss"] = outcome.loss
+    points = []
+    for index, point in enumerate(read_curve(curve_path(curves, record.number))):
+        values = {k: float(v) for k, v in point.items() if k != "step" and isinstance(v, int | float)}
+        points.append((int(point.get("step", index)), values))
+    config = {k: v for k, v in flatten(record.values).items() if isinstance(v, bool | int | float | str)}
+    return LoggedRun(
+        study,
+        record.number,
+        {**config, "seed": record.seed},
+        results,
+        str(outcome.status),
+        outcome.message,
+        points,
+    )
 
 
 @contextmanager

@@ -62,6 +62,7 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
     own = {"retries": 0}
     own |= {"trials_per_worker": None, "gpus_per_trial": 1} if executor == "processes" else {}
     workers, warm_start = options.pop("workers", 1), options.pop("warm_start", [])
+    logger = options.pop("logger", [])
     config_type = EXECUTORS.load(executor).config_type
     return SearchConfig(
         study=StudyConfig(name, str(directory), None, options.pop("seed", 0)),
@@ -71,6 +72,7 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
         task={"name": "toy"},
         sampler={"name": sampler, **options},
         warm_start=warm_start,
+        logger=logger,
         executor=config_type(name=executor, workers=workers, device="cpu", memory_bytes=None, **own),
     )
 
