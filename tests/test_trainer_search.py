@@ -78,6 +78,7 @@ def test_the_law_sets_the_rate_of_every_step_also_of_a_resumed_run(trainer, tmp_
     def train(steps, **changes):
         own = trainer(callbacks=[LawSchedule("Step Law", LENGTH, params=1e5, shape="linear")])
         own.args.save_strategy, own.args.save_steps = "steps", 4
+
         class Seen(type(own)):
             def training_step(self, *given, **named):
                 rates.append(self.optimizer.param_groups[0]["lr"])
