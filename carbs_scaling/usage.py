@@ -36,6 +36,14 @@ VERBS = {
             "study.name=grid sampler=grid",
         ),
     ),
+    "import": Verb(
+        "finished runs from elsewhere into a study, which learns from them without paying",
+        (
+            "runs=runs.csv study.name=mine",
+            "runs=wandb.csv study.name=mine columns.learning_rate=lr columns.loss=val_loss",
+            "runs=runs.csv study.name=mine columns.batch_size='batch_tokens / 64'",
+        ),
+    ),
     "front": Verb(
         "the front of a study as a table, a file and plots",
         (

@@ -12,7 +12,7 @@ import numpy as np
 
 from carbs_scaling.files import write_atomically
 from carbs_scaling.laws.front_law import PowerLaw
-from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.record import IMPORTED_FROM, TrialRecord
 from carbs_scaling.ledger.record import ended as ended_outcome
 from carbs_scaling.numbers import clock_text, log_ticks, scientific
 from carbs_scaling.report.canvas import short
@@ -251,7 +251,7 @@ def trial_text(record: TrialRecord, metric: str) -> str:
             for start in range(0, len(details), _DETAILS_A_LINE)
         ),
         measured,
-        f"seed {record.seed}",
+        f"imported from {record.provenance[IMPORTED_FROM]}" if record.imported else f"seed {record.seed}",
     ]
     head = f"<b>trial {record.number}: {escape(ending)}</b>"
     return "<br>".join((head, *(escape(line) for line in lines if line)))
