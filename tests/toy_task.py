@@ -60,7 +60,11 @@ class ToyTask(Task):
 def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchConfig:
     """A search of some tens of trials."""
     own = {"retries": 0}
-    own |= {"trials_per_worker": None, "gpus_per_trial": 1} if executor == "processes" else {}
+    own |= (
+        {"trials_per_worker": None, "gpus_per_trial": 1, "trial_minutes": None}
+        if executor == "processes"
+        else {}
+    )
     workers, warm_start = options.pop("workers", 1), options.pop("warm_start", [])
     logger = options.pop("logger", [])
     config_type = EXECUTORS.load(executor).config_type

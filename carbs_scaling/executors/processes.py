@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -21,26 +23,31 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors.executor import Job, or_machine_failure
 from carbs_scaling.trial import MachineFailure, OutOfMemory, TrialOutcome
 
+Heartbeat = Any  # a shared float: the clock of the worker's last sign of life
 # Time that a stopped trial has for its checkpoint; `torchrun` and Kubernetes grant as much.
 STOP_SECONDS = 30.0
+# A worker that says nothing for longer is stopped, or hangs in a call that lets no other thread run.
+BEAT_SECONDS, SILENT_SECONDS = 2.0, 300.0
 # On a busy machine the coordinator should get its fraction of a second at once: workers yield to it.
 WORKER_NICENESS = 10
 
 
-def _exit_with_parent() -> None:
-    """Ends this worker when the coordinator is gone, however it died."""
+def _beat_until_parent_ends(heartbeat: Heartbeat) -> None:
+    """Says that this worker lives; ends it when the coordinator is gone, however it died."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    while parent is not None:
+        heartbeat.value = time.monotonic()
+        parent.join(BEAT_SECONDS)
+        if not parent.is_alive():
+            os._exit(1)
 
 
-def _start_worker(environment: dict[str, str]) -> None:
+def _start_worker(environment: dict[str, str], heartbeat: Heartbeat) -> None:
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
     with contextlib.suppress(OSError):
         os.nice(WORKER_NICENESS)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=_beat_until_parent_ends, args=(heartbeat,), daemon=True).start()
 
 
 def _run(job: Job) -> TrialOutcome:
@@ -58,10 +65,14 @@ def _run(job: Job) -> TrialOutcome:
 
 @dataclass(frozen=True)
 class ProcessesConfig(ExecutorConfig):
-    """The section `executor` of `executor=processes`."""
+    """The section `executor` of `executor=processes`.
+
+    `trial_minutes`: a trial that takes longer is ended, and begun again as often as `retries` says.
+    """
 
     trials_per_worker: int | None = MISSING
     gpus_per_trial: int = MISSING
+    trial_minutes: float | None = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +82,8 @@ class ProcessesConfig(ExecutorConfig):
             )
         if self.gpus_per_trial < 1:
             raise ConfigError(f"executor.gpus_per_trial={self.gpus_per_trial} must be at least 1")
+        if self.trial_minutes is not None and not self.trial_minutes > 0:
+            raise ConfigError(f"executor.trial_minutes={self.trial_minutes} must be positive or null")
 
 
 @dataclass
@@ -83,6 +96,9 @@ class _Slot:
     number: int = -1
     job: Job | None = None
     attempts: int = 0
+    begun: float = 0.0  # clock of the attempt
+    heartbeat: Heartbeat = None
+    killed: str = ""  # why the coordinator ended the worker
 
 
 class ProcessExecutor:
@@ -93,16 +109,22 @@ class ProcessExecutor:
         trials_per_worker: a worker is replaced after so many trials; None for never, but for those that the
             machine failed or that ran out of memory (a fresh process has a fresh GPU context, without holes).
         retries: times that a trial is begun again when its worker died, or the machine failed it.
+        trial_minutes: after which a worker is taken to hang; None for no limit.
     """
 
     config_type = ProcessesConfig
 
     def __init__(
-        self, environments: list[dict[str, str]], trials_per_worker: int | None, retries: int
+        self,
+        environments: list[dict[str, str]],
+        trials_per_worker: int | None,
+        retries: int,
+        trial_minutes: float | None = None,
     ) -> None:
         self._slots = [_Slot(environment) for environment in environments]
         self._trials_per_worker = trials_per_worker
         self._retries = retries
+        self._trial_minutes = trial_minutes
         self._foreign_children = set(multiprocessing.active_children())
 
     @staticmethod
@@ -113,7 +135,7 @@ class ProcessExecutor:
             ConfigError: CUDA is asked for and there is none.
         """
         environments = worker_environments(config.device, config.workers, config.gpus_per_trial)
-        return ProcessExecutor(environments, config.trials_per_worker, config.retries)
+        return ProcessExecutor(environments, config.trials_per_worker, config.retries, config.trial_minutes)
 
     @property
     def free(self) -> int:
@@ -128,14 +150,17 @@ class ProcessExecutor:
 
     def _begin(self, slot: _Slot) -> None:
         if slot.pool is None:
+            context = multiprocessing.get_context("spawn")
+            slot.heartbeat = context.Value("d", 0.0, lock=False)
             slot.pool = ProcessPoolExecutor(
                 max_workers=1,
-                mp_context=multiprocessing.get_context("spawn"),
+                mp_context=context,
                 initializer=_start_worker,
-                initargs=(slot.environment,),
+                initargs=(slot.environment, slot.heartbeat),
                 max_tasks_per_child=self._trials_per_worker,
             )
         slot.attempts += 1
+        slot.begun, slot.killed = time.monotonic(), ""
         assert slot.job is not None
         try:
             slot.future = slot.pool.submit(_run, slot.job)
@@ -150,6 +175,7 @@ class ProcessExecutor:
 
         What a trial raised waits until the outcomes beside it are told, and is raised by the next call.
         """
+        self._end_hanging()
         running = [slot.future for slot in self._slots if slot.future is not None]
         ended, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
         outcomes = []
@@ -168,14 +194,27 @@ class ProcessExecutor:
             raise raised
         return outcomes
 
+    def _end_hanging(self) -> None:
+        """Kills workers that say nothing any more, or whose trial takes too long; their pools then break."""
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.future is None or slot.pool is None or slot.killed:
+                continue
+            if now - max(slot.begun, slot.heartbeat.value) > SILENT_SECONDS:
+                slot.killed = f"its worker process gave no sign of life for {SILENT_SECONDS:.0f} s"
+            elif self._trial_minutes is not None and now - slot.begun > 60 * self._trial_minutes:
+                slot.killed = f"it took longer than executor.trial_minutes={self._trial_minutes:g}"
+            if slot.killed:
+                for process in list((slot.pool._processes or {}).values()):
+                    process.kill()
+
     def _collect(self, slot: _Slot, future: Future[TrialOutcome]) -> TrialOutcome | None:
         """The slot's outcome; None where its worker died and the trial was begun again."""
         try:
             outcome = future.result()
         except BrokenProcessPool:
-            outcome = MachineFailure(
-                message=f"its worker process died {slot.attempts} times (killed, or out of host memory?)"
-            )
+            died = f"its worker process died {slot.attempts} times (killed, or out of host memory?)"
+            outcome = MachineFailure(message=slot.killed or died)
         if isinstance(outcome, MachineFailure | OutOfMemory) and slot.pool is not None:
             slot.pool.shutdown(wait=False)
             slot.pool = None

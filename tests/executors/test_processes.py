@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.executors import processes
 from carbs_scaling.executors.processes import ProcessExecutor, worker_environments
 from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory
 
@@ -180,3 +181,40 @@ def test_gpus_go_to_workers_by_so_many_a_trial(monkeypatch):
     assert seen == ["0,1", "2,3", "0,1"]
     with pytest.raises(ConfigError, match=r"executor\.gpus_per_trial=6"):
         worker_environments("auto", None, 6)
+
+
+def stop_once(marker):
+    if not marker.exists():
+        marker.write_text("stopped")
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return finish(7)
+
+
+def sleep_once(marker):
+    if not marker.exists():
+        marker.write_text("asleep")
+        time.sleep(600)
+    return finish(7)
+
+
+@pytest.mark.parametrize("act", [stop_once, sleep_once])
+def test_a_worker_that_hangs_is_ended_and_its_trial_retried(tmp_path, monkeypatch, act):
+    # A stopped one beats no more; one that sleeps still does, and only the limit on its time ends it.
+    monkeypatch.setattr(processes, "SILENT_SECONDS", 8.0 if act is stop_once else 600.0)
+    minutes = None if act is stop_once else 8 / 60
+    executor = ProcessExecutor([{}], trials_per_worker=None, retries=1, trial_minutes=minutes)
+    try:
+        executor.submit(3, Job(act, tmp_path / "marker"))
+        assert collect(executor, 1)[3].loss == 7
+    finally:
+        executor.close()
+
+
+def test_a_trial_that_always_takes_too_long_says_so():
+    executor = ProcessExecutor([{}], trials_per_worker=None, retries=0, trial_minutes=1e-3)
+    try:
+        executor.submit(0, Job(time.sleep, 600))
+        outcome = collect(executor, 1)[0]
+    finally:
+        executor.close()
+    assert outcome == MachineFailure(message="it took longer than executor.trial_minutes=0.001")
