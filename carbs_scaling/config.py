@@ -250,6 +250,14 @@ class StopConfig:
     now: bool
 
 
+@dataclass(frozen=True)
+class CheckConfig:
+    """All of `conf/check.yaml`."""
+
+    study: StudyConfig
+    mend: bool
+
+
 REPORT_FORMATS = ("html", "pdf", "png")
 
 

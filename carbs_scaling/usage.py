@@ -52,6 +52,10 @@ VERBS = {
         "end a search from another terminal; the same command goes on later",
         ("study.name=mine", "study.name=mine now=true", "study.name=mine study.directory=/data/studies"),
     ),
+    "check": Verb(
+        "whether the ledger of a study is whole; mends what can be",
+        ("study.name=mine", "study.name=mine mend=true", "study.name=mine study.directory=/data/studies"),
+    ),
     "front": Verb(
         "the front of a study as a table, a file and plots",
         (

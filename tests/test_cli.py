@@ -85,6 +85,7 @@ STUDY_VERBS = (
     "curves",
     "report",
     "status",
+    "check",
     "recommend target.flops=1e18",
     "train trial=1",
     "compare studies=[none,x]",

@@ -1,5 +1,6 @@
 """The database that a ledger is in: how it is named, opened to search or read, and what its errors mean."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -36,6 +37,10 @@ def storage_errors(where: str) -> Iterator[None]:
             f"the ledger {where} cannot be used ({str(error).splitlines()[0]}): install the database's "
             "Python driver, such as psycopg2-binary or pymysql"
         ) from error
+    except json.JSONDecodeError as error:
+        raise StudyError(
+            f"the ledger {where} holds a value that is no JSON: carbs-scaling check names its trial"
+        ) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         reason = cleaned(str(getattr(cause, "orig", None) or cause or error).splitlines()[0])
@@ -52,7 +57,7 @@ def storage_errors(where: str) -> Iterator[None]:
 
 def storage_to_write(config: StudyConfig) -> optuna.storages.RDBStorage:
     """The ledger's database, with its tables created where there are none."""
-    url, options = _database(config)
+    url, options = database_of(config)
     for attempt in range(_CREATIONS):
         try:
             return optuna.storages.RDBStorage(
@@ -72,7 +77,7 @@ def storage_to_read(config: StudyConfig) -> optuna.storages.RDBStorage:
     Raises:
         KeyError: there are no tables yet, or not all of them.
     """
-    url, options = _database(config)
+    url, options = database_of(config)
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
         raise KeyError(config.name)
     engine = sqlalchemy.create_engine(url, **options)
@@ -89,7 +94,7 @@ def storage_to_read(config: StudyConfig) -> optuna.storages.RDBStorage:
     )
 
 
-def _database(config: StudyConfig) -> tuple[sqlalchemy.URL, dict[str, Any]]:
+def database_of(config: StudyConfig) -> tuple[sqlalchemy.URL, dict[str, Any]]:
     """URL of the ledger's database, and options of its engine."""
     if config.storage is not None:
         return database_url(config.storage), {}

@@ -121,14 +121,7 @@ class Study:
         Raises:
             StudyError: there is none of this name, or the ledger cannot be used.
         """
-        file = config.folder / "study.db"
-        if config.storage is None and not file.is_file():
-            folder = Path(config.directory)
-            names = sorted(p.parent.name for p in folder.glob("*/study.db"))
-            there = f"there are {', '.join(names)}" if names else "there are none yet"
-            raise WrongStudy(
-                f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
-            )
+        require_ledger(config)
         with storage_errors(shown_place(config)):
             try:
                 study = optuna.load_study(study_name=config.name, storage=storage_to_read(config))
@@ -292,6 +285,15 @@ class Study:
         return trials if self._of_own_program else [t for t in trials if RECORD in t.attributes]
 
     def _record(self, trial: StoredTrial) -> TrialRecord:
+        try:
+            return self._read_record(trial)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StudyError(
+                f"trial {trial.number} of study {self.name} is damaged ({type(error).__name__} {error}): "
+                f"carbs-scaling check study.name={self.name} mend=true sets it aside"
+            ) from error
+
+    def _read_record(self, trial: StoredTrial) -> TrialRecord:
         nothing: dict[str, Any] = {"roles": {}, "details": {}, "seed": 0, "provenance": {}}
         written = {**nothing, "flops": trial.flops or 0.0, **trial.attributes.get(RECORD, {})}
         outcome = None
@@ -312,6 +314,22 @@ class Study:
             outcome=outcome,
             wall_seconds=trial.wall_seconds,
             **written,
+        )
+
+
+def require_ledger(config: StudyConfig) -> None:
+    """Refuse a study whose ledger is a file that is not there.
+
+    Raises:
+        StudyError: there is none of this name.
+    """
+    file = config.folder / "study.db"
+    if config.storage is None and not file.is_file():
+        folder = Path(config.directory)
+        names = sorted(p.parent.name for p in folder.glob("*/study.db"))
+        there = f"there are {', '.join(names)}" if names else "there are none yet"
+        raise WrongStudy(
+            f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
         )
 
 

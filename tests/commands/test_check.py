@@ -1,0 +1,106 @@
+"""`check`: damage to a ledger is named by trial, and set aside without touching the rest."""
+
+import json
+import sqlite3
+
+import pytest
+
+from carbs_scaling.commands import check
+from carbs_scaling.errors import StudyError
+from carbs_scaling.ledger.study import Study
+from carbs_scaling.trial import Status
+from tests.toy_task import search, toy_config
+
+
+def without_status(fields):
+    return json.dumps({name: value for name, value in json.loads(fields).items() if name != "status"})
+
+
+def cut_short(fields):
+    return fields[: len(fields) // 2]
+
+
+def with_odd_field(fields):
+    return json.dumps({**json.loads(fields), "colour": 3})
+
+
+def with_another_loss(fields):
+    return json.dumps({**json.loads(fields), "loss": 0.001})
+
+
+def of_another_kind(fields):
+    return json.dumps({**json.loads(fields), "flops": "many"})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    config = toy_config(tmp_path_factory.mktemp("check"), "toy", "in_process", "random", flops=6e5)
+    search(config)
+    content = (config.study.folder / "study.db").read_bytes()
+
+    def fresh():
+        (config.study.folder / "study.db").write_bytes(content)
+        return config.study
+
+    return fresh
+
+
+def damage(place, key, how):
+    """Change one attribute of the first completed trial; returns its number."""
+    number = next(record.number for record in Study.load(place).records() if record.completed)
+    with sqlite3.connect(place.folder / "study.db") as connection:
+        row = "key = ? AND trial_id = (SELECT trial_id FROM trials WHERE number = ?)"
+        (content,) = connection.execute(
+            f"SELECT value_json FROM trial_user_attributes WHERE {row}", (key, number)
+        ).fetchone()
+        connection.execute(
+            f"UPDATE trial_user_attributes SET value_json = ? WHERE {row}", (how(content), key, number)
+        )
+    return number
+
+
+def checked(composed, place, *overrides):
+    check.run(composed(f"study.directory={place.directory}", "study.name=toy", *overrides, verb="check"))
+
+
+def test_a_whole_ledger_is_said_to_be_so_and_is_not_touched(composed, whole, capsys):
+    place = whole()
+    before = (place.folder / "study.db").read_bytes()
+    checked(composed, place, "mend=true")
+    assert "0 with a fault" in capsys.readouterr().out
+    assert (place.folder / "study.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "how", "is_unreadable", "leaves_a_trial"),
+    [
+        ("outcome_record", without_status, True, True),
+        ("outcome_record", cut_short, True, True),
+        ("outcome_record", with_odd_field, True, True),
+        ("outcome_record", with_another_loss, False, True),
+        ("record", cut_short, True, False),
+        ("record", with_odd_field, True, False),
+        ("record", of_another_kind, True, False),
+    ],
+)
+def test_damage_is_named_and_set_aside(composed, whole, capsys, key, how, is_unreadable, leaves_a_trial):
+    place = whole()
+    before = Study.load(place).records()
+    number = damage(place, key, how)
+    if is_unreadable:
+        with pytest.raises(StudyError, match="carbs-scaling check"):
+            Study.load(place).records()
+    with pytest.raises(StudyError, match="mend=true sets it aside"):
+        checked(composed, place)
+    assert f"trial {number}: its " in capsys.readouterr().out
+    checked(composed, place, "mend=true")
+    after = {record.number: record for record in Study.load(place).records()}
+    assert [after[r.number] for r in before if r.number != number] == [
+        r for r in before if r.number != number
+    ]
+    assert (number in after) == leaves_a_trial
+    if leaves_a_trial:
+        assert after[number].status is Status.MACHINE
+        assert after[number].flops == 0
+        assert "set aside by check" in after[number].outcome.message
+    checked(composed, place)  # and nothing is wrong any more
