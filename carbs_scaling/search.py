@@ -247,10 +247,10 @@ class Search:
             record = self._study.tell(number, outcome)
             self._study.set_wall_seconds(self._limits.wall_seconds)
             self._retire()
-            said = self._loggers.log(logged_run(self._config.study.name, record, self._curves))
+            failed = self._loggers.log(logged_run(self._config.study.name, record, self._curves))
         with self._showing:
             self._display.trial_ended(record)
-            for line in said:
+            for line in failed:
                 self._display.note(line)
         self._in_a_row = self._in_a_row + 1 if outcome.status is self._last_status else 1
         self._last_status = outcome.status

@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 # A design goes on beyond one run a dimension while it has spent at most this share of the budget.
 _DESIGN_SHARE = 0.02
-# What one of a limited number of trials is worth, in equal shares of the budget that is left. At 1, 60 trials
-# spent 55 to 82% of it on a formula, at 3 63 to 99%, for the same hypervolume (docs/log.md).
+# What one of a limited number of trials is worth, in equal shares of the budget that is left: more than one,
+# for the cheap end of a front takes its trials first (docs/benchmarks.md, a limited number of trials).
 _SHARE_OF_A_TRIAL = 3.0
 # And never beyond this share of a limited number of trials.
 _DESIGN_SHARE_OF_TRIALS = 0.2
