@@ -17,9 +17,10 @@ from carbs_scaling.files import undone_if_refused
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
 from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.ledger.other_studies import runs_of_studies
 from carbs_scaling.ledger.presence import NOW, forget_stop, stop_request
 from carbs_scaling.ledger.record import TrialRecord, ended
-from carbs_scaling.ledger.study import Study, runs_of_studies, sole_coordinator, spent_flops
+from carbs_scaling.ledger.study import Study, sole_coordinator, spent_flops
 from carbs_scaling.loggers.logger import LoggedRun, Loggers
 from carbs_scaling.numbers import scientific
 from carbs_scaling.report.live import SearchDisplay
@@ -262,10 +263,10 @@ class Search:
             record = self._study.tell(number, outcome)
             self._study.set_wall_seconds(self._limits.wall_seconds)
             self._retire()
-            said = self._loggers.log(logged_run(self._config.study.name, record, self._curves))
+            failed = self._loggers.log(logged_run(self._config.study.name, record, self._curves))
         with self._showing:
             self._display.trial_ended(record)
-            for line in said:
+            for line in failed:
                 self._display.note(line)
         self._in_a_row = self._in_a_row + 1 if outcome.status is self._last_status else 1
         self._last_status = outcome.status

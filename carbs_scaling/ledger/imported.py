@@ -165,7 +165,6 @@ def add_runs(study: Study, runs: Iterable[FinishedRun], space: Mapping[str, Base
         if key(run.point, run.loss) in known:
             continue
         known.add(key(run.point, run.loss))
-        completed = run.loss is not None
         outcome: TrialOutcome = Diverged(progress=1.0) if run.loss is None else Completed(loss=run.loss)
         record = {
             "roles": run.roles,
@@ -176,8 +175,8 @@ def add_runs(study: Study, runs: Iterable[FinishedRun], space: Mapping[str, Base
         }
         study.add_trial(
             create_trial(
-                state=TrialState.COMPLETE if completed else TrialState.FAIL,
-                values=[run.loss, run.flops] if completed else None,
+                state=TrialState.FAIL if run.loss is None else TrialState.COMPLETE,
+                values=None if run.loss is None else [run.loss, run.flops],
                 params=run.point,
                 distributions={name: _holding(d, run.point[name]) for name, d in space.items()},
                 user_attrs={

@@ -4,7 +4,6 @@ State lives here and nowhere else. The budget is counted from the ledger, so it 
 that was running when the program died is found open and run again under its own number.
 """
 
-import dataclasses
 import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,8 +21,8 @@ from carbs_scaling import __version__
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy
 from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
-from carbs_scaling.ledger.identity import differences, flatten, study_identity
-from carbs_scaling.ledger.imported import FinishedRun, Reader, add_runs, require_some
+from carbs_scaling.ledger.identity import differences, study_identity
+from carbs_scaling.ledger.imported import FinishedRun, add_runs
 from carbs_scaling.ledger.presence import LOCK
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import (
@@ -331,39 +330,6 @@ def require_ledger(config: StudyConfig) -> None:
         raise WrongStudy(
             f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
         )
-
-
-def reader_of(task: Task) -> Reader:
-    """What turns rows of a table into finished runs of a task."""
-    return Reader(task.space, task.flops, task.roles, task.details, task.project, task.loss_of)
-
-
-def runs_of_studies(config: StudyConfig, names: Iterable[str], task: Task) -> list[FinishedRun]:
-    """The runs of other studies, as far as they have a place in the task's space.
-
-    Raises:
-        StudyError: a study that is not there, that measures something else, or none of whose runs fits.
-    """
-    reader, found = dataclasses.replace(reader_of(task), loss_of=float), []
-    now = flatten(study_identity(task, config.seed))
-    for name in names:
-        place = config.other(str(name))
-        study = Study.load(place)
-        before = flatten(study.identity)
-        for key in ("metric", *task.comparable_by):
-            if before.get(key) != now.get(key):
-                raise WrongStudy(
-                    f"warm_start: study {place.name} has another {key} ({before.get(key)} instead of "
-                    f"{now.get(key)}), so its losses mean something else"
-                )
-        ended = [r for r in study.records() if r.completed or r.status is Status.DIVERGED]
-        rows = [
-            {**r.values, "loss": r.loss} if r.completed else {**r.values, "diverged": True} for r in ended
-        ]
-        runs, refused = reader.runs(rows, f"study {place.name}")
-        require_some(runs, refused, f"study {place.name}")
-        found += runs
-    return found
 
 
 def _outcome_of(trial: StoredTrial) -> TrialOutcome:

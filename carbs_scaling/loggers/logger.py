@@ -1,7 +1,7 @@
 """The door of an experiment tracker: a study is a group, a trial that ended is a run of it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,21 +94,23 @@ class Loggers:
 
     def __init__(self, names: Sequence[str], study: str, folder: Path) -> None:
         self._loggers: dict[str, Logger] = {}
-        kinds = {name: LOGGERS.load(name) for name in names}
+        kinds: dict[str, Callable[[str, Path], Logger]] = {name: LOGGERS.load(name) for name in names}
         for name, kind in kinds.items():
             require_installed(name, kind)
-        self._make = lambda: {name: kind(study, folder) for name, kind in kinds.items()}
+        self._kinds, self._place = kinds, (study, folder)
         self._begun = False
 
     def log(self, run: LoggedRun) -> list[str]:
         """Tells all of them of a run; returns a line for each that failed."""
         if not self._begun:  # not before there is something to tell
-            self._begun, self._loggers = True, self._make()
+            self._begun = True
+            self._loggers = {name: kind(*self._place) for name, kind in self._kinds.items()}
         lines = []
         for name, one in list(self._loggers.items()):
+            failures: tuple[type[Exception], ...] = (OSError, *one.failures)
             try:
                 one.log(run)
-            except (OSError, *one.failures) as error:
+            except failures as error:
                 logger.exception("logger %s failed", name)
                 del self._loggers[name]
                 reason = (str(error) or type(error).__name__).splitlines()[0]

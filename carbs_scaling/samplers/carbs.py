@@ -28,9 +28,9 @@ from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
 from carbs_scaling.ledger.imported import Reader, add_runs, read_rows, require_some
-from carbs_scaling.ledger.trials import OWN_PROGRAM_SAYS, RECORD, read_trials
+from carbs_scaling.ledger.trials import OWN_PROGRAM_SAYS, read_trials
 from carbs_scaling.samplers.candidates import design_point
-from carbs_scaling.samplers.checks import TrialChecks
+from carbs_scaling.samplers.checks import TrialChecks, record_own
 from carbs_scaling.samplers.front_search import FrontSearch
 from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.samplers.sampler import Sampler, SamplerEntry
@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 
 # A design goes on beyond one run a dimension while it has spent at most this share of the budget.
 _DESIGN_SHARE = 0.02
-# What one of a limited number of trials is worth, in equal shares of the budget that is left. At 1, 60 trials
-# spent 55 to 82% of it on a formula, at 3 63 to 99%, for the same hypervolume (docs/log.md).
+# What one of a limited number of trials is worth, in equal shares of the budget that is left: more than one,
+# for the cheap end of a front takes its trials first (docs/benchmarks.md, a limited number of trials).
 _SHARE_OF_A_TRIAL = 3.0
 # And never beyond this share of a limited number of trials.
 _DESIGN_SHARE_OF_TRIALS = 0.2
@@ -182,7 +182,7 @@ class CarbsSampler(Sampler):
     ) -> None:
         """Stops `study.optimize` once nothing legal is affordable, and writes what later readers need."""
         proposed = self._proposed.pop(trial.number, None)
-        self._record(study, trial, values)
+        record_own(study, trial, values, self.space, self.checks)
         history = self.read(study, but=trial.number)
         remaining = history.remaining_flops(self.budget_flops) - self._charge(trial, state, values, proposed)
         if remaining < self.space.lowest_flops or self._trials_left(history) <= 1:
@@ -199,21 +199,6 @@ class CarbsSampler(Sampler):
         self._introduced = True
         if "ledger_format" not in study.user_attrs:
             study.set_user_attr(OWN_PROGRAM_SAYS, {"budget_flops": self.budget_flops})
-
-    def _record(self, study: Study, trial: FrozenTrial, values: Sequence[float] | None) -> None:
-        """Checks a trial of somebody's own study, and writes its roles and cost as ours have them."""
-        if RECORD in trial.user_attrs:
-            return
-        point = self.space.point_of(trial.params)
-        self.checks.ranges(trial, self.space)
-        if point is None:
-            return
-        cost = self.space.cost(point)
-        self.checks.values(trial.number, values, cost)
-        roles = {name: float(value) for name, value in (self.space.roles(point) or {}).items() if value}
-        written = {"roles": roles, "details": {}, "flops": cost, "seed": 0}
-        written["provenance"] = {"sampler": "carbs"}
-        study._storage.set_trial_user_attr(trial._trial_id, RECORD, written)
 
     def _learn_conditions(self, study: Study) -> None:
         """Takes over from the completed trials when dimensions do not matter."""

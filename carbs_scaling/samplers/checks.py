@@ -6,8 +6,10 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from carbs_scaling.ledger.trials import RECORD
 from carbs_scaling.space.projection import LegalSpace
 
 # Factors of the declared FLOPs between which reported ones are fine: runs may end early, or count otherwise.
@@ -77,6 +79,28 @@ class TrialChecks:
         if kind not in self._said:
             self._said.add(kind)
             warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def record_own(
+    study: Study,
+    trial: FrozenTrial,
+    values: Sequence[float] | None,
+    space: LegalSpace,
+    checks: TrialChecks,
+) -> None:
+    """Checks a trial of somebody's own study, and writes its roles and cost as our ledger has them."""
+    if RECORD in trial.user_attrs:
+        return
+    point = space.point_of(trial.params)
+    checks.ranges(trial, space)
+    if point is None:
+        return
+    cost = space.cost(point)
+    checks.values(trial.number, values, cost)
+    roles = {name: float(value) for name, value in (space.roles(point) or {}).items() if value}
+    provenance = {"sampler": "carbs"}
+    written = {"roles": roles, "details": {}, "flops": cost, "seed": 0, "provenance": provenance}
+    study._storage.set_trial_user_attr(trial._trial_id, RECORD, written)
 
 
 def _near(flops: float, cost: float) -> bool:

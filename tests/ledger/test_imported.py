@@ -9,7 +9,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from carbs_scaling.errors import ConfigError, StudyError, WrongStudy
 from carbs_scaling.ledger.imported import Reader, add_runs, read_rows
-from carbs_scaling.ledger.study import Study, reader_of, spent_flops
+from carbs_scaling.ledger.other_studies import reader_of
+from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.front import front_edges, front_rows
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.samplers.sampler import new_study

@@ -180,9 +180,9 @@ def read_table(path: Path) -> "pd.DataFrame":
     if path.suffix.lower() not in READERS:
         raise LawArgumentError(f"{path} ends in none of {', '.join(READERS)}")
     reader = getattr(pd, READERS[path.suffix.lower()])
-    options = {".tsv": {"sep": "\t"}, ".jsonl": {"lines": True}, ".ndjson": {"lines": True}}.get(
-        path.suffix.lower(), {}
-    )
+    options: dict[str, Any] = {"lines": True} if reader is pd.read_json else {}
+    if path.suffix.lower() == ".tsv":
+        options = {"sep": "\t"}
     try:
         frame: pd.DataFrame = reader(path, **options)
     except (ValueError, OSError) as error:  # pandas' ParserError and Arrow's errors are ValueErrors

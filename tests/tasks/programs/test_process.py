@@ -9,6 +9,7 @@ import pytest
 
 from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.task import TrialContext
+from carbs_scaling.tasks.programs.process import KeptOutput
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory
 from tests.own_program import BEHAVIOURS, DAEMON, gone, written
 
@@ -62,6 +63,13 @@ def test_each_ending_is_what_the_guide_says(command, tmp_path, behaviour, overri
     if behaviour in ("floods", "prints one long line"):
         assert b"bytes left out" in kept
         assert b"step 9 loss 2.5" in kept
+
+
+def test_what_an_earlier_attempt_printed_stays(tmp_path):
+    for text in (b"first\n", b"second\n"):
+        with KeptOutput(tmp_path / "output.log", 100) as output:
+            output.write(text)
+    assert (tmp_path / "output.log").read_bytes() == b"first\nsecond\n"
 
 
 def test_a_child_that_left_its_parent_and_group_ends_with_the_trial(command, tmp_path):
