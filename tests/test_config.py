@@ -5,9 +5,9 @@ import yaml
 
 from carbs_scaling.cli import configuration_folder
 from carbs_scaling.commands.search import load_search
-from carbs_scaling.config import FrontConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.verb_config import FrontConfig
 from tests.small_models import trained_folder
 
 # What an option needs beside itself; a base file is never chosen by itself.

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import CompareConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import StudyError
 from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.verb_config import CompareConfig
 
 if TYPE_CHECKING:
     from carbs_scaling.ledger.study import Study

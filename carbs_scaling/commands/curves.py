@@ -5,9 +5,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import CurvesConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.laws.convergence.fit import fit_convergence
+from carbs_scaling.verb_config import CurvesConfig
 
 
 def run(composed: DictConfig) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import FitConfig, StudyConfig
+from carbs_scaling.config import StudyConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.table import RunTable
 from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.verb_config import FitConfig
 
 
 def run(composed: DictConfig) -> None:

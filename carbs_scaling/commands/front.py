@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import FrontConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import StudyError
 from carbs_scaling.laws.fit.fit_law import fit_law
@@ -19,6 +18,7 @@ from carbs_scaling.report.front import front_edges, front_law, front_rows, write
 from carbs_scaling.report.html import write_front_html
 from carbs_scaling.report.table import front_table
 from carbs_scaling.report.terminal import console
+from carbs_scaling.verb_config import FrontConfig
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from carbs_scaling.config import PlanConfig
 from carbs_scaling.config_keys import configuration_folder
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.verb_config import PlanConfig
 
 
 def run(composed: DictConfig) -> None:

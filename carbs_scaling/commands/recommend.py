@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from carbs_scaling.commands.fit import laws_of, tables_of, with_edges
-from carbs_scaling.config import RecommendConfig, StudyConfig, TargetConfig
+from carbs_scaling.config import StudyConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.verb_config import RecommendConfig, TargetConfig
 
 if TYPE_CHECKING:
     from carbs_scaling.laws.recipe import Recommendation

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import ReportConfig
 from carbs_scaling.config_loading import load_config
+from carbs_scaling.verb_config import ReportConfig
 
 
 def run(composed: DictConfig) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import StatusConfig
 from carbs_scaling.config_loading import load_config
+from carbs_scaling.verb_config import StatusConfig
 
 
 def run(composed: DictConfig) -> None:

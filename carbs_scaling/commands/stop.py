@@ -2,9 +2,9 @@
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import StopConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import StudyError
+from carbs_scaling.verb_config import StopConfig
 
 
 def run(composed: DictConfig) -> None:

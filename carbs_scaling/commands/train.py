@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, TextIO
 import filelock
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from carbs_scaling.config import StudyConfig, TrainConfig
+from carbs_scaling.config import StudyConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.tasks.pretraining_config import PretrainingConfig
 from carbs_scaling.training.model_card import PICTURE, RECIPE, RECORD, write_card
 from carbs_scaling.training.recipe_file import RecipeFile
+from carbs_scaling.verb_config import TrainConfig
 
 if TYPE_CHECKING:
     from carbs_scaling.data.prepared import PreparedText

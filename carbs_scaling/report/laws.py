@@ -9,11 +9,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.fit.diagnostics import exponents_of
 from carbs_scaling.laws.recommend.advice import Advice
 from carbs_scaling.laws.scaling_law import CONVENTION, ScalingLaw
 from carbs_scaling.numbers import compact, scientific
+from carbs_scaling.verb_config import TargetConfig
 
 LABELS = {"learning_rate": "learning rate (peak)", "batch_tokens": "batch (tokens a step)", "loss": "loss"}
 OTHER_LABELS = {

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from carbs_scaling.compute.plan import Plan
-from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.prior.published import LAWS
 from carbs_scaling.laws.recommend.advice import Advice
 from carbs_scaling.laws.runs.reading import ALSO_CALLED
+from carbs_scaling.verb_config import TargetConfig
 
 OVERHEAD_SECONDS = 10.0  # of a trial beside its training, as in conf/budget/gpu_day.yaml
 WIDER = 3.0  # the preset's rates and batches reach so far beyond what published laws say

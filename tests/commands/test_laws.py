@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from carbs_scaling.commands import fit, recommend
-from carbs_scaling.config import StudyConfig, TargetConfig
+from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.ledger.study import Study
+from carbs_scaling.verb_config import TargetConfig
 
 
 @pytest.fixture

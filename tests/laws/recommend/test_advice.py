@@ -10,12 +10,12 @@ import yaml
 from rich.console import Console
 
 from carbs_scaling import fit_law
-from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.recommend.advice import advise, compute_optimal, halving_flops, shape_for
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.report.laws import advice_dict, advice_report, training_arguments
 from carbs_scaling.tasks.pretraining_overrides import space_overrides
+from carbs_scaling.verb_config import TargetConfig
 
 TARGET = TargetConfig(None, None, None, sequence_length=1024, head_size=64, devices=2, sequences_per_device=4)
 

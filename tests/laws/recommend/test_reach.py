@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
-from carbs_scaling.config import TargetConfig
 from carbs_scaling.laws.recommend.advice import advise
 from carbs_scaling.laws.recommend.reach import Range, edge_lines, hull_factor, prior_loss_width
 from carbs_scaling.laws.support import convex_hull
 from carbs_scaling.report.laws import advice_dict, training_arguments
+from carbs_scaling.verb_config import TargetConfig
 
 LARGEST = (6e8, 1.6e10)  # of the drawn runs
 TARGET = TargetConfig(None, None, None, sequence_length=1024, head_size=64, devices=1, sequences_per_device=4)
