@@ -90,4 +90,4 @@ def test_a_preset_is_killed_and_goes_on_at_the_same_document(name, tmp_path, com
     record = records[number]
     unbroken = train(task.job(record.point, TrialContext(number, record.seed)))
     assert unbroken.loss == record.loss
-    assert record.metrics["epochs"] == unbroken.metrics["epochs"] == 1.0
+    assert record.outcome.metrics["epochs"] == unbroken.metrics["epochs"] == 1.0

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from carbs_scaling.data.stream import BlockPlace, TokenStream
+from carbs_scaling.data.blocks import BlockPlace
+from carbs_scaling.data.stream import TokenStream
 from carbs_scaling.errors import CarbsScalingError, DataError
 
 logger = logging.getLogger(__name__)
