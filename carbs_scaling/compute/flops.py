@@ -16,7 +16,7 @@ def flops_per_token(shape: ModelShape, convention: str) -> float:
 
     Conventions:
         `6N`: non-embedding parameters alone; of a mixture of experts, those that a token is multiplied by.
-        `6N+head`: and the output head, 6 V d.
+        `6N+head`: and the output head, 6 V d, and what an input layer multiplies, as that of patches does.
         `6N+head+attention`: and the attention scores and sums over the whole T x T square.
         `6N+head+causal_attention`: and only the causal half of that square.
 
@@ -29,7 +29,7 @@ def flops_per_token(shape: ModelShape, convention: str) -> float:
     if convention == "6N":
         return flops
     scored = shape.family.scored_positions(shape) / shape.sequence_length
-    flops += 6.0 * shape.family.head_params(shape) * scored
+    flops += 6.0 * shape.family.head_params(shape) * scored + shape.family.embedding_flops_per_token(shape)
     if convention == "6N+head":
         return flops
     square = 1.0 if convention == "6N+head+attention" else 0.5

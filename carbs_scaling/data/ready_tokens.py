@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from carbs_scaling.data.config import BYTES, NO_TOKENIZER, OWN_BPE, DataConfig
+from carbs_scaling.data.config import NO_TOKENIZER, OWN_BPE, DataConfig
 from carbs_scaling.data.prepared import FORMAT, PreparedText, sync
 from carbs_scaling.data.sources import Source
 from carbs_scaling.data.tokenization import Tokenizer, load_tokenizer

@@ -58,6 +58,7 @@ def counts(build: Callable[[], "nn.Module"], sequence_length: int) -> Counts:
         model = _counted(build)
         half = sequence_length // 2
         whole_flops, half_flops = (_flops_per_token(model, length) for length in (sequence_length, half))
+        # The head of classes is small, and counts as a matrix of the blocks.
         head = model.get_output_embeddings()  # type: ignore[operator]
         head_params = 0 if head is None else head.weight.numel()
         embedding = model.get_input_embeddings().weight  # type: ignore[operator]
@@ -124,7 +125,8 @@ def _run(model: "nn.Module", sequences: int, length: int) -> None:
     import torch
 
     try:
-        model(input_ids=torch.zeros(sequences, length, dtype=torch.long), use_cache=False)
+        given = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
+        model(input_ids=torch.zeros(sequences, length, dtype=torch.long), **given)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError) as error:
         raise ConfigError(f"a {type(model).__name__} cannot be measured: {first_line(error)}") from error
 
@@ -224,4 +226,4 @@ class Measured(ModelFamily):
 @cache
 def _maker(family: Measured, shape: ModelShape) -> "Callable[[], nn.Module]":
     """One callable a shape, by which measurements are kept."""
-    return partial(make_model, family.config(shape))
+    return partial(make_model, family.config(shape), shape.classes)

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelFamily, ModelShape
 from carbs_scaling.models.measured import Measured
-from carbs_scaling.models.stock import DEPTH, WIDTH, first_line, make_config, read_config, size_of
+from carbs_scaling.models.stock import (
+    DEPTH,
+    WIDTH,
+    first_line,
+    make_config,
+    model_class,
+    read_config,
+    size_of,
+    with_classes,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,6 +117,7 @@ class Pretrained(Measured):
 
     name = "pretrained"
     options_type = PretrainedOptions
+    classifies = True
 
     def fixed_sizes(self, options: PretrainedOptions) -> dict[str, int]:
         """All of them but the sequence length."""
@@ -137,20 +147,18 @@ class Pretrained(Measured):
         return _config(shape.options.path)
 
     def build(self, shape: ModelShape) -> "nn.Module":
-        """The model with its weights, in float32."""
-        from copy import deepcopy
-
+        """The model with its weights, in float32; a head for classes that it does not have is drawn."""
         import torch
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        logging.set_verbosity_error()  # it would report that head in many lines
         folder = local_folder(shape.options.path)
         try:
-            model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            model: nn.Module = model_class(shape.classes).from_pretrained(
                 folder,
-                config=deepcopy(self.config(shape)),
+                config=with_classes(self.config(shape), shape.classes),
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,

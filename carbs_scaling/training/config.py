@@ -11,7 +11,7 @@ from carbs_scaling.optimizers.optimizer import load_optimizer
 SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
 DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
 KEPT_MODELS = ("front", "all", "none")
-METRICS = ("nats_per_token", "bits_per_byte")
+METRICS = ("nats_per_token", "bits_per_byte", "nats_per_label", "accuracy", "f1", "matthews")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial.
+    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial, or what
+    a share of right answers lacks of 1.
 
     `gradient_noise_scale` says whether trials measure it along the way (`training.noise_scale`).
     """

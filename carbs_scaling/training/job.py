@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from carbs_scaling.data.examples import LabelledExamples
 from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.optimizers.optimizer import Hyperparameters
 from carbs_scaling.training.checkpoint import CheckpointPlan
@@ -15,7 +16,7 @@ class TrainingJob:
 
     Args:
         recipe: what to train.
-        text: token files.
+        text: token files, or labelled examples.
         optimizer, schedule, objective: settings that are the same in all trials of the search.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         compile: run the model through `torch.compile`.
@@ -29,7 +30,7 @@ class TrainingJob:
     """
 
     recipe: Recipe
-    text: PreparedText
+    text: PreparedText | LabelledExamples
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     objective: ObjectiveConfig

@@ -15,7 +15,6 @@ from carbs_scaling.data.windows import (
 )
 from carbs_scaling.errors import DataError
 
-
 IDS = np.arange(100, dtype=np.uint16)
 
 

@@ -26,6 +26,7 @@ SMALL = {
         *("space.tokens_per_parameter={low: 0.5, high: 4}", "model.sequence_length=32"),
         *("objective.validation_tokens=512", "budget.flops=1e10"),
     ),
+    "classification": ("budget.flops=4e8", "space.epochs={low: 0.2, high: 2}", "data.max_examples=200"),
     "command": (
         f"task.command='{sys.executable}' tests/own_program.py {{learning_rate}} {{tokens}}",
         *("task.metric.pattern=step (?P<step>\\d+) loss (?P<loss>\\S+)", "task.roles.params=1000"),
