@@ -1,5 +1,6 @@
 """Small shapes of every family, for the tests that all families pass."""
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -87,3 +88,13 @@ def trained_folder(folder: Path, sizes: tuple[int, ...]) -> str:
     model = build_model(ModelShape("llama", *sizes), seed=0)
     save_model(model, byte_tokenizer(), path)
     return str(path)
+
+
+def sums(folder: Path, count: int = 80) -> str:
+    """A file of rows of prompt and response that a few steps begin to learn."""
+    file = folder / "rows.jsonl"
+    rows = [
+        {"prompt": f"{i % 9} and {i % 7}", "response": f"make {i % 9 + i % 7} ({i})"} for i in range(count)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)

@@ -20,6 +20,11 @@ NEEDED = {
     ("model", "pretrained"): ["model.path=FOLDER"],
     ("model", "vit"): ["task=classification"],
     ("objective", "labels"): ["task=classification"],
+    ("task", "finetuning"): ["model.path=FOLDER", "data.paths=[a.jsonl]"],
+    ("space", "finetuning"): ["task=finetuning", "model.path=FOLDER", "data.paths=[a.jsonl]"],
+    ("space", "examples"): ["task=classification"],
+    ("rows", "files"): ["task=finetuning", "model.path=FOLDER", "data.paths=[a.jsonl]"],
+    ("rows", "hub"): ["task=finetuning", "model.path=FOLDER", "data.name=some/rows"],
     ("examples", "digits"): ["task=classification"],
     ("examples", "labelled"): ["task=classification", "model=gpt2", "data.paths=[a.tsv]"],
     ("examples", "labelled_hub"): ["task=classification", "model=gpt2", "data.name=some/text"],
@@ -38,8 +43,10 @@ OPTIONS = [
 def test_every_option_composes(composed, group, option, tmp_path):
     needed = NEEDED.get((group, option), [])
     if "model.path=FOLDER" in needed:
-        needed = [f"model.path={trained_folder(tmp_path, (16, 1, 16, 256, 128))}"]
-    config, _ = load_search(composed(f"{group}={option}", *needed))
+        path = trained_folder(tmp_path, (16, 1, 16, 256, 128))
+        needed = [text.replace("FOLDER", path) for text in needed]
+    chosen = [] if group == "task" and f"task={option}" in needed else [f"{group}={option}"]
+    config, _ = load_search(composed(*chosen, *needed))
     assert config.budget.flops > 0
 
 
@@ -85,7 +92,10 @@ def test_front_composes(composed):
         ("study.name=..", "study.name"),
         ("budget.flops=-1", "budget.flops"),
         ("model.flops_convention=8N", "6N+head"),
-        ("task.name=chess", "task.name=chess is not one of classification, command, function, pretraining"),
+        (
+            "task.name=chess",
+            "task.name=chess is not one of classification, command, finetuning, function, pretraining",
+        ),
         ("executor.name=cloud", "in_process, processes"),
         ("+magic=1", "unknown key 'magic'"),
         ("training.micro_batch_tokens=0", "training.micro_batch_tokens"),

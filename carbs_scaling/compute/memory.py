@@ -103,9 +103,10 @@ def training_memory_bytes(
         ConfigError: there is no such optimizer.
     """
     family, kind = shape.family, load_optimizer(optimizer)
-    total, hidden = family.total_params(shape), family.block_params(shape) - family.stacked_params(shape)
-    state = kind.hidden_state_bytes * hidden + kind.state_bytes * (total - hidden)
-    weights = 2 * FLOAT32_BYTES * total + state
+    total, trained = family.total_params(shape), family.trained_params(shape)
+    hidden = family.block_params(shape) - family.stacked_params(shape) if trained == total else trained
+    state = kind.hidden_state_bytes * hidden + kind.state_bytes * (trained - hidden)
+    weights = FLOAT32_BYTES * (total + trained) + state
     tokens = sequences * shape.sequence_length
     block = family.block_gradient_bytes(shape, tokens, bytes_per_activation)
     if not whole_scores and _takes_scores_in_parts(shape, sequences, bytes_per_activation):
@@ -115,7 +116,9 @@ def training_memory_bytes(
         scored = sequences * family.scored_positions(shape)
         scores = (SCORE_COPIES - 1) * FLOAT32_BYTES * scored * shape.scores
     kept = activation_bytes(shape, sequences, bytes_per_activation, whole_scores)
-    if shape.classes is None:
+    if trained < total:
+        end = 0
+    elif shape.classes is None:
         # At the very end: the gradients of a tied matrix as head and as embedding, and their sum.
         end = 3 * FLOAT32_BYTES * family.head_params(shape)
     else:  # one more gradient of the embedding

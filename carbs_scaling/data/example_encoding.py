@@ -80,7 +80,7 @@ class TextEncoder:
         self._tokenizer: Any = None
         self.vocabulary_size, self.pad, self.identity = 256, PAD, "bytes"
         if name != "bytes":
-            self._tokenizer = _tokenizer(name)
+            self._tokenizer = load_fast_tokenizer(name)
             vocabulary = self._tokenizer.get_vocab()
             self.vocabulary_size = max(vocabulary.values()) + 1
             pad = self._tokenizer.pad_token_id
@@ -120,7 +120,7 @@ class TextEncoder:
         yield from zip(found["input_ids"], types, strict=True)
 
 
-def _tokenizer(name: str) -> Any:
+def load_fast_tokenizer(name: str) -> Any:
     """A tokenizer by its name or folder.
 
     Raises:

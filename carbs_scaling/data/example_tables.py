@@ -4,7 +4,7 @@ import csv
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from carbs_scaling.data.examples_config import ExamplesConfig
 from carbs_scaling.data.formats import one_line, quiet_datasets, suffixes
@@ -25,6 +25,27 @@ COLA_COLUMNS = ["source", "label", "star", "sentence"]
 HELD_OUT_NAMES = ("dev", "dev_matched", "validation", "valid", "test")
 
 
+class RowSource(Protocol):
+    """What a configuration says of its rows; see `ExamplesConfig`."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def paths(self) -> list[str]: ...
+    @property
+    def validation_paths(self) -> list[str]: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def subset(self) -> str | None: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def validation_split(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+
+
 class Tables(NamedTuple):
     """What is trained on, and what is held out; None where a part of the first is."""
 
@@ -32,7 +53,7 @@ class Tables(NamedTuple):
     held_out: "pd.DataFrame | None"
 
 
-def read_tables(config: ExamplesConfig, scratch: Path) -> Tables:
+def read_tables(config: RowSource, scratch: Path) -> Tables:
     """The rows that a configuration names.
 
     Args:
@@ -121,7 +142,7 @@ def _read_file(file: Path) -> "pd.DataFrame":
     raise DataError(f"{file}: rows come from .tsv, .csv, .jsonl, .json or .parquet files")
 
 
-def _dataset(config: ExamplesConfig, scratch: Path) -> Tables:
+def _dataset(config: RowSource, scratch: Path) -> Tables:
     """A data set of `datasets`: of the hub, saved by `save_to_disk`, or a folder of images."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
@@ -152,7 +173,7 @@ def _dataset(config: ExamplesConfig, scratch: Path) -> Tables:
     return Tables(splits[config.split], splits[held_out[0]] if held_out else None)
 
 
-def _wanted(config: ExamplesConfig, found: Any) -> list[str]:
+def _wanted(config: RowSource, found: Any) -> list[str]:
     if config.validation_split is not None:
         return [config.split, config.validation_split]
     return [config.split, *[name for name in HELD_OUT_NAMES if name in found and name != config.split][:1]]

@@ -21,7 +21,7 @@ FAMILIES = Registry(
     "model.architecture",
     shared=frozenset(
         {
-            "activations", "attention", "build", "cross_entropy", "decoder", "family", "measured",
+            "activations", "attention", "build", "cross_entropy", "decoder", "family", "lora", "measured",
             "parametrization", "stock",
         }
     ),
@@ -179,6 +179,10 @@ class ModelFamily(Protocol):
         """All trained parameters, with embeddings, biases and norms; a tied head counts once."""
         ...
 
+    def trained_params(self, shape: ModelShape) -> int:
+        """Those of `total_params` that are trained: all, but with adapters beside frozen weights."""
+        return self.total_params(shape)
+
     def head_params(self, shape: ModelShape) -> int:
         """Weights that the output head multiplies by, V d, tied to the embedding or not."""
         return shape.scores * shape.width
@@ -193,6 +197,14 @@ class ModelFamily(Protocol):
         Scores and sums are a multiply-add each for T positions of d channels, forward and twice back.
         """
         return 12.0 * shape.depth * shape.width * shape.sequence_length
+
+    def matrix_flops_per_token(self, shape: ModelShape) -> float:
+        """Training FLOPs a token of the matrices of N."""
+        return 6.0 * shape.params
+
+    def head_flops_per_token(self, shape: ModelShape) -> float:
+        """Training FLOPs a token of the output head."""
+        return 6.0 * self.head_params(shape) * self.scored_positions(shape) / shape.sequence_length
 
     def embedding_flops_per_token(self, shape: ModelShape) -> float:
         """Training FLOPs a token of an input layer that multiplies, as that of patches does."""

@@ -117,8 +117,8 @@ class ViT(ModelFamily):
             image_size=shape.options.image_size,
             patch_size=shape.options.patch_size,
             num_channels=shape.options.channels,
-            num_labels=shape.scores,
         )
+        config.num_labels = shape.scores
         config._attn_implementation = "sdpa"
         return ViTForImageClassification(config)
 

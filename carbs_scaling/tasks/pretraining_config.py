@@ -11,10 +11,17 @@ from carbs_scaling.config_loading import load_section
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.example_encoding import InputForm
 from carbs_scaling.data.examples_config import ExamplesConfig
+from carbs_scaling.data.rows import RowsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelFamily, ModelShape, checked_options, load_family
 from carbs_scaling.models.parametrization import Parametrization
-from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from carbs_scaling.training.config import (
+    SCORES,
+    ObjectiveConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,14 @@ class ModelConfig:
         """What widths are multiples of."""
         return self.family.width_step(self.options, self.head_size)
 
-    def shape(self, width: int, depth: int, vocabulary_size: int, classes: int | None = None) -> ModelShape:
+    def shape(
+        self, width: int, depth: int, vocabulary_size: int, classes: int | None = None, **changes: Any
+    ) -> ModelShape:
         """A model of these sizes; a trained one may have room for more tokens than its tokenizer has.
+
+        Args:
+            width, depth, vocabulary_size, classes: see `ModelShape`.
+            changes: of the options.
 
         Raises:
             ConfigError: the family has none.
@@ -82,7 +95,7 @@ class ModelConfig:
         vocabulary_size = max(own, vocabulary_size)
         return ModelShape(
             self.architecture, width, depth, self.head_size, vocabulary_size, self.sequence_length,
-            self.options, classes,
+            replace(self.options, **changes) if changes else self.options, classes,
         )  # fmt: skip
 
     def plain(self) -> dict[str, Any]:
@@ -134,9 +147,15 @@ class TrainedModelConfig:
     objective: ObjectiveConfig
     training: TrainingConfig
 
-    # Objectives that the task knows, and what its models read.
-    metrics = ("nats_per_token", "bits_per_byte")
-    inputs = ("tokens",)
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Objectives that the task knows."""
+        return ("nats_per_token", "bits_per_byte")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What its models read."""
+        return ("tokens",)
 
     def __post_init__(self) -> None:
         require_choice("objective.metric", self.objective.metric, self.metrics)
@@ -169,8 +188,15 @@ class ClassificationConfig(TrainedModelConfig):
 
     data: ExamplesConfig
 
-    metrics = ("nats_per_label", "accuracy", "f1", "matthews")
-    inputs = ("tokens", "images")
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Objectives that the task knows."""
+        return ("nats_per_label", *SCORES)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What its models read."""
+        return ("tokens", "images")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,3 +212,20 @@ class ClassificationConfig(TrainedModelConfig):
             options = self.model.options
             return InputForm(self.model.sequence_length, options.image_size, options.channels)
         return InputForm(self.model.sequence_length)
+
+
+@dataclass(frozen=True)
+class FinetuningConfig(TrainedModelConfig):
+    """All sections of `task=finetuning`."""
+
+    data: RowsConfig
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Objectives that the task knows."""
+        return ("nats_per_token",)
+
+    def __post_init__(self) -> None:
+        if self.model.family.tokenizer(self.model.options) is None:
+            raise ConfigError("task=finetuning goes on from a trained model: model=pretrained model.path=...")
+        super().__post_init__()

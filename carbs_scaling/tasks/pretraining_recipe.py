@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.examples_config import ExamplesConfig
+from carbs_scaling.data.rows import RowsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
 from carbs_scaling.laws.recommend.predicted_curve import SeenCurve, predict_curve
@@ -18,6 +19,7 @@ from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.numbers import compact
 from carbs_scaling.tasks.pretraining_config import ModelConfig
+from carbs_scaling.tasks.pretraining_space import LORA
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.learning import Material
 from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
@@ -41,8 +43,9 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
     _require_pretraining(identity, study)
     details = record.details
     shape = _model(identity).shape(
-        int(details["width"]), int(details["depth"]), int(details["vocabulary_size"]), details.get("classes")
-    )
+        int(details["width"]), int(details["depth"]), int(details["vocabulary_size"]), details.get("classes"),
+        **{name: details[name] for name in LORA if name in details},
+    )  # fmt: skip
     batch_size = int(details["batch_size"])
     recipe = Recipe(
         shape=shape,
@@ -195,6 +198,7 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
             "batch_size": recipe.batch_size,
             "tokens_per_parameter": recipe.tokens / recipe.params,
             "epochs": None,
+            **dict.fromkeys(LORA),
             "warmup_fraction": recipe.warmup_fraction,
             **{name: getattr(recipe, name) for name in OPTIMIZER_VALUES},
         },
@@ -215,7 +219,7 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
     }
 
 
-def data_settings(config: DataConfig | ExamplesConfig, text: Material) -> dict[str, Any]:
+def data_settings(config: DataConfig | ExamplesConfig | RowsConfig, text: Material) -> dict[str, Any]:
     """What says where a text is, without the folders of this machine; of the hub, that commit of it."""
     settings = {name: value for name, value in vars(config).items() if name not in LOCAL_DATA_KEYS}
     return settings | {"revision": text.revision or config.revision}

@@ -28,6 +28,8 @@ from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 
 # Fewer steps than this leave no room for warmup and decay; such a run tells nothing about longer ones.
 MINIMUM_STEPS = 10
+# Dimensions that are options of the model.
+LORA = ("lora_rank", "lora_alpha")
 
 
 def dimension_rules(model: ModelConfig) -> dict[str, Rule]:
@@ -47,6 +49,8 @@ def dimension_rules(model: ModelConfig) -> dict[str, Rule]:
         "epsilon": POSITIVE,
         "adamw_rate_ratio": POSITIVE,
         "warmup_fraction": SHARE,
+        "lora_rank": COUNT,
+        "lora_alpha": POSITIVE,
     }
 
 
@@ -124,6 +128,11 @@ class PretrainingSpace:
         absent: set[str] = {name for name in ("width", "depth") if name in sizes}
         absent |= {"learning_rate"} if self._law is not None else set()
         absent |= {"epochs", "tokens_per_parameter"} - {self._length}
+        absent |= {name for name in LORA if name not in specification}
+        if any(name in specification for name in LORA) and not hasattr(model.options, LORA[0]):
+            raise ConfigError("space.lora_rank and space.lora_alpha are for model=pretrained")
+        if LORA[1] in specification and LORA[0] not in specification and not model.options.lora_rank:
+            raise ConfigError("space.lora_alpha needs adapters: set space.lora_rank or model.lora_rank")
         rules = {name: rule for name, rule in rules.items() if name not in absent}
         specification = {name: value for name, value in specification.items() if name not in absent}
         self.searched, self.fixed = parse_dimensions(specification, rules)
@@ -137,7 +146,7 @@ class PretrainingSpace:
             )
         self._convention = model.flops_convention
         self._max_trial_flops = max_trial_flops
-        self._shapes: dict[tuple[int, int], ModelShape] = {}
+        self._shapes: dict[tuple[float, ...], ModelShape] = {}
         self._recipe(self._cheapest)  # a law that does not answer is said now
         if self.cheapest_flops > max_trial_flops:
             shape = self._shape(self._cheapest)
@@ -164,13 +173,16 @@ class PretrainingSpace:
             del shape["classes"]
         del fields["seed"], shape["options"]  # the same in all trials: `identity` of the task has them
         by_convention = flops_by_convention(recipe.shape, recipe.tokens)
-        counts = {
+        counts: dict[str, float] = {
             "params": recipe.params,
             "total_params": family.total_params(recipe.shape),
             "tokens": recipe.tokens,
             "batch_tokens": recipe.batch_tokens,
         }
-        if family.block_params(recipe.shape) != recipe.params:
+        adapters = {name: getattr(recipe.shape.options, name, 0) for name in LORA}
+        if adapters["lora_rank"]:
+            counts |= {**adapters, "trained_params": family.trained_params(recipe.shape)}
+        elif family.block_params(recipe.shape) != recipe.params:
             counts["block_params"] = family.block_params(recipe.shape)
         flops = {f"flops_{convention}": flops for convention, flops in by_convention.items()}
         return {**counts, **shape, **fields, **flops}
@@ -240,9 +252,13 @@ class PretrainingSpace:
 
     def _shape(self, values: Point) -> ModelShape:
         """Kept once made: a proposal prices some thousand points of a few dozen shapes."""
-        key = (int(values["width"]), int(values["depth"]))
+        sizes = (int(values["width"]), int(values["depth"]))
+        changes = {
+            name: kind(values[name]) for name, kind in zip(LORA, (int, float), strict=True) if name in values
+        }
+        key = (*sizes, *changes.values())
         if key not in self._shapes:
-            self._shapes[key] = self._model.shape(*key, self._vocabulary_size, self._classes)
+            self._shapes[key] = self._model.shape(*sizes, self._vocabulary_size, self._classes, **changes)
         return self._shapes[key]
 
     def _unit_tokens(self, shape: ModelShape) -> int:

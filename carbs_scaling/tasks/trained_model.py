@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from carbs_scaling.data.examples import LabelledExamples
 from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.rows import PreparedRows
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.prior.rates import rate_prior
 from carbs_scaling.task import Limits, Point, Task, TrialContext
@@ -17,8 +18,9 @@ from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
 from carbs_scaling.tasks.pretraining_recipe import data_settings
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
 from carbs_scaling.training.checkpoint import CheckpointPlan, run_identity
+from carbs_scaling.training.config import SCORES
 from carbs_scaling.training.job import TrainingJob
-from carbs_scaling.training.learning import SCORES, Material, learning
+from carbs_scaling.training.learning import Material, learning
 from carbs_scaling.training.loop import train
 from carbs_scaling.training.model_card import write_card
 from carbs_scaling.training.recipe_file import RecipeFile
@@ -255,6 +257,8 @@ def space_of(
     if isinstance(text, LabelledExamples):
         classes = len(text.classes)
         epoch_tokens = text.train_examples * text.form.sequence_length
+    elif isinstance(text, PreparedRows):
+        epoch_tokens = text.train_rows * text.sequence_length
     elif text.train_tokens is not None:
         epoch_tokens = text.train_tokens
     return PretrainingSpace(

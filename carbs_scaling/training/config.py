@@ -11,7 +11,9 @@ from carbs_scaling.optimizers.optimizer import load_optimizer
 SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
 DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
 KEPT_MODELS = ("front", "all", "none")
-METRICS = ("nats_per_token", "bits_per_byte", "nats_per_label", "accuracy", "f1", "matthews")
+# Objectives that are shares of right answers: what is minimised is what they lack of 1.
+SCORES = ("accuracy", "f1", "matthews")
+METRICS = ("nats_per_token", "bits_per_byte", "nats_per_label", *SCORES)
 
 
 @dataclass(frozen=True)

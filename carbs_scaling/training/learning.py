@@ -12,16 +12,16 @@ from torch import nn
 
 from carbs_scaling.data.examples import Examples, LabelledExamples
 from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.rows import PreparedRows, RowWindows
 from carbs_scaling.data.windows import Indices, Windows, training_windows, validation_windows
+from carbs_scaling.training.config import SCORES
 from carbs_scaling.training.evaluation import confusion
-from carbs_scaling.training.losses import LabelLosses, Losses
+from carbs_scaling.training.losses import LabelLosses, Losses, ResponseLosses
 from carbs_scaling.training.saved_model import load_tokenizer, save_classifier, save_model
 from carbs_scaling.training.step import TOKEN_LOSSES
 
 # Where a run's data is; each kind of it is learnt in its own way.
-Material = PreparedText | LabelledExamples
-# Objectives that are shares of right answers: what is minimised is what they lack of 1.
-SCORES = ("accuracy", "f1", "matthews")
+Material = PreparedText | LabelledExamples | PreparedRows
 
 
 class HeldOut(Windows, Protocol):
@@ -56,8 +56,7 @@ class Learning:
         if isinstance(self.losses, LabelLosses):
             return {self.unit: loss, **scores(confusion(model, self.held_out, indices, device, self.losses))}
         found = {self.unit: loss}
-        assert isinstance(self.material, PreparedText)
-        if self.material.bytes_per_token is not None:
+        if isinstance(self.material, PreparedText) and self.material.bytes_per_token is not None:
             found["bits_per_byte"] = bits_per_byte(loss, self.material.bytes_per_token)
         return found
 
@@ -111,6 +110,15 @@ def learning(material: Material, sequence_length: int) -> Learning:
             losses=LabelLosses(form.channels, form.image_size, material.pad),
             unit="nats_per_label",
             most_loss=math.inf,  # one who has learnt the examples by heart may be sure, and wrong
+            material=material,
+        )
+    if isinstance(material, PreparedRows):
+        return Learning(
+            train=RowWindows(material, "train"),
+            held_out=RowWindows(material, "validation"),
+            losses=ResponseLosses(),
+            unit="nats_per_token",
+            most_loss=math.log(material.vocabulary_size),
             material=material,
         )
     return Learning(

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from carbs_scaling.data.windows import Indices, validation_indices
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.parametrization import parameter_multipliers
 from carbs_scaling.optimizers.optimizer import build_optimizer, load_optimizer
@@ -26,6 +27,7 @@ from carbs_scaling.training.checkpoint import (
     run_tensors,
     save_checkpoint,
 )
+from carbs_scaling.training.config import SCORES
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.device import choose_device, device_name
 from carbs_scaling.training.distributed import Ranks
@@ -33,7 +35,8 @@ from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
 from carbs_scaling.training.interruption import StopRequest, stop_after_a_step
 from carbs_scaling.training.job import TrainingJob, hyperparameters
-from carbs_scaling.training.learning import SCORES, Learning, learning, objective_value
+from carbs_scaling.training.learning import Learning, learning, objective_value
+from carbs_scaling.training.losses import ResponseLosses
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
 from carbs_scaling.training.step import is_out_of_memory, precision
@@ -134,6 +137,8 @@ def _train_and_score(
     """The held-out loss in nats a token and an empty text, or None and why the run diverged."""
     shape = job.recipe.shape
     learnt = learning(job.text, shape.sequence_length)
+    if ranks.size > 1 and isinstance(learnt.losses, ResponseLosses):
+        raise ConfigError("rows of responses are trained by one process: leave train.processes out")
     held_out = learnt.held_out
     # Before the first step: without its tokenizer, the model could not be saved after the last.
     save = None if job.model_folder is None else learnt.saver(job.tokenizer)

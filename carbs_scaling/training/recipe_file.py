@@ -13,6 +13,7 @@ from carbs_scaling.compute.flops import FLOPS_CONVENTIONS, flops_by_convention
 from carbs_scaling.config import require
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.examples_config import ExamplesConfig
+from carbs_scaling.data.rows import RowsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.predicted_curve import PredictedCurve
 from carbs_scaling.models.family import ModelShape
@@ -26,7 +27,7 @@ KIND = "carbs_scaling recipe"
 FORMAT = 4
 # Where the token files of this machine are is no part of a recipe.
 # The schemas of the section `data` of all tasks.
-DATA_CONFIGS: tuple[type, ...] = (DataConfig, ExamplesConfig)
+DATA_CONFIGS: tuple[type, ...] = (DataConfig, ExamplesConfig, RowsConfig)
 LOCAL_DATA_KEYS = ("cache_directory", "cached_blocks")
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from carbs_scaling.data.config import BYTES, NO_TOKENIZER
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.models.lora import merge_adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,7 +54,7 @@ def save_model(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None", fo
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    own: Any = model
+    own: Any = merge_adapters(model)
     own.set_attn_implementation(STOCK_ATTENTION)
     own.config.use_cache = True  # off in training, where nothing is generated
     if getattr(own.config, "output_router_logits", False):
@@ -87,7 +88,7 @@ def save_classifier(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    own: Any = model
+    own: Any = merge_adapters(model)
     own.set_attn_implementation(STOCK_ATTENTION)
     own.config.id2label = dict(enumerate(classes))
     own.config.label2id = {name: number for number, name in enumerate(classes)}

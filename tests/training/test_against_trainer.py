@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from carbs_scaling.data.example_encoding import InputForm
 from carbs_scaling.data.examples import LabelledExamples
+from carbs_scaling.data.rows import RowsConfig, prepare_rows
 from carbs_scaling.data.windows import validation_indices
 from carbs_scaling.models.build import build_model
 from carbs_scaling.training.config import ObjectiveConfig
@@ -16,7 +17,7 @@ from carbs_scaling.training.evaluation import evaluate
 from carbs_scaling.training.learning import learning
 from carbs_scaling.training.loop import train
 from carbs_scaling.training.schedules import learning_rate_factor
-from tests.small_models import small_shape
+from tests.small_models import small_shape, sums
 
 STEPS = 60
 
@@ -44,6 +45,24 @@ def test_classifiers_end_at_the_same_loss(family, changed, tmp_path):
             side = shape.options.image_size
             return {"pixel_values": example[:-1].view(3, side, side), "labels": example[-1].long()}
         return {"input_ids": example[: shape.sequence_length], "labels": example[-1]}
+
+    compare(job, row, tmp_path)
+
+
+def test_adapters_end_at_the_same_loss(changed, tmp_path):
+    pytest.importorskip("peft", reason="LoRA needs peft")
+    shape = small_shape("pretrained", tmp_path, 32, 2, 16, 256, 32)
+    shape = replace(shape, options=replace(shape.options, lora_rank=4))
+    job = changed(steps=STEPS, shape=shape)
+    config = RowsConfig(
+        source="files", paths=[sums(tmp_path)], validation_paths=[], name=None, subset=None, split="train",
+        validation_split=None, revision=None, prompt_column="prompt", response_column="response",
+        separator="\n", tokenizer=shape.options.path, validation_fraction=0.2, cache_directory=None,
+    )  # fmt: skip
+    job = replace(job, text=prepare_rows(config, 32))
+
+    def row(window):
+        return {"input_ids": window[0], "labels": torch.where(window[1] > 0, window[0], -100)}
 
     compare(job, row, tmp_path)
 
