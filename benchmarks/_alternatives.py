@@ -111,9 +111,11 @@ class AlternativeSampler(CarbsSampler):
         super().__init__(*arguments, **options)
         self.alternative = alternative
 
-    def front_search(self) -> FrontSearch:
+    def front_search(self, history) -> FrontSearch:
         """With the acquisition."""
-        return FrontSearch(self.space, self.options, self.budget_flops, self._overhead, self._acquisition)
+        return FrontSearch(
+            self.space, self.options, self.budget_flops, self._overhead(history), self._acquisition
+        )
 
     def _acquisition(self, state: FrontState, pool: Candidates) -> AcquisitionFunction:
         return ALTERNATIVES[self.alternative](

@@ -122,6 +122,23 @@ class ReplayTable:
         value = float(inner(*at)) if inner is not None else float("nan")
         return value if np.isfinite(value) else float(outer(*at))
 
+    def random_runs(self, count: int, max_params: float, seed: int) -> list[dict]:
+        """Runs of the table of at most `max_params` parameters, drawn at random: points with their losses."""
+        runs = [
+            {
+                "params": cell.params,
+                "tokens": cell.tokens,
+                "learning_rate": float(np.exp(rate)),
+                "batch_sequences": float(np.exp(batch)),
+                "loss": float(loss),
+            }
+            for cell in self.cells
+            if cell.params <= max_params
+            for rate, batch, loss in zip(cell.rates, cell.batches, cell.losses, strict=True)
+        ]
+        chosen = np.random.default_rng(seed).choice(len(runs), min(count, len(runs)), replace=False)
+        return [runs[i] for i in chosen]
+
     def best_of(self, point: dict) -> float:
         """Lowest loss of the point's cell."""
         return self.cells[self._cell_index(point)].best_loss

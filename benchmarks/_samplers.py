@@ -1,7 +1,7 @@
 """Every sampler of the benchmarks by name, and the loop that spends a budget with one."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,7 @@ class Spending:
         loss: seen, NaN where it diverged, shape (n,).
         seconds: a proposal, shape (n,).
         fallbacks: of the sampler, counted by reason.
+        paid: what was really charged for each, where some cost nothing, shape (n,); None for `flops`.
     """
 
     points: list[dict]
@@ -111,20 +112,40 @@ class Spending:
     loss: np.ndarray
     seconds: np.ndarray
     fallbacks: dict[str, int]
+    paid: np.ndarray | None = None
+
+    @property
+    def charged(self) -> np.ndarray:
+        """What was charged for each, shape (n,)."""
+        return self.flops if self.paid is None else self.paid
 
     def within(self, flops: float) -> np.ndarray:
         """Indices of the runs that were finished when `flops` had been spent."""
-        return np.flatnonzero(np.cumsum(self.flops) <= flops * (1 + 1e-9))
+        return np.flatnonzero(np.cumsum(self.charged) <= flops * (1 + 1e-9))
 
 
-def spend(sampler, task: Task, max_trials: int = 500, failed_share: float = 0.3) -> Spending:
-    """Spends a task's budget; a run that diverges is charged `failed_share` of its cost."""
+def spend(
+    sampler,
+    task: Task,
+    max_trials: int = 500,
+    failed_share: float = 0.3,
+    history: Sequence[dict] = (),
+    until: float = 1.0,
+) -> Spending:
+    """Spends a task's budget; a run that diverges is charged `failed_share` of its cost.
+
+    Args:
+        history: finished runs that are given for nothing, each a point with its loss.
+        until: share of the budget at which to stop.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = new_study(sampler)
     problem = task.problem
+    if history:
+        sampler.add_runs(study, history)
     study.enqueue_trial(problem.project(task.start))
     points, flops, losses, seconds = [], [], [], []
-    while len(points) < max_trials and sampler.affordable(study):
+    while len(points) < max_trials and sum(flops) < until * task.budget and sampler.affordable(study):
         began = time.perf_counter()
         try:
             trial = study.ask(problem.distributions)

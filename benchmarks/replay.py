@@ -7,6 +7,9 @@ of the budget, so a mark says much about whether one of them ended just before o
 the mean over shares within a factor of 1.4 of the mark. In brackets what is left of it when every run is
 taken to have been its cell's best: the choice of cells, without what rate and batch lost inside them. Prints
 a table and writes JSON as it goes; runs that are in the JSON already are not made again.
+
+With `--history 100` so many random runs of the table of at most 1.2e8 parameters are given for nothing. They
+count for the regret, also for `NAME (not told)`, the same search that did not know of them.
 """
 
 import argparse
@@ -26,6 +29,8 @@ AROUND = {
     "around 10%": np.geomspace(0.07, 0.14, 12),
     "around 20%": np.geomspace(0.14, 0.28, 12),
 }
+HISTORY_PARAMS = 1.2e8  # of the largest model of a run that is given
+NOT_TOLD = " (not told)"
 ALL = [*ABLATIONS, *(name for name in PEERS if name != "Ax")]
 
 
@@ -41,6 +46,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--budget", type=float, default=3e21, help="training FLOPs")
     parser.add_argument("--max-trials", type=int, default=500)
+    parser.add_argument("--history", type=int, default=0, help="runs that are given for nothing")
+    parser.add_argument("--until", type=float, default=1.0, help="share of the budget at which to stop")
     parser.add_argument("--out", default="benchmarks/results/replay.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -53,10 +60,16 @@ def main() -> None:
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for name in names:
             key = f"{name}|{arguments.budget:g}|{seed}"
+            free = table.random_runs(arguments.history, HISTORY_PARAMS, seed)
+            if free:
+                key = f"{key}|{arguments.history}"
             if key in results:
                 continue
             began = time.perf_counter()
-            bought = spend(build(name, task, seed), task, arguments.max_trials)
+            sampler = build(name.removesuffix(NOT_TOLD), task, seed)
+            told = [] if name.endswith(NOT_TOLD) else free
+            bought = spend(sampler, task, arguments.max_trials, history=told, until=arguments.until)
+            bought = with_free(bought, free, task)
             results[key] = {
                 "sampler": name,
                 "budget": arguments.budget,
@@ -65,13 +78,30 @@ def main() -> None:
                 "around": around_marks(table, bought, arguments.budget),
                 "choice": around_marks(table, as_cells_best(table, bought), arguments.budget),
                 "ends_at": share_to_reach(table, bought, arguments.budget),
-                "trials": len(bought.points),
+                "history": len(free),
+                "until": arguments.until,
+                "trials": len(bought.points) - len(free),
                 "seconds_a_proposal": float(np.mean(bought.seconds)),
                 "seconds": time.perf_counter() - began,
                 "fallbacks": bought.fallbacks,
             }
             out.write_text(json.dumps(results, indent=1))
+    given = arguments.history, arguments.until
+    results = {k: r for k, r in results.items() if (r.get("history", 0), r.get("until", 1.0)) == given}
     print(as_table(results, names, arguments.budget, table))
+
+
+def with_free(bought, free: list[dict], task: Task):
+    """The purchases after the runs that cost nothing."""
+    points = [{k: v for k, v in run.items() if k != "loss"} for run in free]
+    flops = np.array([task.problem.flops(point) for point in points])
+    return replace(
+        bought,
+        points=[*points, *bought.points],
+        flops=np.append(flops, bought.flops),
+        loss=np.append([run["loss"] for run in free], bought.loss),
+        paid=np.append(np.zeros(len(free)), bought.flops),
+    )
 
 
 def regret_at(table: ReplayTable, bought, flops: float) -> float:
@@ -95,7 +125,7 @@ def as_cells_best(table: ReplayTable, bought):
 
 def share_to_reach(table: ReplayTable, bought, budget: float) -> dict[str, float | None]:
     """Share of the budget at which regrets of .1, .05, .034, .02 and .01 were reached, None where never."""
-    spent = np.cumsum(bought.flops)
+    spent = np.cumsum(bought.charged)
     regrets = [table.area_regret(bought.flops[: i + 1], bought.loss[: i + 1]) for i in range(len(spent))]
     reached = {}
     for level in (0.1, 0.05, 0.034, 0.02, 0.01):

@@ -19,13 +19,20 @@ from _samplers import ABLATIONS, PEERS, Task, build, spend
 from carbs_scaling.frontier import hypervolume
 
 MARKS = (0.1, 0.3, 1.0)
+# Ours with what it is told of the limit on trials.
+TOLD = {
+    "ours: n_trials": lambda max_trials: {"n_trials": max_trials},
+    "ours: not told of the limit": lambda _: {},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--samplers", default="ours", help=f"some of: {', '.join([*ABLATIONS, *PEERS])}")
+    parser.add_argument(
+        "--samplers", default="ours", help=f"some of: {', '.join([*ABLATIONS, *TOLD, *PEERS])}"
+    )
     parser.add_argument(
         "--problems",
         default="",
@@ -60,8 +67,9 @@ def one_run(name: str, problem: Problem, seed: int, budget: float, max_trials: i
     task = Task(problem, budget_flops, problem.start, lambda point: problem.loss(point, noise))
     # Trials are capped here, so that ours is told that a trial is not free.
     options = {"overhead_flops": budget_flops / inverse_overhead(max_trials)}
+    options = TOLD.get(name, lambda _: options)(max_trials)
     began = time.perf_counter()
-    bought = spend(build(name, task, seed, **options), task, max_trials)
+    bought = spend(build("ours" if name in TOLD else name, task, seed, **options), task, max_trials)
     best = problem.best_area()
     ended = np.isfinite(bought.loss) & ~np.array([problem.diverges(point) for point in bought.points])
     truth = np.array([problem.true_loss(point) for point in bought.points])
@@ -91,6 +99,7 @@ def as_table(results: dict, names: list[str], bank: list[Problem], setting: str)
     """Mean regret and standard error by problem and sampler, at each mark, and the mean over the bank."""
     head = ["problem", "law holds", *(f"{name} @{mark:.0%}" for name in names for mark in MARKS)]
     rows, means = [], []
+    head = [word if "@100%" not in word else f"{word} (spent)" for word in head]
     for problem in bank:
         row, line = [problem.name, "yes" if problem.right_law else "no"], []
         for name in names:
@@ -102,6 +111,7 @@ def as_table(results: dict, names: list[str], bank: list[Problem], setting: str)
             regret = np.array([r["regret"] for r in runs])
             error = regret.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros(len(MARKS))
             row += [f"{m:.4f} ±{e:.4f}" for m, e in zip(regret.mean(axis=0), error, strict=True)]
+            row[-1] += f" ({np.mean([r['spent'] for r in runs]):.0%})"
             line += list(regret.mean(axis=0))
         rows.append(row)
         means.append(line)

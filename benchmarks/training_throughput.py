@@ -34,6 +34,7 @@ from carbs_scaling.training.job import TrainingJob, micro_batch_size
 from carbs_scaling.training.loop import train
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.step import accumulate_gradients
+from carbs_scaling.training.step_building import compiled_model
 
 CONVENTION = "6N+head+attention"
 # (width, depth, sequences a step, each of --sequence-length tokens)
@@ -98,10 +99,10 @@ def passes_seconds(job: TrainingJob, steps: int) -> float:
     """Seconds a step of forward and backward passes alone."""
     device = choose_device(job.device)
     model = build_model(job.recipe.shape, 0).to(device)
-    forward = torch.compile(model, dynamic=False) if job.compile else model
     windows = training_windows(job.text, job.recipe.shape.sequence_length)
     batch = next(device_batches(windows, training_order(len(windows), job.recipe.batch_size, 1, 0), device))
     part = micro_batch_size(job.recipe, job.micro_batch_tokens)
+    forward = compiled_model(model, part * job.recipe.shape.sequence_length) if job.compile else model
     for _ in range(3):
         accumulate_gradients(forward, batch, part).item()
     seconds = []

@@ -26,6 +26,7 @@ from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.report.terminal import ready_streams
 from carbs_scaling.usage import SHELLS, VERBS, completions, usage, verb_usage
 
+MODULES = {"import": "import_runs"}  # of `commands`, where a verb is a word of Python
 # What the same command does once more, by verb.
 GOES_ON = {
     "search": "The same command goes on from here.",
@@ -34,7 +35,7 @@ GOES_ON = {
 # Values that are no Hydra syntax: people write them as they are.
 FREE_TEXT = (
     r"task\.(?:command|flops|allowed|steps|roles\.\w+|shape\.(?!architecture|flops_convention)\w+"
-    r"|(?:metric|curve)\.pattern)"
+    r"|(?:metric|curve)\.pattern)|columns\.\w+|search"  # the last of plan: overrides of a search
 )
 IN_QUOTES = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 FAILED, WRONG_COMMAND = CarbsScalingError.exit_code, ConfigError.exit_code
@@ -149,7 +150,7 @@ def _run_verb(name: str, overrides: list[str]) -> None:
         # In here, for Hydra announces what it sees raised with lines of its own.
         with _said_in_one_line(name):
             remember(str(OmegaConf.select(composed, "study.storage")))
-            importlib.import_module(f"carbs_scaling.commands.{name}").run(composed)
+            importlib.import_module(f"carbs_scaling.commands.{MODULES.get(name, name)}").run(composed)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own printing
     try:
@@ -189,7 +190,7 @@ def _dimension(override: str) -> list[str]:
 
     Whether there is such a dimension is for the task to say.
     """
-    match = re.match(r"(space\.\w+|task\.environment\.\w+)=(.*)", override, flags=re.DOTALL)
+    match = re.match(r"(space\.\w+|task\.environment\.\w+|columns\.\w+)=(.*)", override, flags=re.DOTALL)
     if match is None:
         return [override]
     added = f"++{match[1]}={match[2]}"

@@ -6,7 +6,7 @@ missing from a preset is an error and not a silent choice.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,16 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, f"{name}={value} is not one of {', '.join(choices)}")
 
 
+def require_names(name: str, value: Any, kind: str) -> None:
+    """Refuse what is no list of names.
+
+    Raises:
+        ConfigError: says what was given.
+    """
+    fine = isinstance(value, list) and all(isinstance(part, str | int) for part in value)
+    require(fine, f"{name}={value} must be a list, such as '{name}=[{kind}]'")
+
+
 @dataclass(frozen=True)
 class StudyConfig:
     """Where the ledger is. `storage`: an SQLAlchemy URL, or null for SQLite in the study's folder."""
@@ -56,6 +66,17 @@ class StudyConfig:
     def folder(self) -> Path:
         """The study's own folder: ledger, loss curves, log, figures."""
         return Path(self.directory).expanduser() / self.name
+
+    def other(self, name: str) -> "StudyConfig":
+        """Where a study called `name` is: in the same directory or database, or in a folder of its own.
+
+        Raises:
+            ConfigError: the name cannot be a study's.
+        """
+        if self.storage is None and "/" in name:
+            folder = Path(name).expanduser()
+            return replace(self, name=folder.name, directory=str(folder.parent))
+        return replace(self, name=name)
 
 
 @dataclass(frozen=True)
@@ -163,7 +184,8 @@ class EnergyConfig:
 class SearchConfig:
     """What `conf/search.yaml` says beside the sections of its task (`commands.search.load_search`).
 
-    `task` and `sampler` are open mappings with a name, read where they are used.
+    `task` and `sampler` are open mappings with a name, read where they are used. `warm_start`: studies whose
+    runs are learnt from. `logger`: trackers that are told of each trial.
     """
 
     study: StudyConfig
@@ -172,6 +194,23 @@ class SearchConfig:
     sampler: dict[str, Any]
     executor: ExecutorConfig
     energy: EnergyConfig
+    warm_start: list[str]
+    logger: list[str]
+
+    def __post_init__(self) -> None:
+        require_names("warm_start", self.warm_start, "study")
+        require_names("logger", self.logger, "tensorboard")
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """What `conf/import.yaml` says beside the sections of a search.
+
+    `columns`: for a dimension, or `loss` or `diverged`, the column of another name, or a formula of columns.
+    """
+
+    runs: str
+    columns: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -190,6 +229,28 @@ class FrontConfig:
             self.output is None or self.format != "table",
             f"output={self.output} needs format=csv, json or parquet",
         )
+
+
+REPORT_FORMATS = ("html", "pdf", "png")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """All of `conf/report.yaml`."""
+
+    study: StudyConfig
+    format: str
+    output: str | None
+    target_flops: float | None
+    width: int
+
+    def __post_init__(self) -> None:
+        require_choice("format", self.format, REPORT_FORMATS)
+        fits = self.output is None or self.output.lower().endswith(f".{self.format}")
+        require(fits, f"output={self.output} must end in .{self.format}, or say format=")
+        flops = self.target_flops
+        require(flops is None or 0 < flops < math.inf, f"target_flops={flops} must be a positive number")
+        require(self.width >= 320, f"width={self.width} must be at least 320 pixels")
 
 
 LAW_FORMATS = ("table", "json")
@@ -378,12 +439,14 @@ class PlanConfig:
     vocabulary_size: int
     format: str
     output: str | None
+    search: str | None
 
     def __post_init__(self) -> None:
         require_choice("format", self.format, LAW_FORMATS)
         require(
-            (self.hours is None) != (self.flops is None),
-            "say what there is: gpus=8 gpu=h100 hours=72, or flops=1e21, not both",
+            [self.hours, self.flops, self.search].count(None) == 2,
+            "say what there is: gpus=8 gpu=h100 hours=72, or flops=1e21, not both; or search=default for "
+            "the time that a search takes here",
         )
         for name in ("gpus", "hours", "flops", "vocabulary_size"):
             value = getattr(self, name)

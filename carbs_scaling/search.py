@@ -16,8 +16,10 @@ from carbs_scaling.executors.memory import require_device, trial_memory_bytes, t
 from carbs_scaling.files import undone_if_refused
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
-from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.ledger.study import Study, sole_coordinator, spent_flops
+from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.ledger.record import TrialRecord, ended
+from carbs_scaling.ledger.study import Study, runs_of_studies, sole_coordinator, spent_flops
+from carbs_scaling.loggers.logger import LoggedRun, Loggers
 from carbs_scaling.numbers import scientific
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers import sampler as samplers
@@ -25,7 +27,7 @@ from carbs_scaling.search_limits import SearchLimits
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
-from carbs_scaling.trial import MachineFailure, Status, TrialOutcome
+from carbs_scaling.trial import Completed, MachineFailure, Status, TrialOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +97,10 @@ def build_sampler(config: SearchConfig, task: Task) -> samplers.Sampler:
             "or the task's limit on memory,"
         )
         raise ConfigError(f"sampler: {str(error).replace('allowed()', limits)}") from error
-    overhead = config.budget.trial_overhead_flops
-    return samplers.build_sampler(name, legal, config.budget.flops, config.study.seed, options, overhead)
+    budget = config.budget
+    return samplers.build_sampler(
+        name, legal, budget.flops, config.study.seed, options, budget.trial_overhead_flops, budget.trials
+    )
 
 
 class Search:
@@ -130,8 +134,10 @@ class Search:
         require_device(self._config.executor)
         self._limits = SearchLimits(self._config)
         sampler = build_sampler(self._config, self._task)
+        self._loggers = Loggers(self._config.logger, self._config.study.name, self._config.study.folder)
         executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(self._config.executor)
         study, folder = self._config.study, self._config.study.folder
+        known = runs_of_studies(study, self._config.warm_start, self._task)
         with (
             sole_coordinator(study),
             undone_if_refused(folder, self._kept_at),
@@ -139,6 +145,9 @@ class Search:
         ):
             self._study = Study.begin(study, self._task, self._config.budget.flops, sampler)
             self._limits.begin(self._study)
+            if known:
+                added = self._study.add_runs(self._task, known)
+                logger.info("%d runs of %s were imported", added, ", ".join(self._config.warm_start))
             self._curves = folder / "curves"
             self._curves.mkdir(exist_ok=True)
             logger.info("%s; proposals by sampler %s", self._task.description, self._config.sampler["name"])
@@ -168,7 +177,7 @@ class Search:
             if self._task.description:
                 self._display.note(self._task.description)
             self._display.start([record for record in records if not record.running])
-        if any(record.completed for record in records):
+        if any(record.completed and not record.imported for record in records):
             self._alike = None
         energy = self._config.energy
         provenance = {
@@ -243,8 +252,11 @@ class Search:
             record = self._study.tell(number, outcome)
             self._study.set_wall_seconds(self._limits.wall_seconds)
             self._retire()
+            said = self._loggers.log(logged_run(self._config.study.name, record, self._curves))
         with self._showing:
             self._display.trial_ended(record)
+            for line in said:
+                self._display.note(line)
         self._in_a_row = self._in_a_row + 1 if outcome.status is self._last_status else 1
         self._last_status = outcome.status
         if outcome.status is Status.COMPLETED:
@@ -315,6 +327,28 @@ class Search:
             gpus=getattr(executor, "gpus_per_trial", 1),
             sharing=trials_a_gpu(executor),
         )
+
+
+def logged_run(study: str, record: TrialRecord, curves: Path) -> LoggedRun:
+    """A trial that ended, as trackers take it."""
+    outcome = ended(record)
+    results = {**outcome.metrics, "flops": record.flops, "seconds": outcome.seconds}
+    if isinstance(outcome, Completed):
+        results["loss"] = outcome.loss
+    points = []
+    for index, point in enumerate(read_curve(curve_path(curves, record.number))):
+        values = {k: float(v) for k, v in point.items() if k != "step" and isinstance(v, int | float)}
+        points.append((int(point.get("step", index)), values))
+    config = {k: v for k, v in flatten(record.values).items() if isinstance(v, bool | int | float | str)}
+    return LoggedRun(
+        study,
+        record.number,
+        {**config, "seed": record.seed},
+        results,
+        str(outcome.status),
+        outcome.message,
+        points,
+    )
 
 
 @contextmanager

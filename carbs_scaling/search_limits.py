@@ -65,7 +65,7 @@ class SearchLimits:
             records: of the study.
             lowest_flops: of the cheapest run.
         """
-        if self._trials is not None and len(records) >= self._trials:
+        if self._trials is not None and sum(not record.imported for record in records) >= self._trials:
             return f"budget.trials={self._trials} were run"
         if not self._hours:
             return ""

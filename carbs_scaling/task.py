@@ -89,6 +89,10 @@ class Task(Protocol):
         """Fixed and derived values of a point, as plain JSON values, for records, tables and files."""
         return {}
 
+    def loss_of(self, value: float) -> float:
+        """The loss that a value of the metric stands for, such as its negative where it is maximised."""
+        return value
+
     def allowed(self, point: Point) -> bool:
         """Whether a legal point may be run, such as one that fits into memory."""
         return True

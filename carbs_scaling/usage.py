@@ -36,12 +36,28 @@ VERBS = {
             "study.name=grid sampler=grid",
         ),
     ),
+    "import": Verb(
+        "finished runs from elsewhere into a study, which learns from them without paying",
+        (
+            "runs=runs.csv study.name=mine",
+            "runs=wandb.csv study.name=mine columns.learning_rate=lr columns.loss=val_loss",
+            "runs=runs.csv study.name=mine columns.batch_size='batch_tokens / 64'",
+        ),
+    ),
     "front": Verb(
         "the front of a study as a table, a file and plots",
         (
             "study.name=mine",
             "study.name=mine format=csv",
             "study.name=mine format=parquet output=mine.parquet plots=false",
+        ),
+    ),
+    "report": Verb(
+        "a study as one page to send to somebody",
+        (
+            "study.name=mine",
+            "study.name=mine target_flops=1e18",
+            "study.name=mine format=pdf output=mine.pdf",
         ),
     ),
     "compare": Verb(

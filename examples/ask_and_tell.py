@@ -43,6 +43,7 @@ def train(point: dict) -> float | None:
 if __name__ == "__main__":
     sampler = CarbsSampler(SPACE, flops, roles, project, budget_flops=2e19, seed=0)
     study = optuna.create_study(sampler=sampler, directions=["minimize", "minimize"])
+    study.set_metric_names(["loss", "FLOPs"])  # for optuna-dashboard
     while sampler.affordable(study) and len(study.trials) < 40:
         batch = [study.ask(SPACE) for _ in range(2) if sampler.affordable(study)]
         for trial in batch:
@@ -54,4 +55,5 @@ if __name__ == "__main__":
                 study.tell(trial, [loss, flops(trial.params)])
     for trial in sorted(study.best_trials, key=lambda t: t.values[1]):
         print(f"{trial.values[1]:.2e} FLOPs  loss {trial.values[0]:.4f}  {trial.params}")
-    print(sampler.law(study).formula(), sampler.best_recipe(study, 1e9, 2e10))
+    print(sampler.law(study))
+    print(sampler.best_recipe(study, 1e9, 2e10))

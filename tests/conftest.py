@@ -110,6 +110,7 @@ def data_config(tmp_path):
             "subset": None,
             "split": "train",
             "validation_split": None,
+            "hub_files": {},
             "revision": None,
             "text_column": "text",
             "streaming": False,

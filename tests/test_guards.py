@@ -46,7 +46,7 @@ def test_lessons_count_early_and_fade():
     own = study.sampler
     history = own.read(study)
     model = own.model_of(history, np.random.default_rng(0))
-    search = own.front_search()
+    search = own.front_search(history)
     state = search._state(history, history, own.space.describe(history.points), model)
     pool = own.space.candidates(np.random.default_rng(1).random((200, 3)))
     found = search._lesson(state, pool, 1e18)

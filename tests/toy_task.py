@@ -61,7 +61,8 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
     """A search of some tens of trials."""
     own = {"retries": 0}
     own |= {"trials_per_worker": None, "gpus_per_trial": 1} if executor == "processes" else {}
-    workers = options.pop("workers", 1)
+    workers, warm_start = options.pop("workers", 1), options.pop("warm_start", [])
+    logger = options.pop("logger", [])
     config_type = EXECUTORS.load(executor).config_type
     return SearchConfig(
         study=StudyConfig(name, str(directory), None, options.pop("seed", 0)),
@@ -70,6 +71,8 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
         ),
         task={"name": "toy"},
         sampler={"name": sampler, **options},
+        warm_start=warm_start,
+        logger=logger,
         executor=config_type(name=executor, workers=workers, device="cpu", memory_bytes=None, **own),
         energy=EnergyConfig(measure=False, watts=None, country="world", grams_per_kwh=None),
     )

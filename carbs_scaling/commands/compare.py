@@ -1,13 +1,12 @@
 """`carbs-scaling compare`: several studies side by side, as a table, a file and a picture."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from carbs_scaling.config import CompareConfig, StudyConfig
+from carbs_scaling.config import CompareConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import StudyError
 from carbs_scaling.ledger.identity import flatten
@@ -34,7 +33,7 @@ def run(composed: DictConfig) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = [str(name) for name in config.studies]
-    places = [study_place(name, config.study) for name in names]
+    places = [config.study.other(name) for name in names]
     studies = [Study.load(place) for place in places]
     names = shortest_names([place.folder for place in places]) or names
     require_comparable(names, studies)
@@ -54,18 +53,6 @@ def run(composed: DictConfig) -> None:
         beside = places[0].folder.parent / "compare" if config.output is None else Path(config.output)
         paths.append(draw_comparison_png(spendings, beside.with_suffix(".png"), unit))
     print_paths(paths, out)
-
-
-def study_place(name: str, study: StudyConfig) -> StudyConfig:
-    """Where a study called `name` is: in `study.directory`, in its ledger's URL, or in a folder of its own.
-
-    Raises:
-        ConfigError: the name cannot be a study's.
-    """
-    if study.storage is None and "/" in name:
-        folder = Path(name).expanduser()
-        return dataclasses.replace(study, name=folder.name, directory=str(folder.parent))
-    return dataclasses.replace(study, name=name)
 
 
 def shortest_names(folders: Sequence[Path]) -> list[str]:
@@ -96,7 +83,7 @@ def require_comparable(names: Sequence[str], studies: "Sequence[Study]") -> None
 
 
 def spending(name: str, study: "Study") -> "Spending":
-    """The trials of a study that ended, in the order in which they did.
+    """The trials of a study that ended, in the order in which they did, without imported runs.
 
     Raises:
         StudyError: none completed.
@@ -107,7 +94,7 @@ def spending(name: str, study: "Study") -> "Spending":
     from carbs_scaling.report.compare import Spending
     from carbs_scaling.report.front import record_key
 
-    records = study.records_as_ended()
+    records = [record for record in study.records_as_ended() if not record.imported]
     if not any(record.completed for record in records):
         raise StudyError(f"study {name} has no completed run yet")
     numbers: dict[Any, int] = {}

@@ -1,12 +1,17 @@
 """`carbs-scaling plan`: what a budget buys, before anything is run."""
 
 import json
-from dataclasses import fields
+import shlex
+from contextlib import nullcontext
+from dataclasses import asdict, fields
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from carbs_scaling.config import PlanConfig
+from carbs_scaling.config_keys import configuration_folder
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 
@@ -14,6 +19,9 @@ from carbs_scaling.errors import ConfigError
 def run(composed: DictConfig) -> None:
     """Plans, shows, and writes a preset of the search."""
     config = load_config(PlanConfig, composed)
+    if config.search is not None:
+        _tell_search_time(config.search, config.format)
+        return
 
     from carbs_scaling.compute.plan import ModelPlan, by_laws, make_plan
     from carbs_scaling.compute.throughput import device_called, table_throughput
@@ -65,6 +73,38 @@ def run(composed: DictConfig) -> None:
     if config.format != "json":
         folder = output.parent.parent
         print(f"\nwrote {output}: carbs-scaling search --config-dir {folder} +experiment={output.stem}")
+
+
+def _tell_search_time(search: str, format: str) -> None:
+    """Prints how long the search of these overrides takes here."""
+    from carbs_scaling.commands.search import build_task, load_search
+    from carbs_scaling.numbers import scientific
+    from carbs_scaling.report.plan import time_text
+    from carbs_scaling.tasks.pretraining import Pretraining
+    from carbs_scaling.tasks.pretraining_time import search_time
+
+    config, task_config = load_search(_composed_search([] if search == "default" else shlex.split(search)))
+    task = build_task(config, task_config)
+    if not isinstance(task, Pretraining):
+        raise ConfigError(f"plan search=... times steps of task=pretraining, not of {task.name}")
+    found = search_time(config, task)
+    if format == "json":
+        print(json.dumps(asdict(found), indent=1))
+        return
+    print("\n".join(found.steps_timed))
+    print(
+        f"search of {scientific(config.budget.flops, 3)} FLOPs: about {time_text(found.seconds)} with "
+        f"{found.workers} at a time, some {found.runs} runs"
+    )
+
+
+def _composed_search(overrides: list[str]) -> DictConfig:
+    """The configuration of a search, with `experiment=x` as the command line takes it."""
+    overrides = [f"+{text}" if text.startswith("experiment=") else text for text in overrides]
+    running = GlobalHydra.instance().is_initialized()  # as in the command line, in the same folder
+    folder = str(configuration_folder())
+    with nullcontext() if running else initialize_config_dir(folder, version_base="1.3"):
+        return compose("search", overrides)
 
 
 def _preset_path(output: str) -> Path:

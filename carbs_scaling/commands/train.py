@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from carbs_scaling.training.job import TrainingJob
     from carbs_scaling.training.learning import Material
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
 OWN = ("study", "recipe", "trial", "train", "energy")
 
@@ -95,7 +97,7 @@ def _train(
 
     def file_and_text() -> "tuple[RecipeFile, Material]":
         file, text = _file_to_train(config, kind, task_config, given)
-        ranks.check(file.recipe, file.optimizer.name, file.objective, task_config.training.compile)
+        ranks.check(file.recipe, file.optimizer.name, file.objective, bool(task_config.training.compile))
         return file, text
 
     file, text = ranks.first_then_all(file_and_text)
@@ -119,6 +121,11 @@ def _train(
             ranks.on_first(lambda: write_atomically(folder / RECIPE, file.to_json()))
             meter = EnergyMeter(config.energy, gpus_here(str(ranks.device)))
             with display, warnings_to(sys.stderr), closing(meter):
+                if text.train_tokens is not None and recipe.tokens > text.train_tokens:
+                    logger.warning(
+                        "the run has %s tokens, and the text %s to train on: it sees it %.2g times",
+                        f"{recipe.tokens:,}", f"{text.train_tokens:,}", recipe.tokens / text.train_tokens,
+                    )  # fmt: skip
                 outcome = train(job, display.step_done, ranks)
                 # Each process has a device of its own, and all do the same work.
                 energy = meter.energy(device_name(ranks.device), outcome.seconds, ranks.size)

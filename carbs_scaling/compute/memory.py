@@ -37,7 +37,7 @@ def activation_bytes(
         bytes_per_activation: 4 in float32; 2 under bfloat16 autocast, which keeps what matrices multiply in
             2 bytes, copies of the matrices among it, and the residual stream and the norms in 4.
         whole_scores: whether the scores of a large vocabulary are there at once, as where the model is
-            compiled, or trained on several devices (`models.build.token_losses`).
+            trained on several devices (`models.build.token_losses`).
 
     Raises:
         ValueError: fewer than one sequence, or a precision that is neither 2 nor 4 bytes.

@@ -23,6 +23,7 @@ class DataConfig:
     subset: str | None = MISSING
     split: str = MISSING
     validation_split: str | None = MISSING
+    hub_files: dict[str, str] = MISSING
     revision: str | None = MISSING
     text_column: str = MISSING
     streaming: bool = MISSING
@@ -63,8 +64,8 @@ class DataConfig:
             require(size is not None, "data.tokenizer=bpe needs data.vocabulary_size, such as 4096")
             require(
                 (size or 0) >= LEAST_BPE_VOCABULARY,
-                f"data.vocabulary_size={size} must be at least {LEAST_BPE_VOCABULARY}: 256 bytes and the end of "
-                "a text",
+                f"data.vocabulary_size={size} must be at least {LEAST_BPE_VOCABULARY}: 256 bytes and the end "
+                "of a text",
             )
         elif self.tokenizer != NO_TOKENIZER:
             require(

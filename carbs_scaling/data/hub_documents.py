@@ -93,6 +93,7 @@ class HubDocuments:
             config.name,
             config.subset,
             split=self._split,
+            data_files={self._split: files} if (files := config.hub_files.get(self._split)) else None,
             revision=config.revision,
             streaming=config.streaming,
             cache_dir=str(self._scratch),

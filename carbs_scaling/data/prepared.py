@@ -22,14 +22,15 @@ class PreparedText:
     """Token files on disk, and everything that a trial needs to know about them. Picklable.
 
     Args:
-        train_path, validation_path: ids, raw little-endian ones or `.npy`. Of a text that is tokenized as it is
-            read, `train_path` is its folder (`stream.TokenStream`).
+        train_path, validation_path: ids, raw little-endian ones or `.npy`. Of a text that is tokenized as it
+            is read, `train_path` is its folder (`stream.TokenStream`).
         vocabulary_size: number of tokens V.
         train_tokens: ids that are trained on, document ends included; None where only the end of a stream
             will tell.
         validation_tokens: ids that are held out, document ends included.
         bytes_per_token: UTF-8 bytes of validation text per validation token; None where the tokenizer is not
-            known. Ends of documents are tokens without bytes, so that a byte vocabulary gives a little less than 1.
+            known. Ends of documents are tokens without bytes, so that a byte vocabulary gives a little less
+            than 1.
         sha256: of texts, tokenizer and split; the same wherever the text lies.
         description: one line for people.
         tokenizer: what is saved with a model: `bytes`, a name or a folder; `none` where it is not known.

@@ -25,16 +25,16 @@ CHUNK = 1 << 24  # ids that are looked at together
 MEASURED_TOKENS = 1 << 20
 
 
-def are_token_files(files: tuple[Path, ...], validation: tuple[Path, ...] | None) -> bool:
+def are_token_files(files: tuple[Path, ...], validation: tuple[Path, ...]) -> bool:
     """Whether a text is token files.
 
     Raises:
         DataError: only in part.
     """
-    ready = [file.suffix.lower() in SUFFIXES for file in (*files, *(validation or ()))]
+    ready = [file.suffix.lower() in SUFFIXES for file in (*files, *validation)]
     if any(ready) and not all(ready):
         raise DataError(
-            "data.paths and data.validation_paths name token files (.bin, .npy) beside text: take one kind"
+            "data.paths and data.validation_paths name token files (.bin, .npy) beside text: take one"
         )
     return bool(ready) and ready[0]
 
@@ -48,8 +48,8 @@ def build_ready(config: DataConfig, source: Source, validation: Source | None, f
     """
     if config.tokenizer == OWN_BPE or config.streaming:
         raise ConfigError(
-            "data.paths names token files: they have a tokenizer already, data.tokenizer=NAME or none, and are "
-            "read where they lie, without data.streaming"
+            "data.paths names token files: they have a tokenizer already, data.tokenizer=NAME or none, and "
+            "are read where they lie, without data.streaming"
         )
     tokenizer = None if config.tokenizer == NO_TOKENIZER else load_tokenizer(config, (), files)
     size = config.vocabulary_size if tokenizer is None else tokenizer.vocabulary_size
@@ -65,10 +65,12 @@ def build_ready(config: DataConfig, source: Source, validation: Source | None, f
         for chunk in _chunks(ids):
             content.update(chunk.astype("<u4").tobytes())
             most = max(most, int(chunk.max()))
+            if chunk.min() < 0:
+                raise DataError(f"{source.description} holds the token {chunk.min()}, which is none")
     if size is not None and most >= size:
         raise DataError(
-            f"{source.description} holds the token {most}, but data.tokenizer has {size} tokens: name the tokenizer "
-            "that made the files"
+            f"{source.description} holds the token {most}, but data.tokenizer has {size} tokens: name the "
+            "tokenizer that made the files"
         )
     size = size or most + 1
     identity = NO_TOKENIZER if tokenizer is None else tokenizer.identity

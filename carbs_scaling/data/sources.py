@@ -75,7 +75,8 @@ class FileDocuments:
         self, files: tuple[Path, ...], text_column: str, split: str, scratch: Path, place: Place | None
     ) -> None:
         self._files, self._text_column, self._split, self._scratch = files, text_column, split, scratch
-        self._file, self._document = (0, 0) if place is None else (place["file"], place["document"])
+        self._file = 0 if place is None else int(place["file"])
+        self._document = 0 if place is None else int(place["document"])
 
     def __iter__(self) -> Iterator[str]:
         while self._file < len(self._files):

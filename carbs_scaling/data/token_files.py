@@ -47,6 +47,7 @@ from carbs_scaling.data.splitting import (
     drop_duplicates,
     encode_documents,
 )
+from carbs_scaling.data.stream import make_stream, set_cached_blocks
 from carbs_scaling.data.tokenization import (
     ENCODE_BYTES,
     Tokenizer,
@@ -85,6 +86,8 @@ def prepare_text(config: DataConfig) -> PreparedText:
     request = cache / "requests" / f"{_request_hash(config, files, len(held))}.json"
     kept = _read_kept(cache, request)
     if kept is not None:
+        if config.streaming:
+            set_cached_blocks(Path(kept.train_path), config.cached_blocks)
         return kept
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -150,14 +153,16 @@ def _build(config: DataConfig, source: Source, validation: Source | None, scratc
     """Read and tokenize the text; its files are in `scratch`/files, and as token files where they lie."""
     files = scratch / "files"
     files.mkdir()
-    if are_token_files(source.files, validation and validation.files):
+    if are_token_files(source.files, () if validation is None else validation.files):
         return build_ready(config, source, validation, files)
     if config.source == "hub":
         # Found once, so that the text is the same to its end.
-        pinned = replace(config, revision=resolved_revision(config) or config.revision)
-        text = _build_whole(pinned, find_source(pinned), find_validation_source(pinned), scratch)
-        return replace(text, revision=pinned.revision)
-    return _build_whole(config, source, validation, scratch)
+        config = replace(config, revision=resolved_revision(config) or config.revision)
+        source, validation = find_source(config), find_validation_source(config)
+    if config.streaming:
+        return make_stream(config, files, scratch)
+    text = _build_whole(config, source, validation, scratch)
+    return replace(text, revision=config.revision if config.source == "hub" else None)
 
 
 @dataclass

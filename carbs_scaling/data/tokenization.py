@@ -86,8 +86,8 @@ class PretrainedTokenizer:
                 self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError, HTTPError) as error:
             raise NoSuchText(
-                f"cannot load the tokenizer {name!r}: data.tokenizer is `bytes`, `bpe`, the folder of a saved "
-                "tokenizer, or a name on the hub, which must be in reach"
+                f"cannot load the tokenizer {name!r}: data.tokenizer is `bytes`, `bpe`, the folder of a "
+                "saved tokenizer, or a name on the hub, which must be in reach"
             ) from error
         if self._tokenizer.eos_token_id is None:
             raise DataError(
@@ -117,8 +117,8 @@ class PretrainedTokenizer:
 
     def count_bytes(self, ids: npt.NDArray[np.integer]) -> int:
         """See `Tokenizer`."""
-        text = self._tokenizer.decode(ids[ids != self.separator], clean_up_tokenization_spaces=False)
-        return len(text.encode())
+        plain = ids[ids != self.separator]
+        return len(str(self._tokenizer.decode(plain, clean_up_tokenization_spaces=False)).encode())
 
 
 def load_tokenizer(config: DataConfig, sample: Iterable[bytes], folder: Path) -> Tokenizer:
@@ -136,9 +136,7 @@ def load_tokenizer(config: DataConfig, sample: Iterable[bytes], folder: Path) ->
     if config.tokenizer == BYTES:
         return ByteTokenizer()
     if config.tokenizer == NO_TOKENIZER:
-        raise ConfigError(
-            "data.tokenizer=none is for files of tokens (.bin, .npy): this text needs a tokenizer"
-        )
+        raise ConfigError("data.tokenizer=none is for token files (.bin, .npy): text needs a tokenizer")
     if config.tokenizer == OWN_BPE:
         assert config.vocabulary_size is not None
         make_bpe(sample, config.vocabulary_size, folder)

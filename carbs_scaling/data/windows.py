@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch
 
 from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.stream import open_stream
+from carbs_scaling.data.streamed_windows import StreamedWindows
 from carbs_scaling.errors import DataError
 
 # Indices of windows, [n].
@@ -101,6 +103,9 @@ def training_windows(text: PreparedText, sequence_length: int) -> Windows:
     Raises:
         DataError: the text is too short for one.
     """
+    if text.train_tokens is None:
+        stream = open_stream(text.train_path)
+        return StreamedWindows(stream, text.ids_dtype, text.vocabulary_size, sequence_length)
     ids = read_ids(text.train_path, text.ids_dtype)[: text.train_tokens]
     return TokenWindows(ids, text.vocabulary_size, sequence_length)
 

@@ -6,6 +6,7 @@ from numbers import Real
 import numpy as np
 
 from carbs_scaling.laws.runs.table import LawArgumentError, LawError
+from carbs_scaling.numbers import compact, scientific
 
 FITTED = ("learning_rate", "batch_tokens", "loss")  # columns of `Recommendation.draws`
 
@@ -42,6 +43,17 @@ class Recommendation:
     notes: tuple[str, ...] = ()
     other: dict[str, float] = field(default_factory=dict)
     other_draws: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"N {compact(self.params)}, D {compact(self.tokens)}, {scientific(self.flops)} FLOPs (6 N D)"
+        ]
+        for name, value in {**{name: getattr(self, name) for name in FITTED}, **self.other}.items():
+            if not np.isfinite(value):
+                continue  # these runs have none
+            low, high = self.interval(name)
+            lines.append(f"{name} {value:.4g} (90% interval {low:.4g} to {high:.4g})")
+        return "\n".join((*lines, *(f"note: {text}" for text in self.notes)))
 
     @property
     def flops(self) -> float:

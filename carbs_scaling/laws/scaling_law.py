@@ -274,6 +274,11 @@ class ScalingLaw:
         """Loss, learning rate and batch, a line each, exact (`carbs_scaling.laws.formula`)."""
         return formula_lines(self)
 
+    def __str__(self) -> str:
+        head = f"scaling law of {self.support.runs} runs ({self.support.source})"
+        others = (law.formula() for law in self.others)
+        return "\n".join((head, *self.formulas(), *others, *(f"warning: {text}" for text in self.warnings)))
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         return {

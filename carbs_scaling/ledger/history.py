@@ -7,7 +7,7 @@ import numpy as np
 from optuna.study import Study
 
 from carbs_scaling.laws.runs.collapse import collapsed
-from carbs_scaling.ledger.trials import StoredTrial, read_trials
+from carbs_scaling.ledger.trials import read_trials
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import Key, LegalSpace, point_key
 from carbs_scaling.trial import Status
@@ -27,8 +27,9 @@ class History:
         failed: points that diverged, ran out of memory, were pruned or broke without a word; those that the
             machine lost or that were stopped on purpose are not in it.
         pending: points that are running.
-        spent_flops: of completed and failed trials.
+        spent_flops: of completed and failed trials that were not imported.
         committed_flops: of running trials.
+        begun: trials that count against a limit on them: neither imported nor lost to the machine.
     """
 
     points: list[Point]
@@ -38,6 +39,7 @@ class History:
     pending: list[Point]
     spent_flops: float
     committed_flops: float
+    begun: int = 0
 
     def remaining_flops(self, budget_flops: float | None) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
@@ -95,17 +97,21 @@ def read_history(
     """
     history = History([], [], [], [], [], 0.0, 0.0)
     spent = committed = 0.0
+    begun = 0
     for trial in read_trials(study):
         if trial.number == but:
             continue
-        point = _point_of(trial, space)
+        point = space.point_of(trial.params)
+        begun += not trial.imported and trial.status is not Status.MACHINE
         if trial.status is None:
             point = (proposed or {}).get(trial.number) if point is None else point
             if point is not None:
                 history.pending.append(point)
                 committed += _expected(point, space)
             continue
-        if trial.flops is not None:
+        if trial.imported:
+            pass  # paid for elsewhere
+        elif trial.flops is not None:
             spent += trial.flops
         elif point is not None:
             spent += _expected(point, space)
@@ -117,14 +123,7 @@ def read_history(
             history.flops.append(trial.flops)
         elif trial.status in FAILURES:
             history.failed.append(point)
-    return replace(history, spent_flops=spent, committed_flops=committed)
-
-
-def _point_of(trial: StoredTrial, space: LegalSpace) -> Point | None:
-    """What the space knows of the trial's parameters; the caller may suggest others beside them."""
-    if not space.encoding.contains(trial.params):
-        return None
-    return {name: trial.params[name] for name in space.encoding.distributions}
+    return replace(history, spent_flops=spent, committed_flops=committed, begun=begun)
 
 
 def _expected(point: Point, space: LegalSpace) -> float:

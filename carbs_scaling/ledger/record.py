@@ -5,6 +5,8 @@ from typing import Any
 
 from carbs_scaling.trial import Completed, Status, TrialOutcome
 
+IMPORTED_FROM = "imported_from"  # in the provenance of a finished run from elsewhere
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -36,6 +38,11 @@ class TrialRecord:
     def running(self) -> bool:
         """Whether it has not ended."""
         return self.outcome is None
+
+    @property
+    def imported(self) -> bool:
+        """Whether it is a finished run from elsewhere, which no budget pays for."""
+        return IMPORTED_FROM in self.provenance
 
     @property
     def completed(self) -> bool:

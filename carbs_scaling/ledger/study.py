@@ -4,10 +4,12 @@ State lives here and nowhere else. The budget is counted from the ledger, so it 
 that was running when the program died is found open and run again under its own number.
 """
 
+import dataclasses
 import platform
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,35 @@ from carbs_scaling import __version__
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy
 from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
-from carbs_scaling.ledger.identity import differences, study_identity
+from carbs_scaling.ledger.identity import differences, flatten, study_identity
+from carbs_scaling.ledger.imported import FinishedRun, Reader, add_runs, require_some
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.ledger.trials import StoredTrial, read_trials, stored
+from carbs_scaling.ledger.trials import (
+    IMPORTED,
+    OUTCOME,
+    OWN_PROGRAM_SAYS,
+    RECORD,
+    StoredTrial,
+    read_trials,
+    stored,
+)
 from carbs_scaling.task import Task
-from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome, charged_flops
+from carbs_scaling.trial import (
+    Completed,
+    Diverged,
+    MachineFailure,
+    OutOfMemory,
+    Status,
+    Stopped,
+    TrialOutcome,
+    charged_flops,
+)
 
 # The format of what is written into user attributes; a ledger of another one is refused, not misread.
 LEDGER_FORMAT = 2
-# User attributes of a trial: what was known before it ran, and how it ended.
-RECORD, OUTCOME = "record", "outcome_record"
+# What a study has where nobody but a sampler in somebody's own program wrote into it.
+OWN_PROGRAM: dict[str, Any] = {"comparable_by": [], "budget_flops": float("inf")}
+FAILED = {Status.DIVERGED: Diverged, Status.OUT_OF_MEMORY: OutOfMemory, Status.STOPPED: Stopped}
 
 
 class Study:
@@ -44,6 +65,12 @@ class Study:
         self.optuna_study = optuna_study
         self._unwritten = dict(unwritten or {})
         self._attributes: dict[str, Any] = {**optuna_study.user_attrs, **self._unwritten}
+        self._of_own_program = "ledger_format" not in self._attributes
+        if self._of_own_program:
+            said = self._attributes.get(OWN_PROGRAM_SAYS, {})
+            metric = (optuna_study.metric_names or ["loss"])[0]
+            identity = {"task": "optuna", "metric": metric, "flops_convention": "own"}
+            self._attributes |= {**OWN_PROGRAM, **said, "identity": identity}
 
     @property
     def name(self) -> str:
@@ -108,7 +135,12 @@ class Study:
                 raise WrongStudy(f"the ledger {shown_place(config)} holds no study {config.name!r}") from None
             if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
                 raise StudyError(f"study {config.name!r} holds no trial yet")
-            _check_format(config, study.user_attrs)
+            if "identity" in study.user_attrs:
+                _check_format(config, study.user_attrs)
+            elif study.directions != [optuna.study.StudyDirection.MINIMIZE] * 2:
+                raise WrongStudy(
+                    f"study {config.name!r} has other objectives than loss and training FLOPs, both minimised"
+                )
             return Study(study)
 
     @staticmethod
@@ -160,10 +192,19 @@ class Study:
             BudgetSpent: from the sampler; no trial is left open if `affordable` was asked first.
         """
         with storage_errors(self.name):
-            for name, value in self._unwritten.items():
-                self.optuna_study.set_user_attr(name, value)
-            self._unwritten = {}
+            self._write_attributes()
             return self._open(self.optuna_study.ask(fixed_distributions=task.space), task, provenance)
+
+    def _write_attributes(self) -> None:
+        for name, value in self._unwritten.items():
+            self.optuna_study.set_user_attr(name, value)
+        self._unwritten = {}
+
+    def add_runs(self, task: Task, runs: Iterable[FinishedRun]) -> int:
+        """Adds finished runs from elsewhere, which are not charged; returns how many are new."""
+        with storage_errors(self.name):
+            self._write_attributes()
+            return add_runs(self.optuna_study, runs, task.space)
 
     def unfinished(self, task: Task, provenance: Mapping[str, Any]) -> list[TrialRecord]:
         """The trials that were open when the last run of this study ended, to be run again as they are.
@@ -175,7 +216,7 @@ class Study:
             records = []
             for frozen in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if RECORD in frozen.user_attrs:
-                    records.append(_record(stored(frozen)))
+                    records.append(self._record(stored(frozen)))
                     continue
                 try:
                     trial = optuna.trial.Trial(self.optuna_study, frozen._trial_id)  # Optuna samples it here
@@ -214,46 +255,104 @@ class Study:
                 self.optuna_study.tell(number, [outcome.loss, flops])
             else:
                 self.optuna_study.tell(number, state=TrialState.FAIL)
-            return _record(stored(self.optuna_study.get_trials(deepcopy=False)[number]))
+            return self._record(stored(self.optuna_study.get_trials(deepcopy=False)[number]))
 
     @property
     def space(self) -> dict[str, optuna.distributions.BaseDistribution]:
-        """The searched dimensions, as of the last trial; empty before the first."""
+        """The searched dimensions, as of the last trial that was proposed; empty before the first."""
         with storage_errors(self.name):
-            trials = [t for t in self.optuna_study.get_trials(deepcopy=False) if RECORD in t.user_attrs]
-        return dict(trials[-1].distributions) if trials else {}
+            trials = self.optuna_study.get_trials(deepcopy=False)
+        own = [t for t in trials if t.distributions and IMPORTED not in t.user_attrs]
+        return dict(own[-1].distributions) if own else {}
 
     def records(self) -> list[TrialRecord]:
         """All trials, by number. One without a record (killed as it was created) is left out."""
-        return [_record(trial) for trial in self._trials()]
+        return [self._record(trial) for trial in self._trials()]
 
     def records_as_ended(self) -> list[TrialRecord]:
         """The trials that ended, in the order in which they did."""
-        trials = [trial for trial in self._trials() if trial.ended_at is not None]
-        return [_record(trial) for trial in sorted(trials, key=lambda trial: (trial.ended_at, trial.number))]
+        return [record for _, record in self.endings()]
+
+    def endings(self) -> list[tuple[datetime, TrialRecord]]:
+        """When each trial ended, in that order."""
+        ended = [
+            (trial.ended_at, self._record(trial)) for trial in self._trials() if trial.ended_at is not None
+        ]
+        return sorted(ended, key=lambda pair: (pair[0], pair[1].number))
 
     def _trials(self) -> list[StoredTrial]:
         with storage_errors(self.name):
-            return [trial for trial in read_trials(self.optuna_study) if RECORD in trial.attributes]
+            trials = read_trials(self.optuna_study)
+        return trials if self._of_own_program else [t for t in trials if RECORD in t.attributes]
+
+    def _record(self, trial: StoredTrial) -> TrialRecord:
+        nothing: dict[str, Any] = {"roles": {}, "details": {}, "seed": 0, "provenance": {}}
+        written = {**nothing, "flops": trial.flops or 0.0, **trial.attributes.get(RECORD, {})}
+        outcome = None
+        if trial.status is not None:
+            fields = trial.attributes.get(OUTCOME)
+            if fields is not None:
+                outcome = TrialOutcome.from_dict(fields)
+                written["flops"] = charged_flops(written["flops"], outcome)
+            elif self._of_own_program:
+                outcome = _outcome_of(trial)
+                written["flops"] = written["flops"] if trial.flops is None else trial.flops
+            else:
+                # Failed by somebody else's hand, such as a dashboard's, where nothing is written.
+                outcome, written["flops"] = MachineFailure(message="closed from outside"), 0.0
+        return TrialRecord(
+            number=trial.number,
+            point=trial.params,
+            outcome=outcome,
+            wall_seconds=trial.wall_seconds,
+            **written,
+        )
 
 
-def _record(trial: StoredTrial) -> TrialRecord:
-    written = dict(trial.attributes[RECORD])
-    outcome = None
-    if trial.status is not None:
-        fields = trial.attributes.get(OUTCOME)
-        # Failed by somebody else's hand, such as a dashboard's, where nothing is written.
-        failure = MachineFailure(message="closed from outside")
-        outcome = failure if fields is None else TrialOutcome.from_dict(fields)
-        written["flops"] = charged_flops(written["flops"], outcome)
-    return TrialRecord(
-        number=trial.number, point=trial.params, outcome=outcome, wall_seconds=trial.wall_seconds, **written
-    )
+def reader_of(task: Task) -> Reader:
+    """What turns rows of a table into finished runs of a task."""
+    return Reader(task.space, task.flops, task.roles, task.details, task.project, task.loss_of)
+
+
+def runs_of_studies(config: StudyConfig, names: Iterable[str], task: Task) -> list[FinishedRun]:
+    """The runs of other studies, as far as they have a place in the task's space.
+
+    Raises:
+        StudyError: a study that is not there, that measures something else, or none of whose runs fits.
+    """
+    reader, found = dataclasses.replace(reader_of(task), loss_of=float), []
+    now = flatten(study_identity(task, config.seed))
+    for name in names:
+        place = config.other(str(name))
+        study = Study.load(place)
+        before = flatten(study.identity)
+        for key in ("metric", *task.comparable_by):
+            if before.get(key) != now.get(key):
+                raise WrongStudy(
+                    f"warm_start: study {place.name} has another {key} ({before.get(key)} instead of "
+                    f"{now.get(key)}), so its losses mean something else"
+                )
+        ended = [r for r in study.records() if r.completed or r.status is Status.DIVERGED]
+        rows = [
+            {**r.values, "loss": r.loss} if r.completed else {**r.values, "diverged": True} for r in ended
+        ]
+        runs, refused = reader.runs(rows, f"study {place.name}")
+        require_some(runs, refused, f"study {place.name}")
+        found += runs
+    return found
+
+
+def _outcome_of(trial: StoredTrial) -> TrialOutcome:
+    """How a trial of somebody's own program ended, by what Optuna knows of it."""
+    if trial.status is Status.COMPLETED and trial.loss is not None:
+        return Completed(loss=trial.loss)
+    kind = FAILED.get(trial.status or Status.MACHINE, MachineFailure)
+    return kind(progress=0.0 if kind is MachineFailure else 1.0)
 
 
 def spent_flops(records: Iterable[TrialRecord]) -> float:
-    """What the ended trials were charged."""
-    return sum(record.flops for record in records if not record.running)
+    """What the ended trials were charged; imported runs were paid for elsewhere."""
+    return sum(record.flops for record in records if not record.running and not record.imported)
 
 
 def trial_seed(seed: int, number: int) -> int:

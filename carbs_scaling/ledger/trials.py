@@ -10,6 +10,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.trial import Status
 
+# User attributes of a trial: what was known before it ran, how it ended, and where a finished run from
+# elsewhere is from.
+RECORD, OUTCOME, IMPORTED = "record", "outcome_record", "imported"
+LARGEST_LOSS = 1e50  # a larger one overflows when squared: it is that of a run which diverged
+OWN_PROGRAM_SAYS = (
+    "carbs_scaling"  # user attribute of a study in somebody's own program: what the sampler says of it
+)
+
 
 @dataclass(frozen=True)
 class StoredTrial:
@@ -25,6 +33,7 @@ class StoredTrial:
         attributes: user attributes.
         ended_at: when it ended.
         wall_seconds: from its proposal to its end; None while it runs.
+        imported: whether it is a finished run from elsewhere, which no budget pays for.
     """
 
     number: int
@@ -35,6 +44,7 @@ class StoredTrial:
     attributes: dict[str, Any]
     ended_at: datetime | None
     wall_seconds: float | None
+    imported: bool = False
 
 
 def read_trials(study: Study) -> list[StoredTrial]:
@@ -49,9 +59,18 @@ def read_trials(study: Study) -> list[StoredTrial]:
 def stored(trial: FrozenTrial) -> StoredTrial:
     """One trial."""
     status, loss, flops = _ending(trial)
-    wall = None if trial.duration is None else trial.duration.total_seconds()
+    imported = IMPORTED in trial.user_attrs
+    wall = None if trial.duration is None or imported else trial.duration.total_seconds()
     return StoredTrial(
-        trial.number, trial.params, status, loss, flops, trial.user_attrs, trial.datetime_complete, wall
+        trial.number,
+        trial.params,
+        status,
+        loss,
+        flops,
+        trial.user_attrs,
+        trial.datetime_complete,
+        wall,
+        imported,
     )
 
 
@@ -63,10 +82,14 @@ def _ending(trial: FrozenTrial) -> tuple[Status | None, float | None, float | No
     charged = _not_negative(values[1]) if len(values) > 1 and isfinite(values[1]) else None
     if charged is None and "flops" in trial.user_attrs:
         charged = _not_negative(float(trial.user_attrs["flops"]))
-    if len(values) > 1 and isfinite(values[0]) and isfinite(values[1]) and values[1] > 0:
+    if len(values) > 1 and abs(values[0]) < LARGEST_LOSS and isfinite(values[1]) and values[1] > 0:
         return Status.COMPLETED, float(values[0]), charged
     word = trial.user_attrs.get("outcome")
-    if trial.state is TrialState.FAIL and word in (Status.MACHINE, Status.STOPPED, Status.OUT_OF_MEMORY):
+    if trial.state in (TrialState.FAIL, TrialState.PRUNED) and word in (
+        Status.MACHINE,
+        Status.STOPPED,
+        Status.OUT_OF_MEMORY,
+    ):
         return Status(word), None, 0.0 if charged is None and word == Status.MACHINE else charged
     return Status.DIVERGED, None, charged
 

@@ -21,8 +21,8 @@ FAMILIES = Registry(
     "model.architecture",
     shared=frozenset(
         {
-            "activations", "attention", "build", "cross_entropy", "decoder", "family", "lora", "measured",
-            "parametrization", "stock",
+            "activations", "attention", "build", "cross_entropy", "decoder", "experts", "family", "lora",
+            "measured", "parametrization", "stock",
         }
     ),
 )  # fmt: skip

@@ -65,7 +65,7 @@ def counts(build: Callable[[], "nn.Module"], sequence_length: int) -> Counts:
         parameters = list(model.parameters())
         attention = (whole_flops - half_flops) * sequence_length / (sequence_length - half)
         excluded = {id(embedding), id(head.weight) if head is not None else 0}
-        matrices = _block_matrices(model, excluded)
+        matrices = block_matrices(model, excluded)
         return Counts(
             params=round((whole_flops - attention) / 2) - head_params,
             block_params=sum(p.numel() for p in matrices),
@@ -173,7 +173,7 @@ def _is_of_weights(tensor: "torch.Tensor", parameters: set[int]) -> bool:
     return False
 
 
-def _block_matrices(model: "nn.Module", excluded: set[int]) -> "list[torch.Tensor]":
+def block_matrices(model: "nn.Module", excluded: set[int]) -> "list[torch.Tensor]":
     """Parameters of at least two dimensions, embeddings and head left out."""
     from torch import nn
 

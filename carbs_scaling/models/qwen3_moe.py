@@ -73,8 +73,8 @@ class Qwen3Mixture(Decoder):
         return int(shape.depth * (self.attention_params(shape) + router + experts * expert))
 
     def cast_params(self, shape: ModelShape) -> int:
-        """Attention and router; the experts of `transformers` compute in float32 under autocast too."""
-        return self._with_experts(shape, 0) + self.head_params(shape)
+        """Attention, router and all experts (`autocast_experts`)."""
+        return self.block_params(shape) + self.head_params(shape)
 
     def mlp_bytes(self, shape: ModelShape, bytes_per_activation: int) -> int:
         """Norm, router with its auxiliary loss, and the visits to experts."""
@@ -89,18 +89,22 @@ class Qwen3Mixture(Decoder):
     def block_gradient_bytes(self, shape: ModelShape, tokens: int, bytes_per_activation: int) -> int:
         """The residual stream, and for each visit the MLP's gate, up and product; or the experts' matrices.
 
-        Of the matrices, gate and up of all experts have a gradient at once, before it is added to that of the
-        earlier micro-batches. By then the four inner tensors of each visit are gone, and two are back.
+        Gate and up of all experts have a gradient at once, before it is added to that of earlier
+        micro-batches; under autocast there is a copy in float32 too. By then the four inner tensors of each
+        visit are gone, and two are back.
         """
         inner = self.intermediate_size(shape)
-        visits = tokens * shape.options.experts_per_token * inner
-        matrices = 2 * shape.options.experts * shape.width * inner
-        return FLOAT32_BYTES * (tokens * shape.width + max(3 * visits, matrices - 2 * visits))
+        visits = bytes_per_activation * tokens * shape.options.experts_per_token * inner
+        copies = FLOAT32_BYTES + (bytes_per_activation if bytes_per_activation < FLOAT32_BYTES else 0)
+        matrices = copies * 2 * shape.options.experts * shape.width * inner
+        return FLOAT32_BYTES * tokens * shape.width + max(3 * visits, matrices - 2 * visits)
 
     def build(self, shape: ModelShape) -> "nn.Module":
         """A `Qwen3MoeForCausalLM` whose output holds the auxiliary loss."""
         from transformers.models.qwen3_moe.configuration_qwen3_moe import Qwen3MoeConfig
         from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeForCausalLM
+
+        from carbs_scaling.models.experts import EXPERTS
 
         options = shape.options
         config = Qwen3MoeConfig(
@@ -112,16 +116,18 @@ class Qwen3Mixture(Decoder):
             output_router_logits=True,
             router_aux_loss_coef=options.router_loss_weight,
         )
-        return Qwen3MoeForCausalLM(with_our_attention(config))
+        model = Qwen3MoeForCausalLM(with_our_attention(config))
+        model.config._experts_implementation = EXPERTS
+        return model
 
 
 def visit_bytes(width: int, intermediate_size: int, bytes_per_activation: int) -> int:
     """Bytes that one visit of a token to an expert keeps.
 
-    In float32: the token, gate and up, SiLU, product and output. Then the expert's weight in the sum, twice.
-    Then five positions: the expert's number for router and auxiliary loss, the order of the visits and back.
+    The token, gate and up, SiLU, product and output. Then the expert's weight in the sum, twice. Then five
+    positions: the expert's number for router and auxiliary loss, the order of the visits and back.
     """
-    values = FLOAT32_BYTES * (2 * width + 4 * intermediate_size)
+    values = bytes_per_activation * (2 * width + 4 * intermediate_size)
     return values + FLOAT32_BYTES + bytes_per_activation + 5 * INT64_BYTES
 
 

@@ -147,7 +147,8 @@ def compare(studies: Sequence[Spending]) -> list[Comparison]:
         reference,
     )
     first = studies[0]
-    budget = max(first.budget_flops, first.spent_flops)
+    limit = first.budget_flops if np.isfinite(first.budget_flops) else 0.0  # a search may have had none
+    budget = max(limit, first.spent_flops)
     target = hypervolume(first.flops, first.mean_loss(), reference)
 
     def area(study: Spending, trials: int) -> float:

@@ -70,6 +70,9 @@ def _draw(
     if completed:
         scale_loss(axes, [record.loss for record in completed])
         _draw_runs(figure, axes, completed)
+        if imported := [record for record in completed if record.imported]:
+            at = [record.flops for record in imported], [record.loss for record in imported]
+            axes.plot(*at, "+", color=INK, ms=4, mew=0.9, zorder=4, label=f"imported ({len(imported)})")
         _draw_front(axes, front)
     else:
         axes.set_yticks([])

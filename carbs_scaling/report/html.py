@@ -12,7 +12,7 @@ import numpy as np
 
 from carbs_scaling.files import write_atomically
 from carbs_scaling.laws.front_law import PowerLaw
-from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.record import IMPORTED_FROM, TrialRecord
 from carbs_scaling.ledger.record import ended as ended_outcome
 from carbs_scaling.numbers import clock_text, log_ticks, scientific
 from carbs_scaling.report.canvas import short
@@ -34,6 +34,18 @@ CONFIG = {
     "displaylogo": False,
     "responsive": True,
     "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
+}
+
+# Transparent, so that a figure can follow its page from light to dark.
+LAYOUT: dict[str, Any] = {
+    "template": "none",
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"family": "system-ui, Liberation Sans, Arial, sans-serif", "size": 13},
+    "margin": {"l": 70, "r": 20, "t": 50, "b": 60},
+    "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    "hoverlabel": {"align": "left"},
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": FRONT_COLOUR, "activecolor": LAW_COLOUR},
 }
 
 PAGE = """<!doctype html>
@@ -108,7 +120,7 @@ def write_front_html(
     ended = [record for record in records if not record.running]
     lines = [escape(line) for line in (f"Trials ended: {len(ended)}.", *law_lines)]
     if completed_records(ended):
-        figure = _figure(ended, law, metric)
+        figure = front_figure(ended, law, metric)
         plot = figure.to_html(
             full_html=False, include_plotlyjs=True, post_script=FOLLOW_PAGE_COLOURS,
             default_height="560px", config=CONFIG,
@@ -121,7 +133,8 @@ def write_front_html(
     return write_atomically(path, page.encode())
 
 
-def _figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric: str) -> "Figure":
+def front_figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric: str) -> "Figure":
+    """All runs, the front and its power law, each run's recipe under the pointer."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -138,14 +151,7 @@ def _figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric: str) -> 
         )  # fmt: skip
     _add_failures(figure, ended, metric)
     figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, Liberation Sans, Arial, sans-serif", "size": 13},
-        margin={"l": 70, "r": 20, "t": 50, "b": 60},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        hoverlabel={"align": "left"},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": FRONT_COLOUR, "activecolor": LAW_COLOUR},
+        **LAYOUT,
         xaxis={
             "type": "log", "title": {"text": "training FLOPs"}, "range": np.log10(flops_limits).tolist(),
             "exponentformat": "power", "dtick": 1 if flops_limits[1] > 100 * flops_limits[0] else None,
@@ -245,7 +251,7 @@ def trial_text(record: TrialRecord, metric: str) -> str:
             for start in range(0, len(details), _DETAILS_A_LINE)
         ),
         measured,
-        f"seed {record.seed}",
+        f"imported from {record.provenance[IMPORTED_FROM]}" if record.imported else f"seed {record.seed}",
     ]
     head = f"<b>trial {record.number}: {escape(ending)}</b>"
     return "<br>".join((head, *(escape(line) for line in lines if line)))

@@ -37,9 +37,12 @@ TRAINER_OPTIMIZERS = {"adamw": "adamw_torch", "adam": "adamw_torch"}
 ROUNDED = 0.05  # relative change of the batch by whole sequences above which a note says so
 
 
-def _number(name: str, value: float) -> str:
+def number_text(name: str, value: float) -> str:
+    """A value of a recipe in few characters."""
     if name in ("loss", "beta2", "momentum"):
         return f"{value:.4f}"
+    if name == "width_to_depth":
+        return f"{value:.3g}"
     return compact(value) if name == "batch_tokens" else scientific(value, 3)
 
 
@@ -68,7 +71,7 @@ def law_report(law: ScalingLaw) -> Group:
     for other in law.others:
         for what, value, variance in zip("ND", other.theta[1:3], np.diag(other.covariance)[1:3], strict=True):
             table.add_row(f"of {other.coordinate.label} in {what}", f"{value:.3f}", f"{variance**0.5:.3f}")
-    parts += [table, Text(_held_out_line(law))]
+    parts += [table, Text(held_out_line(law))]
     if law.rates:
         parts.append(Text(f"prior of the rate: {law.rates}"))
     if law.prior:
@@ -90,7 +93,8 @@ def _runs_line(law: ScalingLaw) -> str:
     )
 
 
-def _held_out_line(law: ScalingLaw) -> str:
+def held_out_line(law: ScalingLaw) -> str:
+    """What the law said of the largest sizes, fitted without them."""
     h = law.held_out
     if h is None:
         return "not checked on held-out sizes: that takes at least three sizes"
@@ -119,22 +123,23 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
             table.add_row(label, compact(value), f"{compact(low)} - {compact(high)}")
     for name, label in LABELS.items():
         low, high = advice.intervals[name]
-        bounds = f"{_number(name, low)} - {_number(name, high)}"
+        bounds = f"{number_text(name, low)} - {number_text(name, high)}"
         if name == "batch_tokens" and law.support.one_batch:
             bounds = "as in all runs"
-        table.add_row(label, _number(name, getattr(recipe, name)), bounds)
+        table.add_row(label, number_text(name, getattr(recipe, name)), bounds)
     table.add_row("batch (sequences)", f"{advice.sequences(target.sequence_length):,}", "")
     for name, value in recipe.other.items():
         low, high = advice.intervals[name]
-        bounds = f"{_number(name, low)} - {_number(name, high)}"
-        table.add_row(OTHER_LABELS[name], _number(name, value), bounds)
+        bounds = f"{number_text(name, low)} - {number_text(name, high)}"
+        table.add_row(OTHER_LABELS[name], number_text(name, value), bounds)
     if advice.depth is not None:
         table.add_row("shape (width x depth)", f"{advice.width} x {advice.depth}", "")
     published = _table("published law", "learning rate", "batch", "loss", "source")
     for law_beside, theirs in advice.published:
         values = (theirs.learning_rate, theirs.batch_tokens, theirs.loss)
         cells = [
-            "" if value is None else _number(name, value) for name, value in zip(LABELS, values, strict=True)
+            "" if value is None else number_text(name, value)
+            for name, value in zip(LABELS, values, strict=True)
         ]
         source = re.split("[;,(]", law_beside.source)[0].strip()
         published.add_row(law_beside.name, *cells, source)
@@ -145,7 +150,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         else f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs",
         f"fitted to {_runs_line(law)}",
     ]
-    notes.append(_held_out_line(law))
+    notes.append(held_out_line(law))
     whole = advice.sequences(target.sequence_length) * target.sequence_length
     if abs(whole / recipe.batch_tokens - 1) > ROUNDED:
         notes.append(

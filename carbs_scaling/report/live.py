@@ -84,6 +84,8 @@ class SearchDisplay:
     def start(self, records: Sequence[TrialRecord]) -> None:
         """Take over what a resumed study has already done."""
         self.progress.resume(records)
+        if self.progress.imported:
+            self.note(f"{self.progress.imported} imported runs are learnt from and not charged")
         if self.progress.spent_flops:
             ended = sum(self.progress.counts.values())
             trials = "1 trial" if ended == 1 else f"{ended} trials"

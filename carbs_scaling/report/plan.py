@@ -20,21 +20,21 @@ def plan_lines(plan: "Plan", device_memory_bytes: float | None) -> list[str]:
     final = plan.final
     total_seconds = plan.search_seconds + final.seconds
     lines = [
-        f"budget: {scientific(plan.flops, 3)} FLOPs, {_time(total_seconds)} on {plan.devices} device"
+        f"budget: {scientific(plan.flops, 3)} FLOPs, {time_text(total_seconds)} on {plan.devices} device"
         f"{'s' if plan.devices > 1 else ''} of {plan.throughput.source}",
         "",
-        f"search: {scientific(plan.search_flops, 3)} FLOPs, {_time(plan.search_seconds)}; dearest trial "
+        f"search: {scientific(plan.search_flops, 3)} FLOPs, {time_text(plan.search_seconds)}; dearest trial "
         f"{plan.max_trial_fraction:.0%} of it",
         f"  {'runs':>5} {'N':>7} {'width x depth':>14} {'D':>7} {'FLOPs a run':>12} {'time a run':>11}",
     ]
     lines += [
         f"  {run.runs:>5} {compact(run.shape.params):>7} {_shape(run):>14} {compact(run.tokens):>7} "
-        f"{scientific(run.flops):>12} {_time(run.seconds):>11}"
+        f"{scientific(run.flops):>12} {time_text(run.seconds):>11}"
         for run in plan.ladder
     ]
     lines += [
         "",
-        f"final run: {scientific(final.flops, 3)} FLOPs, {_time(final.seconds)}, "
+        f"final run: {scientific(final.flops, 3)} FLOPs, {time_text(final.seconds)}, "
         f"{compact(plan.tokens_per_second)} tokens a second, {_shape(final)}",
         f"  {'by published laws':<24} {'median':>9}   least - greatest",
     ]
@@ -96,7 +96,7 @@ def _shape(run: "PlannedRun") -> str:
     return f"{run.shape.width} x {run.shape.depth}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """`42 s`, `12 min`, `7.2 h`: the unit that keeps two or three figures."""
     if seconds < 100:
         return f"{seconds:.2g} s"

@@ -37,6 +37,7 @@ class SearchProgress:
         self.started = clock()
         self.spent_flops = 0.0
         self.counts: Counter[Status] = Counter()
+        self.imported = 0  # finished runs from elsewhere
         self.running: dict[int, RunningTrial] = {}
         self.completed: list[TrialRecord] = []
         self._samples: deque[tuple[float, float]] = deque(maxlen=MAX_SAMPLES)
@@ -67,8 +68,11 @@ class SearchProgress:
         return on_front
 
     def _count(self, record: TrialRecord) -> None:
-        self.spent_flops += record.flops
-        self.counts[ended(record).status] += 1
+        if record.imported:
+            self.imported += 1
+        else:
+            self.spent_flops += record.flops
+            self.counts[ended(record).status] += 1
         if record.completed:
             self.completed.append(record)
 

@@ -13,7 +13,9 @@ from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.numbers import scientific
 from carbs_scaling.report.columns import LEGEND, ROLES, detail_columns, point_columns
 from carbs_scaling.report.energy import joules_text
-from carbs_scaling.report.front import merged_front
+from carbs_scaling.report.front import front_records, merged_front
+
+IMPORTED_MARK = "*"  # after the number of a finished run from elsewhere
 
 
 class ShownColumn(NamedTuple):
@@ -55,7 +57,9 @@ def front_columns(records: Sequence[TrialRecord], metric: str, width: float = ma
         columns.append(ShownColumn("joules", "dim", [joules_text(e) for e in energies], width > 66))
     if any(count > 1 for _, count in front):
         columns.append(ShownColumn("runs", "", [str(count) for _, count in front], True))
-    columns.append(ShownColumn("trial", "dim", [str(run.number) for run in runs], True))
+    columns.append(
+        ShownColumn("trial", "dim", [f"{run.number}{IMPORTED_MARK * run.imported}" for run in runs], True)
+    )
     room = width - sum(column.width for column in columns if column.essential)
     shown = []
     for column in columns:
@@ -68,14 +72,14 @@ def front_columns(records: Sequence[TrialRecord], metric: str, width: float = ma
 
 
 def _metric_columns(runs: Sequence[TrialRecord]) -> list[ShownColumn]:
-    """What was measured beside the loss, where all runs have it."""
+    """What was measured beside the loss, where all runs have it and it is not 1 for all."""
     measured = [ended(run).metrics for run in runs]
     losses = [run.loss for run in runs]
     names = [name for name in measured[0] if all(name in values for values in measured)]
     return [
         ShownColumn(name.replace("_", "\n"), "", [f"{values[name]:.4g}" for values in measured])
         for name in names
-        if [values[name] for values in measured] != losses
+        if [values[name] for values in measured] not in (losses, [1.0] * len(losses))
     ]
 
 
@@ -99,6 +103,8 @@ class FrontTable:
         yield self._table(options.max_width)
         roles = {name for record in self.records for name in record.roles}
         legend = [text for name, text in LEGEND.items() if name in roles]
+        if any(record.imported for record in front_records(self.records)):
+            legend.append(f"{IMPORTED_MARK}: imported, not charged")
         if legend:
             yield Text(f"{'. '.join(legend)}.", style="dim")
         for line in self.law_lines:
@@ -133,9 +139,13 @@ def front_table(
         budget_flops: what may be spent.
         law_lines: fitted laws, a line each, to stand beneath the table.
     """
-    trials = sum(not record.running for record in records)
-    share = f"({100 * spent_flops / budget_flops:.0f}%)"
-    spent = f"{scientific(spent_flops)} of {scientific(budget_flops)} FLOPs spent {share}"
+    ended_records = [record for record in records if not record.running]
+    imported = sum(record.imported for record in ended_records)
+    trials = f"{len(ended_records) - imported}{f' + {imported} imported' if imported else ''}"
+    spent = f"{scientific(spent_flops)} FLOPs spent"
+    if math.isfinite(budget_flops):
+        share = f"({100 * spent_flops / budget_flops:.0f}%)"
+        spent = f"{scientific(spent_flops)} of {scientific(budget_flops)} FLOPs spent {share}"
     title = Text(f"Pareto front of {study_name}", style="bold")
     title.append(f"\n{len(merged_front(records))} of {trials} trials, {spent}", style="not bold")
     return FrontTable(records, title, metric, law_lines)

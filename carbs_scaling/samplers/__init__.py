@@ -6,6 +6,8 @@ SAMPLERS = Registry(
     "carbs_scaling.samplers",
     "SAMPLER",
     "sampler.name",
-    shared=frozenset({"candidates", "front_search", "options", "projected", "sampler", "target_search"}),
+    shared=frozenset(
+        {"candidates", "checks", "front_search", "options", "projected", "sampler", "target_search"}
+    ),
     groups=("baselines",),
 )

@@ -7,10 +7,12 @@ after a restart, and no global random state is used or touched.
 
 import logging
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from math import isfinite, isinf
+from dataclasses import asdict, replace
+from math import inf, isfinite, isinf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,18 +20,22 @@ from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
-from carbs_scaling.ledger.trials import read_trials
+from carbs_scaling.ledger.imported import Reader, add_runs, read_rows, require_some
+from carbs_scaling.ledger.trials import OWN_PROGRAM_SAYS, RECORD, read_trials
 from carbs_scaling.samplers.candidates import design_point
+from carbs_scaling.samplers.checks import TrialChecks
 from carbs_scaling.samplers.front_search import FrontSearch
 from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.samplers.sampler import Sampler, SamplerEntry
 from carbs_scaling.samplers.target_search import most_informative
+from carbs_scaling.space.conditions import Conditions
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.surrogate.fit import SurrogateFitter
@@ -40,19 +46,27 @@ logger = logging.getLogger(__name__)
 
 # A design goes on beyond one run a dimension while it has spent at most this share of the budget.
 _DESIGN_SHARE = 0.02
+# What one of a limited number of trials is worth, in equal shares of the budget that is left. At 1, 60 trials
+# spent 55 to 82% of it on a formula, at 3 63 to 99%, for the same hypervolume (docs/log.md).
+_SHARE_OF_A_TRIAL = 3.0
+# And never beyond this share of a limited number of trials.
+_DESIGN_SHARE_OF_TRIALS = 0.2
 _PROPOSING = threading.Lock()  # not of the sampler, which people pickle
 
 
 class CarbsSampler(Sampler):
     """Proposes the runs that are expected to push out the front of loss against FLOPs most, per FLOP.
 
+    A parameter that the objective suggests only where a categorical one has some value is learnt from too.
+
     Args:
         distributions: Optuna distributions by name: float, int, logarithmic or not, and categorical.
         flops: training FLOPs of a point (name to value), known before the run.
         roles: those of `params`, `tokens`, `learning_rate`, `batch_tokens` that a point has; the loss law
-            uses what it is given.
+            uses what it is given. None: there are none, and no law.
         project: the nearest legal point, which is what the trial's parameters then hold; None: all are legal.
         budget_flops: training FLOPs that all trials together may cost; None: no limit.
+        n_trials: trials that there may be in all; None: no limit. With a budget, both are used up together.
         target: (params, tokens) of a model that the search shall serve by extrapolation: it then buys what
             tells most, per FLOP, about the best learning rate, the best batch and the loss there
             (`best_recipe`); None: the front itself.
@@ -60,7 +74,16 @@ class CarbsSampler(Sampler):
         allowed: whether a legal point may be run at all, such as one that fits into memory; None: all may.
         rates: what is known of the best learning rate before any run; other optimizers than AdamW have
             theirs in `laws.prior.rates`.
-        options: further fields of `SamplerOptions`, by name.
+        max_trial_flops: dearest run that may be proposed; None: no limit beside the budget.
+        overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
+            gains are compared, never charged; None: a 20,000th of the budget, a thousandth with a target.
+        startup_trials: runs of the cheap design before the surrogate takes over; None: one or two a
+            dimension, at most 8.
+        startup_fraction: share of the budget that one run of the design may cost.
+        candidates: random points scored a proposal; twice as many more follow around the best.
+        members: laws in the surrogate's ensemble; 1 leaves the uncertainty of the law out.
+        learning: share in which a run is also worth what it teaches about the valley for later runs.
+        law_mean: whether the prior mean is the loss law; else it is a constant.
 
     Raises:
         ValueError: an argument that cannot be.
@@ -70,22 +93,49 @@ class CarbsSampler(Sampler):
         self,
         distributions: Mapping[str, BaseDistribution],
         flops: Callable[[Point], float],
-        roles: Callable[[Point], Mapping[str, float | None] | None],
+        roles: Callable[[Point], Mapping[str, float | None] | None] | None = None,
         project: Callable[[Point], Point] | None = None,
         budget_flops: float | None = None,
+        *,
+        n_trials: int | None = None,
         target: tuple[float, float] | None = None,
         seed: int | None = None,
         allowed: Callable[[Point], bool] | None = None,
         rates: RatePrior = ADAMW,
-        **options: Any,
+        max_trial_flops: float | None = None,
+        overhead_flops: float | None = None,
+        startup_trials: int | None = None,
+        startup_fraction: float = SamplerOptions.startup_fraction,
+        candidates: int = SamplerOptions.candidates,
+        members: int = SamplerOptions.members,
+        learning: float = SamplerOptions.learning,
+        law_mean: bool = SamplerOptions.law_mean,
     ) -> None:
-        self.options = SamplerOptions(target=target, **options)
+        self.options = SamplerOptions(
+            target=target,
+            startup_trials=startup_trials,
+            startup_fraction=startup_fraction,
+            candidates=candidates,
+            members=members,
+            learning=learning,
+            law_mean=law_mean,
+            max_trial_flops=max_trial_flops,
+            overhead_flops=overhead_flops,
+            n_trials=n_trials,
+        )
         if budget_flops is not None and not budget_flops >= 0:
             raise ValueError(f"budget_flops={budget_flops} must be a number of FLOPs, or None for no limit")
         if seed is not None and int(seed) < 0:
             raise ValueError(f"seed={seed} must not be negative")
         super().__init__(
-            LegalSpace(Encoding(dict(distributions)), flops, roles, project, allowed, rates),
+            LegalSpace(
+                Encoding(dict(distributions)),
+                flops,
+                no_roles if roles is None else roles,
+                project,
+                allowed,
+                rates,
+            ),
             None if budget_flops is None or isinf(budget_flops) else float(budget_flops),
             int(np.random.default_rng().integers(2**32)) if seed is None else int(seed),
         )
@@ -99,33 +149,102 @@ class CarbsSampler(Sampler):
         if target is not None and not all(self.space.has_role[:2]):
             raise ValueError("a target needs points with the roles params and tokens")
         self.fallbacks: Counter[str] = Counter()
+        self._introduced = False
+        self.checks = TrialChecks()
+        self.checks.roles(self.space, roles is not None)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """One legal, affordable point.
+        """One legal, affordable point; none where `optimize` ends.
 
         Raises:
             BudgetSpent: what remains pays for none.
         """
         # One thread of `optimize(n_jobs=...)` at a time, each knowing what the others were told.
         with _PROPOSING:
-            point = self.propose(self._history(study, but=trial.number), trial.number)
+            self._introduce(study)
+            self._learn_conditions(study)
+            try:
+                point = self.propose(self._history(study, but=trial.number), trial.number)
+            except BudgetSpent as spent:
+                return self.end(study, trial, spent)
             self._proposed[trial.number] = point
             return point
+
+    def affordable(self, study: Study) -> bool:
+        """Whether some legal point fits into what remains, and a trial is left."""
+        history = self.read(study)
+        return self._trials_left(history) > 0 and self.may_cost(history) >= self.space.lowest_flops
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Stops `study.optimize` once nothing legal is affordable; elsewhere it does nothing."""
+        """Stops `study.optimize` once nothing legal is affordable, and writes what later readers need."""
         proposed = self._proposed.pop(trial.number, None)
-        remaining = self.read(study, but=trial.number).remaining_flops(self.budget_flops)
-        if remaining - self._charge(trial, state, values, proposed) < self.space.lowest_flops:
+        self._record(study, trial, values)
+        history = self.read(study, but=trial.number)
+        remaining = history.remaining_flops(self.budget_flops) - self._charge(trial, state, values, proposed)
+        if remaining < self.space.lowest_flops or self._trials_left(history) <= 1:
             try:
                 study.stop()
             except RuntimeError:
                 # Raised outside `optimize`, where the caller asks `affordable` before the next trial.
                 return
+
+    def _introduce(self, study: Study) -> None:
+        """Writes the budget of somebody's own study, for `front` and `compare`; ours has it already."""
+        if self._introduced or self.budget_flops is None:
+            return
+        self._introduced = True
+        if "ledger_format" not in study.user_attrs:
+            study.set_user_attr(OWN_PROGRAM_SAYS, {"budget_flops": self.budget_flops})
+
+    def _record(self, study: Study, trial: FrozenTrial, values: Sequence[float] | None) -> None:
+        """Checks a trial of somebody's own study, and writes its roles and cost as ours have them."""
+        if RECORD in trial.user_attrs:
+            return
+        point = self.space.point_of(trial.params)
+        self.checks.ranges(trial, self.space)
+        if point is None:
+            return
+        cost = self.space.cost(point)
+        self.checks.values(trial.number, values, cost)
+        roles = {name: float(value) for name, value in (self.space.roles(point) or {}).items() if value}
+        written = {"roles": roles, "details": {}, "flops": cost, "seed": 0}
+        written["provenance"] = {"sampler": "carbs"}
+        study._storage.set_trial_user_attr(trial._trial_id, RECORD, written)
+
+    def _learn_conditions(self, study: Study) -> None:
+        """Takes over from the completed trials when dimensions do not matter."""
+        encoding = self.space.encoding
+        completed = [trial.params for trial in read_trials(study) if trial.status is Status.COMPLETED]
+        conditions = Conditions.learnt(completed, encoding)
+        if conditions != self.space.conditions:
+            self.space = replace(self.space, conditions=conditions)
+        self.checks.lacking(completed, self.space)
+
+    def add_runs(self, study: Study, runs: Any, columns: Mapping[str, Any] | None = None) -> int:
+        """Adds finished runs from elsewhere, which are learnt from and not charged; returns how many are new.
+
+        Args:
+            study: two objectives, loss and training FLOPs.
+            runs: a CSV, TSV, JSONL or Parquet file, or a sequence of dicts: a value for each dimension that
+                matters there, and `loss`, or `diverged`.
+            columns: for a dimension or `loss`, the column of another name, or a formula of columns.
+
+        Raises:
+            CarbsScalingError: a file that cannot be read, or none of whose rows is a run of this space.
+        """
+        source = str(runs) if isinstance(runs, str | Path) else "the program"
+        rows = read_rows(runs) if isinstance(runs, str | Path) else list(runs)
+        space = self.space
+        reader = Reader(space.encoding.distributions, space.cost, space.roles, project=space.project)
+        found, refused = reader.runs(rows, source, columns)
+        require_some(found, refused, source)
+        if refused:
+            warnings.warn(f"{len(refused)} of {len(rows)} runs are left out ({refused[0]})", stacklevel=2)
+        return add_runs(study, found, space.encoding.distributions)
 
     def law(self, study: Study) -> ScalingLaw:
         """The scaling law of the study's runs, as `fit_law` fits it.
@@ -134,13 +253,13 @@ class CarbsSampler(Sampler):
             LawError: the runs give no law.
         """
         rows = []
+        self._learn_conditions(study)
         for trial in read_trials(study):
             ended = trial.status in (Status.COMPLETED, Status.DIVERGED)
-            if ended and self.space.encoding.contains(trial.params):
-                roles = {
-                    name: value for name, value in (self.space.roles(trial.params) or {}).items() if value
-                }
-                rows.append(study_row(trial.number, {**roles, **trial.params}, trial.loss))
+            point = self.space.point_of(trial.params) if ended else None
+            if point is not None:
+                roles = {name: value for name, value in (self.space.roles(point) or {}).items() if value}
+                rows.append(study_row(trial.number, {**roles, **point}, trial.loss))
         law = fit_law(StudyRuns(rows, study.study_name), rates=self.space.rates)
         assert isinstance(law, ScalingLaw)
         return law
@@ -159,6 +278,8 @@ class CarbsSampler(Sampler):
         Raises:
             BudgetSpent: what remains pays for none.
         """
+        if self._trials_left(history) <= 0:
+            raise BudgetSpent(f"n_trials={self.options.n_trials} were run")
         limit = self._limit(history)
         self.require_affordable(limit)
         rng = np.random.default_rng([self.seed, number])
@@ -166,14 +287,15 @@ class CarbsSampler(Sampler):
             return self._design_point(history, rng, limit)
         if self.target is not None:
             count = 2 * self.options.candidates
-            point = most_informative(self.space, history, self.target, rng, limit, self._overhead, count)
+            overhead = self._overhead(history)
+            point = most_informative(self.space, history, self.target, rng, limit, overhead, count)
         else:
-            point = self.front_search().best(history, self.model_of(history, rng), rng, limit)
+            point = self.front_search(history).best(history, self.model_of(history, rng), rng, limit)
         return self._cheapest("no new affordable candidate") if point is None else point
 
-    def front_search(self) -> FrontSearch:
+    def front_search(self, history: History) -> FrontSearch:
         """What chooses runs for the front."""
-        return FrontSearch(self.space, self.options, self.budget_flops, self._overhead)
+        return FrontSearch(self.space, self.options, self.budget_flops, self._overhead(history))
 
     def _history(self, study: Study, but: int | None = None) -> History:
         return without_collapsed(self.read(study, but), self.space)
@@ -190,8 +312,8 @@ class CarbsSampler(Sampler):
             return float(values[1])
         if state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
             return 0.0
-        if proposed is None and self.space.encoding.contains(trial.params):
-            proposed = {name: trial.params[name] for name in self.space.encoding.distributions}
+        if proposed is None:
+            proposed = self.space.point_of(trial.params)
         return 0.0 if proposed is None else self.space.cost(proposed)
 
     def _designs(self, history: History) -> bool:
@@ -200,6 +322,8 @@ class CarbsSampler(Sampler):
         if self.options.startup_trials is not None:
             return begun < self.options.startup_trials
         knobs = self.space.encoding.knobs
+        if self.options.n_trials is not None and begun >= _DESIGN_SHARE_OF_TRIALS * self.options.n_trials:
+            return False
         if begun < min(knobs, 8):
             return True
         # A second round tells more of the valley than it costs, where it costs next to nothing.
@@ -207,14 +331,20 @@ class CarbsSampler(Sampler):
         cheap = self.budget_flops is None or spent <= _DESIGN_SHARE * self.budget_flops
         return begun < min(2 * knobs, 8) and cheap
 
-    @property
-    def _overhead(self) -> float:
+    def _trials_left(self, history: History) -> float:
+        """Trials that may still be begun."""
+        return inf if self.options.n_trials is None else self.options.n_trials - history.begun
+
+    def _overhead(self, history: History) -> float:
         """FLOPs that stand for what a trial costs beside its training."""
-        if self.options.overhead_flops is not None:
-            return self.options.overhead_flops
-        if self.budget_flops is None:
-            return 0.0
-        return self.budget_flops / (20_000 if self.target is None else 1_000)
+        overhead = self.options.overhead_flops
+        if overhead is None:
+            share = 20_000 if self.target is None else 1_000
+            overhead = 0.0 if self.budget_flops is None else self.budget_flops / share
+        left = self._trials_left(history)
+        if self.budget_flops is None or isinf(left):
+            return overhead
+        return max(overhead, _SHARE_OF_A_TRIAL * history.remaining_flops(self.budget_flops) / left)
 
     def _limit(self, history: History) -> float:
         """Dearest run that may be proposed now."""
@@ -256,16 +386,24 @@ class CarbsSampler(Sampler):
         return dict(self.space.cheapest)
 
 
+def no_roles(point: Point) -> dict[str, float]:
+    """The roles of a space without any."""
+    return {}
+
+
 def _build(space: LegalSpace, budget_flops: float, seed: int, options: SamplerOptions) -> CarbsSampler:
-    parts = space.encoding.distributions, space.flops, space.roles, space.project
-    return CarbsSampler(
+    parts = space.encoding.distributions, space.flops
+    sampler = CarbsSampler(
         *parts,
-        budget_flops=budget_flops,
+        None if not any(space.has_role) else space.roles,
+        space.project,
+        budget_flops,
         seed=seed,
         allowed=space.allowed,
         rates=space.rates,
         **asdict(options),
     )
+    return sampler
 
 
 SAMPLER = SamplerEntry(_build, SamplerOptions)

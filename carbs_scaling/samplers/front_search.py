@@ -99,7 +99,14 @@ class FrontSearch:
     def _again(self, history: History, known: History, limit: float) -> Point | None:
         """A point of the front that costs at most `limit`, of those the one with the fewest runs."""
         front = [known.points[i] for i in pareto_front(known.flops, known.loss)]
-        payable = [p for p in front if self.space.cost(p) <= limit and self.space.permits(p)]
+        payable = [
+            p
+            for p in front
+            # An imported run may lie where nothing may be run.
+            if self.space.cost(p) <= limit
+            and self.space.permits(p)
+            and point_key(self.space.legal(p)) == point_key(p)
+        ]
         runs = Counter(point_key(point) for point in history.points + history.pending)
         return min(payable, key=lambda point: runs[point_key(point)], default=None)
 

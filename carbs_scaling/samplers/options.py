@@ -24,6 +24,8 @@ class SamplerOptions:
         max_trial_flops: dearest run that may be proposed, or None.
         overhead_flops: what a trial costs beside its FLOPs (start, evaluation, a proposal): counted when
             gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
+        n_trials: trials that there may be in all; None for no limit. With a budget both are used up together:
+            a trial then also costs a few equal shares of what remains when gains are compared.
 
     Raises:
         ValueError: a value that cannot be.
@@ -38,14 +40,15 @@ class SamplerOptions:
     law_mean: bool = True
     max_trial_flops: float | None = None
     overhead_flops: float | None = None
+    n_trials: int | None = None
 
     def __post_init__(self) -> None:
         if self.target is not None:
             object.__setattr__(self, "target", checked_target(self.target))
-        for name, least in (("startup_trials", 0), ("candidates", 8), ("members", 1)):
+        for name, least in (("startup_trials", 0), ("candidates", 8), ("members", 1), ("n_trials", 1)):
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
-            if not (whole or (value is None and name == "startup_trials")):
+            if not (whole or (value is None and name in ("startup_trials", "n_trials"))):
                 raise ValueError(f"{name}={value} must be a whole number, at least {least}")
         for name in ("startup_fraction", "learning", "max_trial_flops", "overhead_flops"):
             value, positive = getattr(self, name), name in ("startup_fraction", "max_trial_flops")

@@ -51,11 +51,17 @@ class ProjectedSampler(Sampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """One legal, affordable point.
+        """One legal, affordable point; none where `optimize` ends.
 
         Raises:
             BudgetSpent: what remains pays for none.
         """
+        try:
+            return self._proposed_for(study, trial)
+        except BudgetSpent as spent:
+            return self.end(study, trial, spent)
+
+    def _proposed_for(self, study: Study, trial: FrozenTrial) -> Point:
         history = self.read(study, but=trial.number)
         remaining = self.may_cost(history)
         self.require_affordable(remaining)

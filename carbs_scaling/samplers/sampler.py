@@ -1,5 +1,6 @@
 """The door of a sampler: proposals by Optuna's protocol, and a budget that it keeps to."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import isfinite
@@ -19,6 +20,7 @@ from carbs_scaling.ledger.history import History, read_history
 from carbs_scaling.samplers import SAMPLERS
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.trial import Status
 
 DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
 
@@ -28,7 +30,7 @@ class Sampler(BaseSampler):
 
     A proposal is a function of (seed, trial number, the other trials): a search that was killed goes on as
     the unbroken one would have. Running trials are known to it. No global random state is used or changed.
-    `sample_relative` raises `BudgetSpent` where the remaining budget cannot pay for a run.
+    Where what remains cannot pay for a run, `study.ask` raises `BudgetSpent` and `study.optimize` ends.
 
     Args:
         space: what may be run.
@@ -42,6 +44,7 @@ class Sampler(BaseSampler):
         self._proposed: dict[int, Point] = {}
         # What the next trial may cost beside the budget, such as what the remaining hours pay for.
         self.next_trial_flops = float("inf")
+        self._past_the_end: set[int] = set()
 
     def remaining_flops(self, study: Study) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
@@ -77,6 +80,24 @@ class Sampler(BaseSampler):
                 f"and the cheapest legal run costs {self.space.lowest_flops:.3g}"
             )
 
+    def end(self, study: Study, trial: FrozenTrial, spent: BudgetSpent) -> dict[str, Any]:
+        """Ends `study.optimize` without an error; the trial is pruned as its objective asks for a value.
+
+        With several threads one may begin a trial after another has taken the last of the budget.
+
+        Raises:
+            BudgetSpent: outside of `optimize`.
+        """
+        try:
+            study.stop()
+        except RuntimeError:
+            raise spent from None
+        self._past_the_end.add(trial.number)
+        study._storage.set_trial_user_attr(
+            trial._trial_id, "outcome", str(Status.MACHINE)
+        )  # nothing to learn
+        return {}
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All dimensions: whole points are proposed."""
         return dict(self.space.encoding.distributions)
@@ -84,7 +105,13 @@ class Sampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A random value of a parameter that is not of the space."""
+        """A random value of a parameter that is not of the space.
+
+        Raises:
+            TrialPruned: no budget was left when this trial of `optimize` was begun.
+        """
+        if trial.number in self._past_the_end:
+            raise optuna.TrialPruned("the budget is spent")
         name_seed = sum((i + 1) * ord(c) for i, c in enumerate(param_name))
         rng = np.random.default_rng([self.seed, trial.number, name_seed])
         return Encoding({param_name: param_distribution}).point(rng.random(1))[param_name]
@@ -116,6 +143,7 @@ def build_sampler(
     seed: int,
     given: Mapping[str, Any] | None = None,
     trial_overhead_flops: float | None = None,
+    trials: int | None = None,
 ) -> Sampler:
     """The sampler called `name`.
 
@@ -126,6 +154,7 @@ def build_sampler(
         seed: of the proposals.
         given: options by name; those that are None keep their defaults.
         trial_overhead_flops: the default of the option `overhead_flops`, where the sampler has it.
+        trials: that of `n_trials`.
 
     Raises:
         ConfigError: an unknown name or option, or a value that an option cannot have.
@@ -140,6 +169,8 @@ def build_sampler(
         )
     if "overhead_flops" in has:
         values.setdefault("overhead_flops", trial_overhead_flops)
+    if "n_trials" in has:
+        values.setdefault("n_trials", trials)
     try:
         options: Any = load_section("sampler", entry.options, OmegaConf.create(values))
     except ValueError as error:
@@ -152,7 +183,11 @@ def build_sampler(
 
 def new_study(sampler: BaseSampler, **arguments: Any) -> Study:
     """An Optuna study with directions (loss, training FLOPs), both minimised."""
-    return optuna.create_study(sampler=sampler, directions=DIRECTIONS, **arguments)
+    study = optuna.create_study(sampler=sampler, directions=DIRECTIONS, **arguments)
+    with warnings.catch_warnings():  # experimental in Optuna
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(["loss", "FLOPs"])
+    return study
 
 
 def as_number(name: str, value: Any) -> float:

@@ -1,7 +1,7 @@
 """The legal points of a search with what is known of them before a run: cost, roles, coordinates."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -13,6 +13,7 @@ from scipy.stats import qmc
 from carbs_scaling.laws.form.law import ROLES
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
 from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
+from carbs_scaling.space.conditions import Conditions
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.floor_field import FloorField
 
@@ -67,6 +68,7 @@ class LegalSpace:
         project: the nearest legal point, or None where every point is.
         allowed: whether a legal point may be run at all, or None where every one may.
         rates: what is known of the best learning rate before any run.
+        conditions: when dimensions do not matter.
     """
 
     encoding: Encoding
@@ -75,6 +77,7 @@ class LegalSpace:
     project: Callable[[Point], Point] | None = None
     allowed: Callable[[Point], bool] | None = None
     rates: RatePrior = ADAMW
+    conditions: Conditions = field(default_factory=Conditions)
 
     def __post_init__(self) -> None:
         knobs = qmc.Sobol(self.encoding.knobs, rng=_PROBE_SEED).random(_PROBES)
@@ -99,11 +102,15 @@ class LegalSpace:
             ValueError: `project` gave no point.
         """
         if self.project is None:
-            return self.encoding.clip(point)
+            return self.conditions.canonical(self.encoding.clip(point))
         projected = self.project(dict(point))
         if not isinstance(projected, Mapping):
             raise ValueError(f"project({point}) gave {projected!r}, which is no point: a dict of its values")
-        return self.encoding.clip({**point, **projected})
+        return self.conditions.canonical(self.encoding.clip({**point, **projected}))
+
+    def point_of(self, params: Mapping[str, Any]) -> Point | None:
+        """Parameters of a trial as a point; None where they are of another space, or one is lacking."""
+        return self.conditions.completed(params, self.encoding)
 
     def permits(self, point: Point) -> bool:
         """Whether the caller lets a legal point be run."""

@@ -19,7 +19,6 @@ class MemoryLimit:
         optimizer: its name.
         bytes_per_activation: see `compute.memory.activation_bytes`.
         micro_batch_tokens: tokens in memory at once; None for the whole batch.
-        whole_scores: see `compute.memory.activation_bytes`.
 
     Raises:
         ConfigError: not even the narrowest, shallowest model with the smallest batch fits.
@@ -30,7 +29,6 @@ class MemoryLimit:
     optimizer: str
     bytes_per_activation: int
     micro_batch_tokens: int | None
-    whole_scores: bool = False
     _known: dict[tuple[float, ...], int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +56,7 @@ class MemoryLimit:
             recipe = self.space.recipe(point, seed=0)
             sequences = micro_batch_size(recipe, self.micro_batch_tokens)
             self._known[key] = training_memory_bytes(
-                recipe.shape, sequences, self.optimizer, self.bytes_per_activation, self.whole_scores
+                recipe.shape, sequences, self.optimizer, self.bytes_per_activation
             )
         return self._known[key]
 

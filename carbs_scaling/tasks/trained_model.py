@@ -2,16 +2,24 @@
 
 import math
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from carbs_scaling.data.examples import LabelledExamples
 from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.data.rows import PreparedRows
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.prior.rates import rate_prior
+from carbs_scaling.numbers import compact
 from carbs_scaling.task import Limits, Point, Task, TrialContext
 from carbs_scaling.tasks.pretraining_config import TrainedModelConfig
 from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
@@ -68,14 +76,16 @@ class TrainedModel(Task):
             and config.objective.metric == "bits_per_byte"
         ):
             raise ConfigError(
-                "objective=bits_per_byte: the tokenizer of these token files is not known; name it in "
-                "data.tokenizer"
+                "objective=bits_per_byte: nothing says how many bytes these token files stand for; name "
+                "their data.tokenizer"
             )
         self.legal = space_of(config, text, limits.max_trial_flops)
         self.space = self.legal.distributions
         self.rates = rate_prior(**self._rates())
         if not (self.space or may_be_fixed):
             raise ConfigError("space: every dimension is fixed; give at least one a range, or use train")
+        if isinstance(text, PreparedText):
+            self.description += self._repeats(text)
         self.memory: MemoryLimit | None = None
         if limits.memory_bytes is not None:
             self.memory = MemoryLimit(
@@ -84,7 +94,6 @@ class TrainedModel(Task):
                 config.optimizer.name,
                 activation_size(limits.device),
                 config.training.micro_batch_tokens,
-                whole_scores=config.training.compile,
             )
 
     material = "text"
@@ -106,6 +115,16 @@ class TrainedModel(Task):
             CarbsScalingError: there is none, or see the class.
         """
         return cls(config, cls.prepare(config), limits)
+
+    def _repeats(self, text: PreparedText) -> str:
+        """A warning where the longest runs see their text more than once; else empty."""
+        most = max(self.legal.roles(self.legal.project(point))["tokens"] for point in _corners(self.space))
+        if text.train_tokens is None or most <= text.train_tokens:
+            return ""
+        return (
+            f"; runs may have {compact(most)} tokens, and it has {compact(text.train_tokens)} to train "
+            f"on: they see it up to {most / text.train_tokens:.2g} times (epochs of a trial)"
+        )
 
     def project(self, point: Point) -> Point:
         """The nearest recipe of whole steps within the limit on cost."""
@@ -133,7 +152,7 @@ class TrainedModel(Task):
         try:
             outcome = train(job)
         except RuntimeError as error:
-            if not job.compile:
+            if job.compile is False or (job.device == "cpu" and not job.compile):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise RuntimeError(f"{reason}; try training.compile=false") from error
@@ -236,6 +255,22 @@ class TrainedModel(Task):
             "flops_convention": self.flops_convention,
             "torch": torch.__version__,
         }
+
+
+def _corners(space: Mapping[str, BaseDistribution]) -> Iterator[Point]:
+    """Points from one corner of the space to the opposite one, with the most tokens a parameter."""
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        point: Point = {}
+        for name, distribution in space.items():
+            if isinstance(distribution, CategoricalDistribution):
+                point[name] = distribution.choices[round(share * (len(distribution.choices) - 1))]
+            elif isinstance(distribution, FloatDistribution | IntDistribution):
+                low, high = float(distribution.low), float(distribution.high)
+                value = low * (high / low) ** share if distribution.log else low + share * (high - low)
+                whole = isinstance(distribution, IntDistribution)
+                longest = name in ("tokens_per_parameter", "epochs")
+                point[name] = high if longest else round(value) if whole else value
+        yield point
 
 
 def _drop(folder: Path, numbers: Collection[int]) -> None:

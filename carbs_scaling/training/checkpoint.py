@@ -26,7 +26,7 @@ from carbs_scaling.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 
 

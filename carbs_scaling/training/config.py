@@ -101,12 +101,13 @@ class ObjectiveConfig:
 class TrainingConfig:
     """How a training run uses its device; none of it changes what is trained, but for rounding.
 
+    `compile`: through `torch.compile`; null for long runs of large models on a GPU.
     `micro_batch_tokens`: larger batches are accumulated in pieces of this size; null for whole batches.
     `checkpoint_minutes`: between two checkpoints of a run; null for none.
     `keep_models`: which trials of a search leave their model in the study's folder.
     """
 
-    compile: bool = MISSING
+    compile: bool | None = MISSING
     cuda_graph: bool = MISSING
     micro_batch_tokens: int | None = MISSING
     checkpoint_minutes: float | None = MISSING

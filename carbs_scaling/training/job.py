@@ -20,7 +20,7 @@ class TrainingJob:
         text: token files, labelled examples, or rows.
         optimizer, schedule, objective: settings that are the same in all trials of the search.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        compile: run the model through `torch.compile`.
+        compile: run the model through `torch.compile`; None: where that pays (`training.step_building`).
         micro_batch_tokens: tokens in memory at once; None for the whole batch.
         curve_path: where the loss curve is written; None for nowhere.
         cuda_graph: replay the steps of small models as a CUDA graph. Ignored where the noise scale is
@@ -36,7 +36,7 @@ class TrainingJob:
     schedule: ScheduleConfig
     objective: ObjectiveConfig
     device: str
-    compile: bool
+    compile: bool | None
     micro_batch_tokens: int | None
     curve_path: str | None
     cuda_graph: bool = True

@@ -34,13 +34,13 @@ from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
 from carbs_scaling.training.interruption import StopRequest, stop_after_a_step
-from carbs_scaling.training.job import TrainingJob, hyperparameters
+from carbs_scaling.training.job import TrainingJob, hyperparameters, micro_batch_size
 from carbs_scaling.training.learning import Learning, learning, objective_value
 from carbs_scaling.training.losses import ResponseLosses
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
 from carbs_scaling.training.step import is_out_of_memory, precision
-from carbs_scaling.training.step_building import build_step, compiled, measured_step
+from carbs_scaling.training.step_building import build_step, compiled_model, is_compiled, measured_step
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
 
 # Steps between two readings of the loss: each waits for the GPU.
@@ -201,7 +201,11 @@ class _Run:
         recipe = job.recipe
         self._model, self._job, self._device = model, job, device
         self._tally, self._curve, self._watch, self._ranks = tally, curve, watch, ranks
-        forward = compiled(model) if job.compile else model
+        forward = model
+        if is_compiled(job, device, ranks):
+            forward = compiled_model(
+                model, micro_batch_size(recipe, job.micro_batch_tokens) * recipe.shape.sequence_length
+            )
         kind = load_optimizer(job.optimizer.name)
         multipliers = parameter_multipliers(
             model, recipe.shape, recipe.parametrization, kind.rule, kind.hidden_rule

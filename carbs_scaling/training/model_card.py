@@ -21,6 +21,12 @@ KINDS = {
 }
 # The record is written last: it says that the model is whole.
 RECORD, RECIPE, CARD = "training.json", "recipe.json", "README.md"
+# What is said of the tokenizer, by `data.tokenizer`.
+TOKENIZERS = {
+    "bytes": "\nEach UTF-8 byte is a token, with the byte's value as its id; byte 0 ends a text.\n",
+    "bpe": "\nThe tokenizer is a byte-level BPE that was made from the training text.\n",
+    "none": "\nThe text was tokenized elsewhere: the tokenizer is not in this folder.\n",
+}
 PICTURE = "curve.png"  # of the losses; `train` draws it, a search does not
 
 
@@ -100,6 +106,7 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
         "shape": f"{shape.architecture}, {shape.width} x {shape.depth}, heads of {shape.head_size}",
         "vocabulary, sequence length": f"{shape.vocabulary_size:,}, {shape.sequence_length:,} tokens",
         "training tokens D": f"{recipe.tokens:,} in {recipe.steps:,} steps of {recipe.batch_tokens:,}",
+        "epochs": f"{outcome.metrics.get('epochs', 1.0):.3g} (how often it saw each token that it saw)",
         "training FLOPs": f"{file.flops:.4g} ({file.flops_convention})",
         "peak learning rate": f"{recipe.learning_rate:.4g}, warmup {recipe.warmup_fraction:.1%} of the steps",
         "schedule": ", ".join(
@@ -125,11 +132,7 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     warnings = [] if prediction is None else [f"- {warning}" for warning in prediction.warnings]
     said = "\n## Warnings of the law\n\n" + "\n".join(warnings) + "\n" if warnings else ""
-    tokenizer = (
-        "\nEach UTF-8 byte is a token, with the byte's value as its id; byte 0 ends a text.\n"
-        if file.data["tokenizer"] == "bytes" and shape.family.inputs == "tokens"
-        else ""
-    )
+    tokenizer = TOKENIZERS.get(file.data["tokenizer"], "") if shape.family.inputs == "tokens" else ""
     tag, kind, reader = KINDS[shape.family.inputs if shape.classes is not None else "text"]
     how = "Trained from scratch" if shape.architecture != "pretrained" else "Trained further"
     return f"""---

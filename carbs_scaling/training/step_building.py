@@ -1,11 +1,12 @@
 """The step of a job: compiled, captured as a CUDA graph, over several processes, or plain."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from carbs_scaling.compute.flops import flops_per_token
+from carbs_scaling.models.cross_entropy import is_large
 from carbs_scaling.optimizers.optimizer import load_optimizer
 from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.job import TrainingJob, micro_batch_size
@@ -19,14 +20,52 @@ LEAST_GRAPHED_STEPS = 20
 MOST_GRAPHED_FLOPS = 5e12
 
 
-def compiled(model: nn.Module) -> nn.Module:
-    """The model compiled for this trial alone.
+# Compiling a model takes 10 to 60 s and then saves a third of a step's time: it pays on runs of some
+# minutes on a large GPU.
+LEAST_COMPILED_FLOPS = 2e17
+
+
+def is_compiled(job: TrainingJob, device: torch.device, ranks: Ranks) -> bool:
+    """Whether the model goes through `torch.compile`: as the job says, or by itself where that pays."""
+    if job.compile is not None:
+        return job.compile
+    step_flops = _step_flops(job)
+    is_long = step_flops > MOST_GRAPHED_FLOPS and step_flops * job.recipe.steps > LEAST_COMPILED_FLOPS
+    return device.type == "cuda" and ranks.size == 1 and is_long
+
+
+def compiled_model(model: nn.Module, tokens: int) -> nn.Module:
+    """The model compiled for this run alone; without its head where the loss is taken in parts.
 
     Dynamo caches by function, not by model, and gives up on a function after eight shapes: a process that has
     trained eight models would train all others uncompiled, without a warning.
+
+    Args:
+        model: of a family, on its device.
+        tokens: in memory at once.
     """
     torch.compiler.reset()
+    wrapped: Any = model
+    if vars(model).get("has_plain_head"):
+        weight = wrapped.get_output_embeddings().weight
+        if is_large(tokens, len(weight), weight.device):
+            return _WithCompiledBody(model)
     return cast(nn.Module, torch.compile(model, dynamic=False))
+
+
+class _WithCompiledBody(nn.Module):
+    """What `models.build.token_losses` reads of a model whose loss is taken in parts, its body compiled."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.has_plain_head = True
+        self.config = model.config
+        self.base_model = torch.compile(model.base_model, dynamic=False)
+        self.get_output_embeddings = model.get_output_embeddings
+
+
+def _step_flops(job: TrainingJob) -> float:
+    return flops_per_token(job.recipe.shape, "6N+head") * job.recipe.batch_tokens
 
 
 def build_step(
@@ -43,8 +82,7 @@ def build_step(
     if ranks.size > 1:
         clip_norm = job.optimizer.gradient_clip_norm
         return ranks.step(forward, optimizer, recipe.batch_size, micro_batch, clip_norm, losses)
-    step_flops = flops_per_token(recipe.shape, "6N+head") * recipe.batch_tokens
-    is_short = recipe.steps < LEAST_GRAPHED_STEPS or step_flops > MOST_GRAPHED_FLOPS
+    is_short = recipe.steps < LEAST_GRAPHED_STEPS or _step_flops(job) > MOST_GRAPHED_FLOPS
     capturable = load_optimizer(job.optimizer.name).capturable
     replays = job.cuda_graph and capturable and not is_short and not job.objective.gradient_noise_scale
     kind = GraphedStep if device.type == "cuda" and replays else TrainingStep

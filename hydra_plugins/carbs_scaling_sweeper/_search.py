@@ -88,18 +88,21 @@ class AppTask(Task):
 
     def __init__(self, sweeper: "CarbsScalingSweeper", overrides: Sequence[Override]) -> None:
         self._loader, self._config = sweeper.hydra_context.config_loader, sweeper.config
-        self._keys: dict[str, str] = {}
         self._texts: dict[str, dict[Choice, str]] = {}
         self._groups: set[str] = set()
         self.fixed: list[str] = []
+        self._order: list[
+            tuple[str | None, str]
+        ] = []  # name of a dimension, or None; and its key or its text
         self.space = {}
         for override in overrides:
             if not override.is_sweep_override():
                 self.fixed.append(str(override.input_line))
+                self._order.append((None, self.fixed[-1]))
                 continue
             key = override.get_key_element()
             name = key.lstrip("+")
-            self._keys[name] = key
+            self._order.append((name, key))
             self.space[name], self._texts[name] = distribution_of(override)
             if self._loader.get_group_options(override.key_or_group, ObjectType.CONFIG):
                 self._groups.add(name)
@@ -115,9 +118,15 @@ class AppTask(Task):
         self._known: dict[Any, tuple[float, dict[str, float]]] = {}
 
     def overrides(self, point: Point) -> tuple[str, ...]:
-        """Those of the job at a point."""
-        named = (f"{self._keys[name]}={self._texts[name].get((type(v), v), v)}" for name, v in point.items())
-        return (*self.fixed, *named)
+        """Those of the job at a point, in the order in which they were given."""
+        written = []
+        for name, text in self._order:
+            if name is None:
+                written.append(text)
+            elif name in point:
+                value = point[name]
+                written.append(f"{text}={self._texts[name].get((type(value), value), value)}")
+        return tuple(written)
 
     def _costs(self, point: Point) -> tuple[float, dict[str, float]]:
         """FLOPs and roles by the configuration of the job at a point."""
@@ -159,8 +168,8 @@ def _number(key: str, value: Any) -> float:
     return Formula(str(value), f"hydra.sweeper.{key}").number({})
 
 
-def sweep(sweeper: "CarbsScalingSweeper", arguments: list[str]) -> None:
-    """Goes on with the study, or begins it, until its budget is spent.
+def sweep(sweeper: "CarbsScalingSweeper", arguments: list[str]) -> list[Sequence[JobReturn]]:
+    """Goes on with the study, or begins it, until its budget is spent; gives the batches that ran.
 
     Raises:
         CarbsScalingError: one line.
@@ -183,10 +192,11 @@ def sweep(sweeper: "CarbsScalingSweeper", arguments: list[str]) -> None:
     budget, sampler = _sampler(task, options)
     with sole_coordinator(place):
         study = Study.begin(place, task, budget, sampler)
-        _run(sweeper, task, study, sampler)
+        batches = _run(sweeper, task, study, sampler)
         write_atomically(
             folder / RESULTS, OmegaConf.to_yaml(OmegaConf.create(results(study, options))).encode()
         )
+    return batches
 
 
 def _sampler(task: AppTask, options: Mapping[str, Any]) -> tuple[float, Sampler]:
@@ -207,8 +217,11 @@ def _sampler(task: AppTask, options: Mapping[str, Any]) -> tuple[float, Sampler]
     return budget, build_sampler(chosen, legal, budget, options["seed"], None, overhead)
 
 
-def _run(sweeper: "CarbsScalingSweeper", task: AppTask, study: Study, sampler: Sampler) -> None:
+def _run(
+    sweeper: "CarbsScalingSweeper", task: AppTask, study: Study, sampler: Sampler
+) -> list[Sequence[JobReturn]]:
     """Batches of jobs, until nothing more can be paid."""
+    batches: list[Sequence[JobReturn]] = []
     options = sweeper.options
     most = options["n_trials"] if task.flops_convention == TRIALS or options["budget_flops"] is None else None
     provenance = {"sampler": "carbs", "flops_convention": task.flops_convention}
@@ -221,10 +234,11 @@ def _run(sweeper: "CarbsScalingSweeper", task: AppTask, study: Study, sampler: S
                 break
             batch.append(study.ask(task, provenance))
         if not batch:
-            return
+            return batches
         overrides = [task.overrides(record.point) for record in batch]
         sweeper.validate_batch_is_legal(overrides)
         returned = sweeper.launcher.launch(overrides, initial_job_idx=batch[0].number)
+        batches.append(returned)
         outcomes = [_outcome(job, options["direction"]) for job in returned]
         for record, outcome in zip(batch, outcomes, strict=True):
             study.tell(record.number, outcome)

@@ -29,8 +29,25 @@ class CarbsScalingSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
-    def sweep(self, arguments: list[str]) -> None:
-        """Runs jobs until the budget is spent, and writes `optimization_results.yaml`."""
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs jobs until the budget is spent and writes `optimization_results.yaml`; gives batches of jobs.
+
+        Where nothing is swept one job is run, and there is no study.
+        """
+        from pathlib import Path
+
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from omegaconf import OmegaConf
+
+        from carbs_scaling.passwords import cleaned, remember
+
+        remember(str(self.options["storage"]))
+        folder = Path(str(self.config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "multirun.yaml").write_text(cleaned(OmegaConf.to_yaml(self.config)), encoding="utf-8")
+        given = OverridesParser.create().parse_overrides(arguments)
+        if not self.options["params"] and not any(override.is_sweep_override() for override in given):
+            return [self.launcher.launch([arguments], initial_job_idx=0)]
         from hydra_plugins.carbs_scaling_sweeper._search import sweep
 
-        sweep(self, arguments)
+        return sweep(self, arguments)

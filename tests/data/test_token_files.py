@@ -14,6 +14,7 @@ import pytest
 
 from carbs_scaling.data import token_files as data
 from carbs_scaling.data.token_files import CACHE_VARIABLE, cache_folder, prepare_text
+from carbs_scaling.data.windows import training_windows
 from carbs_scaling.errors import DataError
 
 
@@ -258,7 +259,15 @@ def test_unknown_tokenizer(tmp_path, data_config, monkeypatch):
 def test_hub_out_of_reach_is_said_at_once(data_config, monkeypatch):
     monkeypatch.setattr("carbs_scaling.data.hub.hub_in_reach", lambda: False)
     for streaming in (False, True):
-        said = refusal(data_config(source="hub", name="allenai/c4", subset="en", streaming=streaming))
+        said = refusal(
+            data_config(
+                source="hub",
+                name="allenai/c4",
+                subset="en",
+                streaming=streaming,
+                max_validation_bytes=1000,
+            )
+        )
         assert "cannot be reached for allenai/c4 en" in said
 
 
@@ -268,8 +277,16 @@ def test_hub_data_set(data_config):
 
     if not hub_in_reach():
         pytest.skip("the data set hub is out of reach")
-    config = data_config(source="hub", name="roneneldan/TinyStories", streaming=True, max_bytes=100_000)
-    assert prepare_text(config).train_tokens > 50_000
+    config = data_config(
+        source="hub",
+        name="roneneldan/TinyStories",
+        streaming=True,
+        validation_split="validation",
+        max_validation_bytes=10_000,
+    )
+    text = prepare_text(config)
+    assert text.validation_tokens >= 10_000
+    assert training_windows(text, 64).read(np.arange(4)).shape == (4, 65)
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,11 @@ def test_flops_and_roles_are_of_the_job_and_a_broken_job_is_counted(tmp_path):
 @pytest.mark.skipif(
     find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs hydra-joblib-launcher"
 )
-def test_jobs_of_a_batch_run_at_once_with_joblib(tmp_path):
+def test_jobs_of_a_batch_run_at_once_with_joblib_and_go_on_after_a_kill(tmp_path):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"]
-    result = app(tmp_path, *launcher, "hydra.sweeper.study_name=joblib", "hydra.sweeper.n_trials=4")
+    named = ["hydra.sweeper.study_name=joblib", "hydra.sweeper.n_trials=4"]
+    assert app(tmp_path, *launcher, *named, KILL_AT_JOB="3").returncode != 0
+    assert [record.running for record in records(tmp_path, "joblib")] == [False, False, True, True]
+    result = app(tmp_path, *launcher, *named)
     assert result.returncode == 0, result.stderr
-    assert all(record.completed for record in records(tmp_path, "joblib"))
+    assert [record.completed for record in records(tmp_path, "joblib")] == [True] * 4

@@ -23,6 +23,15 @@ def sampler(with_sizes=True):
     return CarbsSampler(DISTRIBUTIONS, lambda p: 120 * p["params"] ** 2, roles, budget_flops=1e19, seed=0)
 
 
+@pytest.mark.parametrize("loss", [1e60, -1e60])
+def test_a_loss_that_overflows_is_of_a_run_that_diverged(loss):
+    carbs = sampler()
+    study = new_study(carbs)
+    point = {"params": 1e7, "learning_rate": 0.01}
+    study.add_trial(create_trial(values=[loss, 1e16], params=point, distributions=DISTRIBUTIONS))
+    assert carbs.read(study).failed == [point]
+
+
 def study_of(carbs, typed):
     """Twelve runs, the one of the highest rate broken: with a loss of 7.4, or typed as diverged."""
     study = new_study(carbs)

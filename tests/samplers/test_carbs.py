@@ -236,7 +236,7 @@ def test_any_history_gives_a_legal_affordable_point_or_says_that_the_budget_is_s
     history, seed, budget, target
 ):
     logging.disable(logging.WARNING)
-    own = CarbsSampler(DISTRIBUTIONS, flops, roles, project, budget, target, seed)
+    own = CarbsSampler(DISTRIBUTIONS, flops, roles, project, budget, target=target, seed=seed)
     study = study_of(own)
     rng = np.random.default_rng(0)
     points = [project(own.space.encoding.point(rng.random(len(DISTRIBUTIONS)))) for _ in range(12)]
@@ -266,7 +266,9 @@ def test_it_uses_the_roles_that_there_are(roles_given):
     own = CarbsSampler(
         DISTRIBUTIONS,
         flops,
-        lambda point: {name: value for name, value in roles(point).items() if name in roles_given},
+        (lambda point: {name: value for name, value in roles(point).items() if name in roles_given})
+        if roles_given
+        else None,
         project,
         budget_flops=BUDGET,
         seed=0,
@@ -387,3 +389,4 @@ def test_threads_do_not_overrun_the_budget():
     study.optimize(objective, n_trials=40, n_jobs=4)
     spent = sum(t.values[1] for t in study.trials if t.state is TrialState.COMPLETE)
     assert 0 < spent <= 3e15
+    assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}

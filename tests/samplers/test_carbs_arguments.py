@@ -58,6 +58,7 @@ def test_arguments_that_cannot_be_are_refused_at_once(arguments, said):
         sampler(**arguments)
 
 
+@pytest.mark.filterwarnings("ignore:roles:UserWarning")  # where no point has any
 @pytest.mark.parametrize("absent", [None, {}, {"params": None}, {"params": 0, "tokens": None}])
 def test_a_point_may_lack_roles(absent):
     def of_narrow_ones(point):

@@ -94,7 +94,7 @@ def test_scores_are_gains_per_flop_of_the_candidates():
     own = study.sampler
     history = own.read(study)
     model = own.model_of(history, np.random.default_rng(0))
-    search = own.front_search()
+    search = own.front_search(history)
     state = search._state(history, history, own.space.describe(history.points), model)
     pool = own.space.candidates(np.random.default_rng(1).random((40, 3)))
     X = pool.rows[:, None]

@@ -72,7 +72,7 @@ def test_sgd_learns_too(job, changed):
 def test_absurd_learning_rate_diverges_and_is_charged_what_it_spent(job, changed, tmp_path):
     outcome = train(replace(changed(learning_rate=1e4, steps=400), curve_path=str(tmp_path / "curve")))
     assert isinstance(outcome, Diverged)
-    assert outcome.metrics == {}
+    assert outcome.metrics == {"epochs": 1.0}
     assert outcome.message
     assert 0 < outcome.progress < 1
     assert outcome.progress * 400 == round(outcome.progress * 400)
@@ -186,7 +186,7 @@ def test_bits_per_byte(job):
     assert bits_per_byte(8 * math.log(2), 4.0) == 2.0
     outcome = train(job)
     bits = outcome.loss / math.log(2) / job.text.bytes_per_token
-    assert outcome.metrics == {"nats_per_token": outcome.loss, "bits_per_byte": bits}
+    assert outcome.metrics == {"nats_per_token": outcome.loss, "bits_per_byte": bits, "epochs": 1.0}
     in_bits = replace(job, objective=replace(job.objective, metric="bits_per_byte"))
     assert train(in_bits).loss == bits
 

@@ -36,7 +36,10 @@ NOT_MARKED = ("false", "0", "0.0", "no", "n", "f", "", "nan", "none", "<na>", "-
 LOSS_ALONE = "; for a law of the loss alone in N and D, leave out rate and batch, under any name"
 # Bounds that reveal a wrong unit: millions of parameters, billions of tokens, sequences a batch.
 MIN_PARAMS, MIN_TOKENS, MAX_RATE, MAX_STEPS, MAX_LOSS = 500.0, 2_000.0, 100.0, 5e6, 50.0
-READERS = {".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json", ".parquet": "read_parquet"}
+READERS = {
+    **{".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet"},
+    **{".jsonl": "read_json", ".ndjson": "read_json"},
+}
 
 
 def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
@@ -144,7 +147,7 @@ def _as_frame(runs: Any) -> tuple["pd.DataFrame", str]:
     if isinstance(runs, pd.DataFrame):
         return runs, "the table"
     if isinstance(runs, str | Path):
-        return _read_file(Path(runs)), str(runs)
+        return read_table(Path(runs)), str(runs)
     if hasattr(runs, "records"):
         optimizer = runs.identity.get("optimizer", {}).get("name", "")
         return records_frame(runs.records()).assign(optimizer=optimizer), f"study {runs.name}"
@@ -162,17 +165,24 @@ def _as_frame(runs: Any) -> tuple["pd.DataFrame", str]:
     )
 
 
-def _read_file(path: Path) -> "pd.DataFrame":
+def read_table(path: Path) -> "pd.DataFrame":
+    """The table in a CSV, TSV, JSONL or Parquet file.
+
+    Raises:
+        LawArgumentError: there is no such file, or it cannot be read.
+    """
     import pandas as pd
 
     if not path.is_file():
         raise LawArgumentError(
-            f"{path} is not a file: give a CSV, JSONL or Parquet table with columns {', '.join(REQUIRED)}"
+            f"{path} is not a file: give a CSV, TSV, JSONL or Parquet table with {', '.join(REQUIRED)}"
         )
     if path.suffix.lower() not in READERS:
         raise LawArgumentError(f"{path} ends in none of {', '.join(READERS)}")
     reader = getattr(pd, READERS[path.suffix.lower()])
-    options = {"lines": True} if reader is pd.read_json else {}
+    options = {".tsv": {"sep": "\t"}, ".jsonl": {"lines": True}, ".ndjson": {"lines": True}}.get(
+        path.suffix.lower(), {}
+    )
     try:
         frame: pd.DataFrame = reader(path, **options)
     except (ValueError, OSError) as error:  # pandas' ParserError and Arrow's errors are ValueErrors
@@ -270,6 +280,11 @@ def _again(frame: "pd.DataFrame") -> np.ndarray:
     Repeats of a run differ in their losses, at least in the last digits.
     """
     return np.asarray(frame.astype(str).duplicated().to_numpy())
+
+
+def is_marked(value: Any) -> bool:
+    """Whether a cell of a column `diverged` marks its run."""
+    return str(value).strip().lower() in MARKED
 
 
 def _marked(column: "pd.Series[Any]", what: str) -> np.ndarray:

@@ -45,7 +45,7 @@ class KeptOutput:
     """
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
-        self._file = path.open("wb")
+        self._file = path.open("ab")  # after what an earlier attempt of the trial has printed
         self._head_left, self._tail_limit = limit_bytes - limit_bytes // 2, limit_bytes // 2
         self._tail: deque[bytes] = deque()
         self._tail_bytes = self._dropped = 0

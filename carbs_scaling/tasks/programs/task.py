@@ -91,6 +91,10 @@ class ProgramTask(Task):
         """Whether `task.allowed` holds."""
         return self.points.may_run(point)
 
+    def loss_of(self, value: float) -> float:
+        """The value, or its negative where it is maximised."""
+        return self._sign * value
+
     def identity(self) -> dict[str, Any]:
         """The space and all of the section that says what is run and read."""
         section = {k: v for k, v in asdict(self.section).items() if k not in MAY_CHANGE}
@@ -194,7 +198,7 @@ class ProgramTask(Task):
         metrics = {**reading.others, **beside}
         if self._sign < 0:
             metrics[self.section.metric.unit] = reading.value
-        return Completed(loss=self._sign * reading.value, metrics=metrics, **common)
+        return Completed(loss=self.loss_of(reading.value), metrics=metrics, **common)
 
     def provenance(self) -> dict[str, Any]:
         """How FLOPs are counted."""

@@ -1,0 +1,126 @@
+"""The door of an experiment tracker: a study is a group, a trial that ended is a run of it."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from carbs_scaling.errors import ConfigError
+from carbs_scaling.loggers import LOGGERS
+
+logger = logging.getLogger(__name__)
+
+Plain = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """One trial that ended, in plain values.
+
+    Args:
+        study: its group.
+        number: of the trial.
+        config: dimensions, roles and details.
+        results: `flops` that were charged, `loss` where there is one, `seconds`, and what else was measured.
+        status: how it ended.
+        message: why there is no loss; empty where there is one.
+        curve: (step, values by name) of its loss curve.
+    """
+
+    study: str
+    number: int
+    config: dict[str, Plain]
+    results: dict[str, float]
+    status: str
+    message: str
+    curve: Sequence[tuple[int, dict[str, float]]]
+
+    @property
+    def name(self) -> str:
+        """Of the run, such as `mine-00012`."""
+        return f"{self.study}-{self.number:05d}"
+
+    @property
+    def completed(self) -> bool:
+        """Whether it has a loss."""
+        return "loss" in self.results
+
+
+class Logger(Protocol):
+    """One tracker. Its settings are its own: environment variables and files that it reads itself.
+
+    Attributes:
+        package: that must be installed; its name for pip stands in the extra of the logger's name.
+    """
+
+    package: str
+
+    def __init__(self, study: str, folder: Path) -> None:
+        """Begins or goes on with a group.
+
+        Args:
+            study: its name.
+            folder: of the study, for what is kept on this machine.
+        """
+        ...
+
+    def log(self, run: LoggedRun) -> None:
+        """Adds a run.
+
+        Raises:
+            OSError: or an error of `failures`: the tracker cannot be reached.
+        """
+        ...
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What the tracker's own package raises where it cannot do its work."""
+        ...
+
+
+class Loggers:
+    """Tells several trackers; one that fails is left out from then on, and the search goes on.
+
+    Args:
+        names: of `LOGGERS`.
+        study: name of the study.
+        folder: of the study.
+
+    Raises:
+        ConfigError: an unknown name, or one whose package is not installed.
+    """
+
+    def __init__(self, names: Sequence[str], study: str, folder: Path) -> None:
+        self._loggers: dict[str, Logger] = {}
+        kinds = {name: LOGGERS.load(name) for name in names}
+        for name, kind in kinds.items():
+            require_installed(name, kind)
+        self._make = lambda: {name: kind(study, folder) for name, kind in kinds.items()}
+        self._begun = False
+
+    def log(self, run: LoggedRun) -> list[str]:
+        """Tells all of them of a run; returns a line for each that failed."""
+        if not self._begun:  # not before there is something to tell
+            self._begun, self._loggers = True, self._make()
+        lines = []
+        for name, one in list(self._loggers.items()):
+            try:
+                one.log(run)
+            except (OSError, *one.failures) as error:
+                logger.exception("logger %s failed", name)
+                del self._loggers[name]
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                lines.append(f"logger {name} is left out from here on: {reason}")
+        return lines
+
+
+def require_installed(name: str, kind: Any) -> None:
+    """Refuse a logger whose package is absent.
+
+    Raises:
+        ConfigError: how to install it.
+    """
+    if find_spec(kind.package) is None:
+        raise ConfigError(f"logger={name} needs a package: pip install 'carbs-scaling[{name}]'")

@@ -1,0 +1,279 @@
+"""The figures of a study's report, for plotly: the law with its runs, valleys, recipe, dimensions, budget."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from carbs_scaling.laws.runs.table import RunTable
+from carbs_scaling.laws.scaling_law import ScalingLaw
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.numbers import compact, log_ticks
+from carbs_scaling.report.canvas import short
+from carbs_scaling.report.columns import ROLES, point_columns
+from carbs_scaling.report.front import completed_records, front_records
+from carbs_scaling.report.html import FRONT_COLOUR, LAW_COLOUR, LAYOUT
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+BAND = "rgba(232,89,12,.18)"
+AXIS_GAP = 8  # pixels between ticks and title
+LEVEL = 0.9  # of all bands
+CURVES = 4  # values of N for which the law is drawn
+BEYOND = 10.0  # the recipe is drawn so far beyond the largest N of the runs
+MANY = 1000  # points from which a figure is drawn by the graphics card
+
+
+def scatter_kind(count: int) -> str:
+    """The kind of trace for so many points."""
+    return "scattergl" if count > MANY else "scatter"
+
+
+def _axis(title: str, **more: Any) -> dict[str, Any]:
+    return {"title": {"text": title, "standoff": AXIS_GAP}, "zeroline": False, "automargin": True, **more}
+
+
+def _log_axis(values: Sequence[float] | np.ndarray, title: str, most: int = 7) -> dict[str, Any]:
+    positive = np.asarray(values, dtype=float)
+    positive = positive[np.isfinite(positive) & (positive > 0)]
+    low, high = positive.min() / 1.15, positive.max() * 1.15
+    ticks = log_ticks(low, high, most=most)
+    return _axis(
+        title, type="log", range=np.log10([low, high]).tolist(), tickvals=ticks,
+        ticktext=[short(tick) for tick in ticks], tickangle=0,
+    )  # fmt: skip
+
+
+def _empty(**layout: Any) -> "Figure":
+    import plotly.graph_objects as go
+
+    return go.Figure(layout=LAYOUT | layout)
+
+
+def _sizes_colour(params: np.ndarray) -> dict[str, Any]:
+    logs = np.log10(params)
+    ticks = log_ticks(params.min() / 1.01, params.max() * 1.01, most=6)
+    bar = {
+        "title": {"text": "N", "side": "top"}, "tickvals": np.log10(ticks).tolist(),
+        "ticktext": [short(t) for t in ticks], "thickness": 12, "outlinewidth": 0,
+    }  # fmt: skip
+    return {
+        "color": logs, "colorscale": "Viridis", "cmin": float(logs.min()), "cmax": float(logs.max()),
+        "colorbar": bar, "size": 8, "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},
+    }  # fmt: skip
+
+
+def _band(
+    figure: "Figure", x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str = BAND, **named: Any
+) -> None:
+    figure.add_scatter(
+        x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=colour, line={"width": 0},
+        mode="lines", hoverinfo="skip", **named,
+    )  # fmt: skip
+
+
+def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
+    """Loss against D: the runs, and the law at its best rate and batch for a few N, with its band.
+
+    The band is what the runs leave open of the law; a run's own noise comes on top.
+    """
+    from plotly.colors import sample_colorscale
+
+    figure, sizes_and_tokens = _empty(), (table.params, table.tokens)
+    sizes = np.unique(np.round(np.log(table.params), 6))
+    chosen = np.exp(
+        np.unique([sizes[np.argmin(np.abs(sizes - aim))] for aim in np.linspace(sizes[0], sizes[-1], CURVES)])
+    )
+    tokens = np.geomspace(table.tokens.min(), table.tokens.max(), 60)
+    low_n, high_n = np.log10(table.params.min()), np.log10(table.params.max())
+    for number, params in enumerate(chosen):
+        drawn = law.loss_draws(np.full(len(tokens), params), tokens, 400)
+        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        share = (np.log10(params) - low_n) / max(high_n - low_n, 1e-9)
+        colour = sample_colorscale("Viridis", [share])[0]
+        faint = colour.replace("rgb", "rgba").replace(")", ",.2)")
+        _band(
+            figure,
+            tokens,
+            low,
+            high,
+            faint,
+            name=f"{LEVEL:.0%} band",
+            legendgroup="band",
+            showlegend=not number,
+        )
+        figure.add_scatter(
+            x=tokens, y=law.loss(params, tokens), mode="lines", name=f"law, N = {compact(params)}",
+            line={"color": colour, "width": 2},
+            hovertemplate="D %{x:.3s}: %{y:.3f}<extra>" + f"law, N = {compact(params)}</extra>",
+        )  # fmt: skip
+    figure.add_trace(
+        {
+            "type": scatter_kind(len(table)), "x": table.tokens, "y": table.loss, "mode": "markers",
+            "name": f"run ({len(table)})", "marker": _sizes_colour(table.params),
+            "text": [f"N {compact(n)}, D {compact(d)}" for n, d in zip(*sizes_and_tokens, strict=True)],
+            "hovertemplate": "%{text}: %{y:.4f}<extra>run</extra>",
+        }
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis=_log_axis(table.tokens, "training tokens D"), yaxis=_log_axis(table.loss, f"loss, {metric}")
+    )
+    return figure
+
+
+def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
+    """Loss above the law's best against the rate over the best rate, of all sizes in one valley.
+
+    The best rate is the one at the run's own batch's place: what a run lost by its batch lifts it too.
+    """
+    best = law.learning_rate(table.params, table.tokens)
+    off = table.learning_rate / best
+    above = table.loss - law.loss(table.params, table.tokens)
+    figure, sizes_and_rates = _empty(), (table.params, table.learning_rate)
+    params, tokens = float(np.median(table.params)), float(np.median(table.tokens))
+    x = np.geomspace(min(off.min(), 0.25), max(off.max(), 4.0), 80)
+    at_best_batch = law.run_loss(
+        params, tokens, x * float(law.learning_rate(params, tokens)), float(law.batch_tokens(params, tokens))
+    )
+    figure.add_scatter(
+        x=x, y=at_best_batch - float(law.loss(params, tokens)), mode="lines",
+        name="law at the middle N and D, best batch", line={"color": LAW_COLOUR, "width": 2},
+    )  # fmt: skip
+    figure.add_trace(
+        {
+            "type": scatter_kind(len(table)), "x": off, "y": above, "mode": "markers",
+            "name": f"run ({len(table)})", "marker": _sizes_colour(table.params),
+            "text": [f"N {compact(n)}, lr {rate:.3g}" for n, rate in zip(*sizes_and_rates, strict=True)],
+            "hovertemplate": "%{text}: %{y:+.4f}<extra>run</extra>",
+        }
+    )  # fmt: skip
+    low, high = min(float(above.min()), 0.0), float(np.quantile(above, 0.95))
+    margin = 0.1 * (high - low)
+    figure.update_layout(
+        xaxis=_log_axis(x, "learning rate / best rate by the law"),
+        yaxis=_axis(f"loss above the law's best, {metric}", range=[low - margin, high + 2 * margin]),
+    )
+    return figure
+
+
+def recipe_figure(law: ScalingLaw, table: RunTable, front: Sequence[TrialRecord], role: str) -> "Figure":
+    """Best rate or batch against N, to `BEYOND` times the largest of the runs, with band and front.
+
+    Args:
+        law: the law.
+        table: its runs.
+        front: records of the front.
+        role: `learning_rate` or `batch_tokens`.
+    """
+    column = {"learning_rate": 0, "batch_tokens": 1}[role]
+    low_n, high_n = table.params.min(), table.params.max()
+    params = np.geomspace(low_n, BEYOND * high_n, 25)
+    ratio = float(np.median(table.tokens / table.params))
+    draws = np.stack([np.exp(law.draws(n, ratio * n, count=600)[:, column]) for n in params])
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+    curve = getattr(law, role)
+    figure = _empty()
+    _band(figure, params, low, high, name=f"{LEVEL:.0%} interval")
+    inside = params <= high_n * 1.001
+    for name, part, dash in (
+        ("law", inside, "solid"),
+        ("extrapolated", params >= params[inside][-1], "dash"),
+    ):
+        figure.add_scatter(
+            x=params[part], y=curve(params[part], ratio * params[part]), mode="lines", name=name,
+            line={"color": LAW_COLOUR, "width": 2, "dash": dash},
+            hovertemplate="N %{x:.3s}: %{y:.3g}<extra></extra>",
+        )  # fmt: skip
+    points = [record for record in front if {"params", role} <= set(record.roles)]
+    heading, text = ROLES[role]
+    figure.add_scatter(
+        x=[record.roles["params"] for record in points], y=[record.roles[role] for record in points],
+        mode="markers", name=f"front ({len(points)})",
+        marker={"symbol": "circle-open", "size": 10, "color": FRONT_COLOUR, "line": {"width": 1.8}},
+        text=[f"trial {record.number}: {heading} {text(record.roles[role])}" for record in points],
+        hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+    title = {"learning_rate": "best learning rate (peak)", "batch_tokens": "best batch, tokens a step"}[role]
+    values = [*low, *high, *(record.roles[role] for record in points)]
+    figure.update_layout(
+        xaxis=_log_axis(params, f"parameters N (D = {ratio:.3g} N)"), yaxis=_log_axis(values, title)
+    )
+    return figure
+
+
+def dimensions_figure(records: Sequence[TrialRecord], metric: str) -> "Figure | None":
+    """Every completed run as a line through its roles, dimensions and loss; None for no run."""
+    import plotly.graph_objects as go
+
+    completed = completed_records(records)
+    if not completed:
+        return None
+    columns = point_columns(completed)
+    dimensions = [
+        d
+        for column in columns
+        if (d := _parallel(column.heading, [r.values.get(column.name) for r in completed]))
+    ]
+    loss = [record.loss for record in completed]
+    dimensions += [
+        d for d in (_parallel("FLOPs", [r.flops for r in completed]), _parallel(metric, loss)) if d
+    ]
+    rank = np.argsort(np.argsort(_above_front(completed)))
+    line = {"color": rank, "colorscale": "Viridis", "reversescale": True, "showscale": False}
+    return go.Figure(
+        go.Parcoords(dimensions=dimensions, line=line),
+        layout=LAYOUT | {"margin": {"l": 60, "r": 60, "t": 60, "b": 30}},
+    )
+
+
+def _above_front(completed: Sequence[TrialRecord]) -> np.ndarray:
+    """How far each run lies above the front at its FLOPs, in loss."""
+    front = front_records(completed)
+    flops, loss = np.array([r.flops for r in front]), np.array([r.loss for r in front])
+    below = np.maximum(np.searchsorted(flops, [r.flops for r in completed], side="right") - 1, 0)
+    return np.array([r.loss for r in completed]) - loss[below]
+
+
+def _parallel(label: str, values: list[Any]) -> dict[str, Any] | None:
+    """One axis: logarithms of numbers that span a factor of 3, words by name; None for a single value."""
+    if any(value is None for value in values) or len(set(map(str, values))) < 2:
+        return None
+    if any(isinstance(value, str | bool | list) for value in values):
+        words = sorted(set(map(str, values)))
+        places = [words.index(str(value)) for value in values]
+        return {"label": label, "values": places, "tickvals": list(range(len(words))), "ticktext": words}
+    numbers = np.array(values, dtype=float)
+    if numbers.min() <= 0 or numbers.max() < 3 * numbers.min():
+        return {"label": label, "values": numbers}
+    ticks = log_ticks(numbers.min(), numbers.max(), most=6)
+    return {
+        "label": label, "values": np.log10(numbers), "tickvals": np.log10(ticks).tolist(),
+        "ticktext": [short(tick) for tick in ticks],
+    }  # fmt: skip
+
+
+def budget_figure(ended: Sequence[tuple[datetime, TrialRecord]], budget_flops: float) -> "Figure":
+    """FLOPs spent and lowest loss so far, over the time since the first run ended."""
+    figure = _empty()
+    seconds = [(at - ended[0][0]).total_seconds() for at, _ in ended]
+    unit, size = ("hours", 3600) if seconds[-1] > 2 * 3600 else ("minutes", 60)
+    times = np.array(seconds) / size
+    spent = np.cumsum([record.flops for _, record in ended]) / budget_flops * 100
+    best = np.minimum.accumulate([record.loss if record.completed else np.inf for _, record in ended])
+    figure.add_scatter(
+        x=times, y=spent, mode="lines", name="budget spent", line={"color": FRONT_COLOUR, "shape": "hv"},
+        hovertemplate="%{y:.0f}% after %{x:.3g} " + unit + "<extra></extra>",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=times, y=[float(loss) if np.isfinite(loss) else None for loss in best], mode="lines",
+        name="lowest loss so far", yaxis="y2", line={"color": LAW_COLOUR, "shape": "hv", "width": 2},
+        hovertemplate="%{y:.4f}<extra></extra>",
+    )  # fmt: skip
+    right = {"overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto", "nticks": 6}
+    figure.update_layout(
+        xaxis=_axis(f"{unit} since the first run ended"), yaxis=_axis("budget spent, %", range=[0, 105]),
+        yaxis2=_axis("lowest loss so far", **right), margin={"l": 70, "r": 70, "t": 50, "b": 60},
+    )  # fmt: skip
+    return figure
