@@ -121,10 +121,11 @@ def _train(
             ranks.on_first(lambda: write_atomically(folder / RECIPE, file.to_json()))
             meter = EnergyMeter(config.energy, gpus_here(str(ranks.device)))
             with display, warnings_to(sys.stderr), closing(meter):
-                if text.train_tokens is not None and recipe.tokens > text.train_tokens:
+                there = getattr(text, "train_tokens", None)  # examples and rows are seen again and again
+                if there is not None and recipe.tokens > there:
                     logger.warning(
                         "the run has %s tokens, and the text %s to train on: it sees it %.2g times",
-                        f"{recipe.tokens:,}", f"{text.train_tokens:,}", recipe.tokens / text.train_tokens,
+                        f"{recipe.tokens:,}", f"{there:,}", recipe.tokens / there,
                     )  # fmt: skip
                 outcome = train(job, display.step_done, ranks)
                 # Each process has a device of its own, and all do the same work.

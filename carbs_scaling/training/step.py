@@ -136,7 +136,7 @@ class TrainingStep:
     def gradients(self, batch: torch.Tensor) -> torch.Tensor:
         """Put the gradient of the batch on the parameters; returns its mean loss, [] on the device."""
         self.optimizer.zero_grad(set_to_none=True)
-        return accumulate_gradients(self.model, batch, self.micro_batch, losses=self.losses)
+        return accumulate_gradients(self.model, batch, self.micro_batch, None, self.losses)
 
     def fitting(self, passes: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Run the passes of a step; out of memory, halve the micro-batch and run them again.
