@@ -231,6 +231,25 @@ class FrontConfig:
         )
 
 
+@dataclass(frozen=True)
+class StatusConfig:
+    """All of `conf/status.yaml`."""
+
+    study: StudyConfig
+    format: str
+
+    def __post_init__(self) -> None:
+        require_choice("format", self.format, ("table", "json"))
+
+
+@dataclass(frozen=True)
+class StopConfig:
+    """All of `conf/stop.yaml`."""
+
+    study: StudyConfig
+    now: bool
+
+
 REPORT_FORMATS = ("html", "pdf", "png")
 
 

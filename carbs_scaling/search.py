@@ -17,6 +17,7 @@ from carbs_scaling.files import undone_if_refused
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
 from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.ledger.presence import NOW, forget_stop, stop_request
 from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.ledger.study import Study, runs_of_studies, sole_coordinator, spent_flops
 from carbs_scaling.loggers.logger import LoggedRun, Loggers
@@ -188,7 +189,15 @@ class Search:
             left_open = self._affordable(self._study.unfinished(self._task, provenance))
         self._retire()  # what was not told when the last run of this study ended
         may_propose = True  # what can be paid changes only when a trial ends
+        forget_stop(self._config.study.folder)
         while True:
+            asked = stop_request(self._config.study.folder)
+            if asked == NOW:
+                forget_stop(self._config.study.folder)
+                raise KeyboardInterrupt
+            if asked is not None:
+                left_open, may_propose = [], False
+                self._why_it_ends = "it was asked to (carbs-scaling stop)"
             while executor.free:
                 if left_open:
                     record = left_open.pop(0)
@@ -204,6 +213,7 @@ class Search:
                 with self._showing:
                     self._display.trial_started(record)
             if not running:
+                forget_stop(self._config.study.folder)
                 logger.info("the search ends: %s", self._why_it_ends)
                 with self._showing:
                     self._display.note(f"the search ends: {self._why_it_ends}")

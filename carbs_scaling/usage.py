@@ -44,6 +44,14 @@ VERBS = {
             "runs=runs.csv study.name=mine columns.batch_size='batch_tokens / 64'",
         ),
     ),
+    "status": Verb(
+        "what a search is doing, told from another terminal",
+        ("study.name=mine", "study.name=mine format=json", "study.name=mine study.directory=/data/studies"),
+    ),
+    "stop": Verb(
+        "end a search from another terminal; the same command goes on later",
+        ("study.name=mine", "study.name=mine now=true", "study.name=mine study.directory=/data/studies"),
+    ),
     "front": Verb(
         "the front of a study as a table, a file and plots",
         (

@@ -83,6 +83,8 @@ STUDY_VERBS = (
     "front",
     "fit",
     "curves",
+    "report",
+    "status",
     "recommend target.flops=1e18",
     "train trial=1",
     "compare studies=[none,x]",

@@ -78,6 +78,7 @@ def run(composed: DictConfig) -> None:
 def _tell_search_time(search: str, format: str) -> None:
     """Prints how long the search of these overrides takes here."""
     from carbs_scaling.commands.search import build_task, load_search
+    from carbs_scaling.executors.processes import worker_environments
     from carbs_scaling.numbers import scientific
     from carbs_scaling.report.plan import time_text
     from carbs_scaling.tasks.pretraining import Pretraining
@@ -87,7 +88,9 @@ def _tell_search_time(search: str, format: str) -> None:
     task = build_task(config, task_config)
     if not isinstance(task, Pretraining):
         raise ConfigError(f"plan search=... times steps of task=pretraining, not of {task.name}")
-    found = search_time(config, task)
+    in_process = config.executor.name == "in_process"
+    workers = 1 if in_process else len(worker_environments(config.executor.device, config.executor.workers))
+    found = search_time(config, task, workers)
     if format == "json":
         print(json.dumps(asdict(found), indent=1))
         return

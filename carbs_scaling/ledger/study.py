@@ -24,6 +24,7 @@ from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy
 from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
 from carbs_scaling.ledger.identity import differences, flatten, study_identity
 from carbs_scaling.ledger.imported import FinishedRun, Reader, add_runs, require_some
+from carbs_scaling.ledger.presence import LOCK
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import (
     IMPORTED,
@@ -243,9 +244,14 @@ class Study:
         return TrialRecord(number=trial.number, point=point, outcome=None, **written)
 
     def tell(self, number: int, outcome: TrialOutcome) -> TrialRecord:
-        """Closes a trial with how it ended, charged for what was done of it."""
+        """Closes a trial with how it ended, charged for what was done of it.
+
+        A trial that somebody else has closed, as a dashboard can, stays as they left it.
+        """
         with storage_errors(self.name):
             frozen = self.optuna_study.get_trials(deepcopy=False)[number]
+            if frozen.state.is_finished():
+                return self._record(stored(frozen))
             flops = charged_flops(frozen.user_attrs[RECORD]["flops"], outcome)
             attributes = {"outcome": str(outcome.status), OUTCOME: outcome.to_dict(), "flops": flops}
             for name, value in attributes.items():
@@ -373,7 +379,7 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
     missing = [path for path in (config.folder, *config.folder.parents) if not path.exists()]
     config.folder.mkdir(parents=True, exist_ok=True)
     before = set(config.folder.iterdir())
-    lock = filelock.FileLock(config.folder / "lock", timeout=0)
+    lock = filelock.FileLock(config.folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -383,8 +389,8 @@ def sole_coordinator(config: StudyConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        if set(config.folder.iterdir()) - before == {config.folder / "lock"}:  # nothing was begun
-            (config.folder / "lock").unlink()
+        if set(config.folder.iterdir()) - before == {config.folder / LOCK}:  # nothing was begun
+            (config.folder / LOCK).unlink()
             lock.release()
             with suppress(OSError):  # another study has come into the folder above
                 for folder in missing:

@@ -11,7 +11,6 @@ from scipy.stats import qmc
 from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.config import SearchConfig
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.executors.processes import worker_environments
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.task import Point
@@ -45,7 +44,7 @@ class SearchTime:
     steps_timed: tuple[str, ...]
 
 
-def search_time(config: SearchConfig, task: Pretraining) -> SearchTime:
+def search_time(config: SearchConfig, task: Pretraining, workers: int) -> SearchTime:
     """Time steps of models in the middle of the space, and with them the runs that the budget buys.
 
     Runs: as many in each octave of FLOPs from the dearest that is allowed down to the cheapest, with points
@@ -58,8 +57,6 @@ def search_time(config: SearchConfig, task: Pretraining) -> SearchTime:
     budget = config.budget
     device = choose_device(config.executor.device)
     on_cpu = device.type == "cpu"
-    in_process = config.executor.name == "in_process"
-    workers = 1 if in_process else len(worker_environments(config.executor.device, config.executor.workers))
     most, least = budget.max_trial_fraction * budget.flops, budget.min_trial_fraction * budget.flops
     recipes = [task.legal.recipe(point, seed=0) for point in _points(task)]
     costs = np.array([r.steps * _step_flops(task, r.shape, r.batch_size) for r in recipes])
