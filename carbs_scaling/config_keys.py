@@ -71,11 +71,11 @@ def verb_keys(verb: str, chosen: Mapping[str, str] | None = None) -> VerbKeys:
             option = (chosen or {})[group]
         found.options[group] = tuple(name for name in names if name != "base")
         found.chosen[group] = option
-        package = _global if "@package _global_" in _text(folder / group / f"{option}.yaml") else _in(group)
+        place = _place(_text(folder / group / f"{option}.yaml"), group)
         for name in ("base", option) if "base" in names else (option,):
             more, said, needed = _read(folder / group / f"{name}.yaml")
-            _merge(values, package(more))
-            prefix = "" if package is _global else f"{group}."
+            _merge(values, {place: more} if place else more)
+            prefix = f"{place}." if place else ""
             group_comments.update({f"{prefix}{key}": comment for key, comment in said.items() if comment})
             groups.update(needed)
     if verb == "search":
@@ -102,12 +102,10 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _global(values: dict[str, Any]) -> dict[str, Any]:
-    return values
-
-
-def _in(group: str) -> Any:
-    return lambda values: {group: values}
+def _place(text: str, group: str) -> str:
+    """The key that a file's values stand under: its group, what its head names, or none."""
+    head = re.match(r"# @package (\S+)", text)
+    return group if head is None else head[1].replace("_global_", "")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:

@@ -91,6 +91,7 @@ class Completed(TrialOutcome):
 
     Args:
         loss: the finite number that the study minimises.
+        loss_of_laws: that laws are fitted to, where a study minimises something else; None for `loss`.
 
     Raises:
         ValueError: the loss is not finite.
@@ -100,6 +101,12 @@ class Completed(TrialOutcome):
 
     loss: float
     progress: float = 1.0
+    loss_of_laws: float | None = None
+
+    @property
+    def law_loss(self) -> float:
+        """The loss that laws are fitted to."""
+        return self.loss if self.loss_of_laws is None else self.loss_of_laws
 
     def __post_init__(self) -> None:
         super().__post_init__()

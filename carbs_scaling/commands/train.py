@@ -16,15 +16,16 @@ from carbs_scaling.config import StudyConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.files import write_atomically
-from carbs_scaling.tasks.pretraining_config import PretrainingConfig
+from carbs_scaling.tasks.pretraining_config import TrainedModelConfig
 from carbs_scaling.training.model_card import PICTURE, RECIPE, RECORD, write_card
 from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.verb_config import TrainConfig
 
 if TYPE_CHECKING:
-    from carbs_scaling.data.prepared import PreparedText
+    from carbs_scaling.tasks.trained_model import TrainedModel
     from carbs_scaling.training.distributed import Ranks
     from carbs_scaling.training.job import TrainingJob
+    from carbs_scaling.training.learning import Material
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,14 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     overrides = _given_overrides() if overrides is None else overrides
     config = load_config(TrainConfig, OmegaConf.masked_copy(composed, list(OWN)))
     given = _given_recipe(config)
+    kind = trained_task(composed)
+    if given is not None and given.task != kind.name:
+        raise ConfigError(f"the recipe is of task={given.task}: add task={given.task}")
     rest = [str(name) for name in composed if name not in OWN and name != "task"]
     sections = OmegaConf.masked_copy(composed, rest)
     if given is not None:
         sections = with_recipe(sections, given, overrides)
-    task_config = load_config(PretrainingConfig, sections)
+    task_config: TrainedModelConfig = load_config(kind.config_type, sections)
 
     from carbs_scaling.training.launch import is_launched, joined, launch
 
@@ -57,11 +61,30 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
         launch(config.train.processes, ["train", *sys.argv[1:]])
     else:
         with joined(config.train.device, config.train.parallel) as ranks:
-            _train(config, task_config, given, ranks)
+            _train(config, kind, task_config, given, ranks)
+
+
+def trained_task(composed: DictConfig) -> "type[TrainedModel]":
+    """The task that is named, one with our training loop.
+
+    Raises:
+        ConfigError: there is none of this name, or it trains by a program of the user's.
+    """
+    from carbs_scaling.tasks import TASKS
+    from carbs_scaling.tasks.trained_model import TrainedModel
+
+    kind = TASKS.load(str(composed.task.name))
+    if not (isinstance(kind, type) and issubclass(kind, TrainedModel)):
+        raise ConfigError(f"task={composed.task.name} trains by a program of yours: run that")
+    return kind
 
 
 def _train(
-    config: TrainConfig, task_config: PretrainingConfig, given: RecipeFile | None, ranks: "Ranks"
+    config: TrainConfig,
+    kind: "type[TrainedModel]",
+    task_config: TrainedModelConfig,
+    given: RecipeFile | None,
+    ranks: "Ranks",
 ) -> None:
     """What each of the processes of a run does; the first one alone writes and shows anything."""
     from carbs_scaling.compute.energy import EnergyMeter, gpus_here
@@ -73,8 +96,8 @@ def _train(
     from carbs_scaling.training.loop import train
     from carbs_scaling.trial import Completed
 
-    def file_and_text() -> "tuple[RecipeFile, PreparedText]":
-        file, text = _file_to_train(config, task_config, given)
+    def file_and_text() -> "tuple[RecipeFile, Material]":
+        file, text = _file_to_train(config, kind, task_config, given)
         ranks.check(file.recipe, file.optimizer.name, file.objective, bool(task_config.training.compile))
         return file, text
 
@@ -99,10 +122,11 @@ def _train(
             ranks.on_first(lambda: write_atomically(folder / RECIPE, file.to_json()))
             meter = EnergyMeter(config.energy, gpus_here(str(ranks.device)))
             with display, warnings_to(sys.stderr), closing(meter):
-                if text.train_tokens is not None and recipe.tokens > text.train_tokens:
+                there = getattr(text, "train_tokens", None)  # examples and rows are seen again and again
+                if there is not None and recipe.tokens > there:
                     logger.warning(
                         "the run has %s tokens, and the text %s to train on: it sees it %.2g times",
-                        f"{recipe.tokens:,}", f"{text.train_tokens:,}", recipe.tokens / text.train_tokens,
+                        f"{recipe.tokens:,}", f"{there:,}", recipe.tokens / there,
                     )  # fmt: skip
                 outcome = train(job, display.step_done, ranks)
                 # Each process has a device of its own, and all do the same work.
@@ -123,7 +147,7 @@ def _train(
             folder / PICTURE,
             f"{file.name}: loss along the run",
             file.prediction,
-            outcome.metrics["nats_per_token"] / outcome.loss,
+            next(iter(outcome.metrics.values())) / outcome.law_loss,
         )
         write_card(folder, file, outcome, text.description)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -163,10 +187,19 @@ def with_recipe(sections: DictConfig, file: RecipeFile, overrides: Sequence[str]
 
     keys = [override.lstrip("~+").split("=")[0].split("@")[0] for override in overrides]
     result = sections.copy()
+
+    def overridden(path: str) -> bool:
+        return any(key == path or path.startswith(f"{key}.") or key.startswith(f"{path}.") for key in keys)
+
     for group, values in recipe_sections(file).items():
+        if group == "model":  # the options of another family than the recipe's
+            for name in [name for name in result.model if name not in values]:
+                if not overridden(f"model.{name}"):
+                    with open_dict(result):
+                        result.model.pop(name)
         for name, value in values.items():
             path = f"{group}.{name}"
-            if any(key == path or path.startswith(f"{key}.") or key.startswith(f"{path}.") for key in keys):
+            if overridden(path):
                 continue
             with open_dict(result):
                 # A range does not merge with a number: it is taken out first.
@@ -203,33 +236,27 @@ def _recipe_of_trial(config: StudyConfig, number: int) -> RecipeFile:
 
 
 def _file_to_train(
-    config: TrainConfig, task_config: PretrainingConfig, given: RecipeFile | None
-) -> "tuple[RecipeFile, PreparedText]":
+    config: TrainConfig, kind: "type[TrainedModel]", task_config: TrainedModelConfig, given: RecipeFile | None
+) -> "tuple[RecipeFile, Material]":
     """The recipe file of what will be trained, overrides included, and its text.
 
     Raises:
         ConfigError: a dimension without one value, or another text than the recipe's.
     """
-    from carbs_scaling.data.token_files import prepare_text
-    from carbs_scaling.data.windows import training_windows, validation_windows
     from carbs_scaling.numbers import compact
     from carbs_scaling.tasks.pretraining_recipe import data_settings
-    from carbs_scaling.tasks.pretraining_space import PretrainingSpace
+    from carbs_scaling.tasks.trained_model import space_of
+    from carbs_scaling.training.learning import learning
 
-    text = prepare_text(task_config.data)
-    for windows in (training_windows, validation_windows):
-        windows(
-            text, task_config.model.sequence_length
-        )  # too little text is reported before anything is made
+    text = kind.prepare(task_config)
+    learning(text, task_config.model.sequence_length)  # too little is reported before anything is made
     known = None if given is None else given.data_sha256
     if known is not None and known != text.sha256 and not config.train.any_text:
         raise ConfigError(
             f"the recipe is for another text (sha256 {known[:12]}, here {text.sha256[:12]}): give the "
             "recipe's text in data.*, or train.any_text=true"
         )
-    space = PretrainingSpace(
-        task_config.space, task_config.model, text.vocabulary_size, optimizer=task_config.optimizer.name
-    )
+    space = space_of(task_config, text)
     if space.searched:
         name = next(iter(space.searched))
         raise ConfigError(
@@ -245,6 +272,7 @@ def _file_to_train(
     )
     file = RecipeFile(
         name=name,
+        task=kind.name,
         recipe=recipe,
         optimizer=task_config.optimizer,
         schedule=task_config.schedule,
@@ -288,9 +316,9 @@ def _require_free(folder: Path, file: RecipeFile) -> None:
 
 def _job(
     config: TrainConfig,
-    task_config: PretrainingConfig,
+    task_config: TrainedModelConfig,
     file: RecipeFile,
-    text: "PreparedText",
+    text: "Material",
     folder: Path,
     device: str,
 ) -> "TrainingJob":

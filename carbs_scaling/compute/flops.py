@@ -15,8 +15,9 @@ def flops_per_token(shape: ModelShape, convention: str) -> float:
     """Training FLOPs (forward and backward) a token.
 
     Conventions:
-        `6N`: non-embedding parameters alone; of a mixture of experts, those that a token is multiplied by.
-        `6N+head`: and the output head, 6 V d.
+        `6N`: non-embedding parameters alone; of a mixture of experts, those that a token is multiplied by;
+            with adapters beside frozen weights, all that is multiplied, the head too.
+        `6N+head`: and the output head, 6 V d, and what an input layer multiplies, as that of patches does.
         `6N+head+attention`: and the attention scores and sums over the whole T x T square.
         `6N+head+causal_attention`: and only the causal half of that square.
 
@@ -25,15 +26,15 @@ def flops_per_token(shape: ModelShape, convention: str) -> float:
     """
     if convention not in FLOPS_CONVENTIONS:
         raise ValueError(f"FLOPs convention {convention!r} is not one of {', '.join(FLOPS_CONVENTIONS)}")
-    flops = 6.0 * shape.params
+    family = shape.family
+    flops = family.matrix_flops_per_token(shape)
     if convention == "6N":
         return flops
-    scored = shape.family.scored_positions(shape) / shape.sequence_length
-    flops += 6.0 * shape.family.head_params(shape) * scored
+    flops += family.head_flops_per_token(shape) + family.embedding_flops_per_token(shape)
     if convention == "6N+head":
         return flops
     square = 1.0 if convention == "6N+head+attention" else 0.5
-    return flops + square * shape.family.attention_flops_per_token(shape)
+    return flops + square * family.attention_flops_per_token(shape)
 
 
 def training_flops(shape: ModelShape, tokens: float, convention: str) -> float:

@@ -54,8 +54,9 @@ def activation_bytes(
         scores = FLOAT32_BYTES * family.head_params(shape)
         scores += (FLOAT32_BYTES - bytes_per_activation) * tokens * shape.width
     else:
-        scores = FLOAT32_BYTES * sequences * family.scored_positions(shape) * shape.vocabulary_size
-    ids = 2 * INT64_BYTES * tokens  # those that are read and those that are predicted
+        scores = FLOAT32_BYTES * sequences * family.scored_positions(shape) * shape.scores
+    # Ids that are read and those that are predicted.
+    ids = 2 * INT64_BYTES * tokens if family.inputs == "tokens" else 0
     half = bytes_per_activation < FLOAT32_BYTES
     cast_matrices = bytes_per_activation * family.cast_params(shape) if half else 0
     return blocks + scores + ids + cast_matrices
@@ -63,8 +64,12 @@ def activation_bytes(
 
 def _takes_scores_in_parts(shape: ModelShape, sequences: int, bytes_per_activation: int) -> bool:
     """Whether the loss of so many sequences is taken as `models.cross_entropy` does."""
-    scores = sequences * shape.sequence_length * shape.vocabulary_size
-    return shape.family.has_plain_head and scores > _scores_at_once(bytes_per_activation)
+    scores = sequences * shape.sequence_length * shape.scores
+    return (
+        shape.family.has_plain_head
+        and shape.classes is None
+        and scores > _scores_at_once(bytes_per_activation)
+    )
 
 
 def _scores_at_once(bytes_per_activation: int) -> int:
@@ -98,9 +103,10 @@ def training_memory_bytes(
         ConfigError: there is no such optimizer.
     """
     family, kind = shape.family, load_optimizer(optimizer)
-    total, hidden = family.total_params(shape), family.block_params(shape) - family.stacked_params(shape)
-    state = kind.hidden_state_bytes * hidden + kind.state_bytes * (total - hidden)
-    weights = 2 * FLOAT32_BYTES * total + state
+    total, trained = family.total_params(shape), family.trained_params(shape)
+    hidden = family.block_params(shape) - family.stacked_params(shape) if trained == total else trained
+    state = kind.hidden_state_bytes * hidden + kind.state_bytes * (trained - hidden)
+    weights = FLOAT32_BYTES * (total + trained) + state
     tokens = sequences * shape.sequence_length
     block = family.block_gradient_bytes(shape, tokens, bytes_per_activation)
     if not whole_scores and _takes_scores_in_parts(shape, sequences, bytes_per_activation):
@@ -108,8 +114,13 @@ def training_memory_bytes(
         scores = 2 * FLOAT32_BYTES * _scores_at_once(bytes_per_activation)
     else:
         scored = sequences * family.scored_positions(shape)
-        scores = (SCORE_COPIES - 1) * FLOAT32_BYTES * scored * shape.vocabulary_size
+        scores = (SCORE_COPIES - 1) * FLOAT32_BYTES * scored * shape.scores
     kept = activation_bytes(shape, sequences, bytes_per_activation, whole_scores)
-    # At the very end: the gradients of a tied matrix as head and as embedding, and their sum.
-    tied = 3 * FLOAT32_BYTES * family.head_params(shape)
-    return weights + max(kept + max(scores, block), tied)
+    if trained < total:
+        end = 0
+    elif shape.classes is None:
+        # At the very end: the gradients of a tied matrix as head and as embedding, and their sum.
+        end = 3 * FLOAT32_BYTES * family.head_params(shape)
+    else:  # one more gradient of the embedding
+        end = FLOAT32_BYTES * shape.vocabulary_size * shape.width
+    return weights + max(kept + max(scores, block), end)

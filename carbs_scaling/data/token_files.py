@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -64,6 +65,13 @@ DEFAULT_CACHE = "~/.cache/carbs_scaling"
 SETTLED_SECONDS = 2.0
 
 
+class Cached(Protocol):
+    """A section `data`, as far as its cache goes."""
+
+    @property
+    def cache_directory(self) -> str | None: ...
+
+
 def prepare_text(config: DataConfig) -> PreparedText:
     """The token files for `config`, from the cache or made now.
 
@@ -101,7 +109,7 @@ def prepare_text(config: DataConfig) -> PreparedText:
     return text
 
 
-def cache_folder(config: DataConfig) -> Path:
+def cache_folder(config: Cached) -> Path:
     """The folder of token files: `data.cache_directory`, `$CARBS_SCALING_CACHE`, or one in the home."""
     folder = config.cache_directory or os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE
     return Path(folder).expanduser().absolute()

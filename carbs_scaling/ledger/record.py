@@ -61,6 +61,15 @@ class TrialRecord:
         return self.outcome.loss
 
     @property
+    def law_loss(self) -> float:
+        """The loss that laws are fitted to, which need not be what the study minimises.
+
+        Raises:
+            ValueError: it did not complete.
+        """
+        return self.outcome.law_loss if isinstance(self.outcome, Completed) else self.loss
+
+    @property
     def status(self) -> Status | None:
         """How it ended; None while it runs."""
         return None if self.outcome is None else self.outcome.status

@@ -54,6 +54,7 @@ class Auto(Measured):
 
     name = "auto"
     options_type = AutoOptions
+    classifies = True
 
     def fixed_sizes(self, options: AutoOptions) -> dict[str, int]:
         """The head size, and those of width and depth that the configuration does not have."""
@@ -72,8 +73,8 @@ class Auto(Measured):
         return _config_of(shape)
 
     def build(self, shape: ModelShape) -> "nn.Module":
-        """The model that `AutoModelForCausalLM` makes."""
-        return make_model(self.config(shape))
+        """The model that `AutoModelForCausalLM` makes, or `AutoModelForSequenceClassification`."""
+        return make_model(self.config(shape), shape.classes)
 
 
 @cache

@@ -23,7 +23,8 @@ def build_model(shape: ModelShape, seed: int, parametrization: Parametrization =
         # Not `torch.manual_seed`, which would reseed the GPUs too, and nothing would put those back.
         torch.default_generator.manual_seed(seed)
         model = shape.family.build(shape)
-    model.has_plain_head = shape.family.has_plain_head  # type: ignore[assignment]
+    plain = shape.family.has_plain_head and shape.classes is None
+    model.has_plain_head = plain  # type: ignore[assignment]
     scale_initial_weights(model, shape, parametrization)
     return model
 

@@ -16,6 +16,7 @@ from carbs_scaling.models.activations import (
 from carbs_scaling.models.family import ModelFamily, ModelShape
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PretrainedConfig
 
 Config = TypeVar("Config", bound="PretrainedConfig")
@@ -108,7 +109,9 @@ class Decoder(ModelFamily):
         gains = (2 * shape.depth + 1) * shape.width
         if self.norms_heads:
             gains += 2 * shape.depth * shape.head_size
-        embeddings = self.head_params(shape) * (1 if shape.options.tied_head else 2)
+        embeddings = shape.vocabulary_size * shape.width
+        if shape.classes is not None or not shape.options.tied_head:
+            embeddings += self.head_params(shape)
         return self.block_params(shape) + embeddings + gains
 
     def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
@@ -150,7 +153,19 @@ class Decoder(ModelFamily):
             "eos_token_id": None,
             "pad_token_id": None,
             "tie_word_embeddings": shape.options.tied_head,
+            **({} if shape.classes is None else {"num_labels": shape.classes}),
         }
+
+
+def padded(model: Any, shape: ModelShape) -> "nn.Module":
+    """The model; one of classes with a token that fills up texts, which its head looks for.
+
+    It is set afterwards: an embedding that knows of it would not train that token.
+    """
+    if shape.classes is not None:
+        model.config.pad_token_id = 0
+    made: nn.Module = model
+    return made
 
 
 def with_our_attention(config: Config) -> Config:

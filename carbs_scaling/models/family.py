@@ -21,8 +21,8 @@ FAMILIES = Registry(
     "model.architecture",
     shared=frozenset(
         {
-            "activations", "attention", "build", "cross_entropy", "decoder", "experts", "family", "measured",
-            "parametrization", "stock",
+            "activations", "attention", "build", "cross_entropy", "decoder", "experts", "family", "lora",
+            "measured", "parametrization", "stock",
         }
     ),
 )  # fmt: skip
@@ -50,6 +50,7 @@ class ModelShape:
         sequence_length: tokens a sequence T.
         options: what else the family asks for, its `options_type`, or a mapping of that type's fields. None
             for its defaults.
+        classes: that the head tells apart, for a whole input; None for a model of the next token.
 
     Raises:
         ConfigError: there is no such family, a size is not positive, `head_size` does not divide `width`, an
@@ -63,6 +64,7 @@ class ModelShape:
     vocabulary_size: int
     sequence_length: int
     options: Any = None
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", checked_options(self.family, self.options))
@@ -76,7 +78,14 @@ class ModelShape:
                 raise ConfigError(
                     f"model={self.architecture} has {name}={value} by its options, not {getattr(self, name)}"
                 )
+        if self.classes is not None and not self.family.classifies:
+            raise ConfigError(f"model={self.architecture} has no head for classes: choose another model")
         self.family.check(self)
+
+    @property
+    def scores(self) -> int:
+        """Values that the head gives: one a class, or one a token of the vocabulary."""
+        return self.vocabulary_size if self.classes is None else self.classes
 
     @property
     def family(self) -> "ModelFamily":
@@ -115,12 +124,16 @@ class ModelFamily(Protocol):
         has_plain_head: whether the scores are the final hidden states times one matrix and nothing else, so
             that the loss over a large vocabulary can be taken in parts (`models.cross_entropy`).
         has_parametrizations: whether `models.parametrization` knows its parameters.
+        inputs: `tokens` or `images`.
+        classifies: whether it also comes with a head for classes, `ModelShape.classes`.
     """
 
     name: str
     options_type: type = NoOptions
     has_plain_head: bool = False
     has_parametrizations: bool = True
+    inputs: str = "tokens"
+    classifies: bool = False
 
     def fixed_sizes(self, options: Any) -> dict[str, int]:
         """Sizes of `ModelShape` that the options decide, by name; a search cannot vary them.
@@ -166,9 +179,13 @@ class ModelFamily(Protocol):
         """All trained parameters, with embeddings, biases and norms; a tied head counts once."""
         ...
 
+    def trained_params(self, shape: ModelShape) -> int:
+        """Those of `total_params` that are trained: all, but with adapters beside frozen weights."""
+        return self.total_params(shape)
+
     def head_params(self, shape: ModelShape) -> int:
         """Weights that the output head multiplies by, V d, tied to the embedding or not."""
-        return shape.vocabulary_size * shape.width
+        return shape.scores * shape.width
 
     def scored_positions(self, shape: ModelShape) -> int:
         """Positions of a sequence that the head scores: T, or 1 where a whole input gets one label."""
@@ -180,6 +197,18 @@ class ModelFamily(Protocol):
         Scores and sums are a multiply-add each for T positions of d channels, forward and twice back.
         """
         return 12.0 * shape.depth * shape.width * shape.sequence_length
+
+    def matrix_flops_per_token(self, shape: ModelShape) -> float:
+        """Training FLOPs a token of the matrices of N."""
+        return 6.0 * shape.params
+
+    def head_flops_per_token(self, shape: ModelShape) -> float:
+        """Training FLOPs a token of the output head."""
+        return 6.0 * self.head_params(shape) * self.scored_positions(shape) / shape.sequence_length
+
+    def embedding_flops_per_token(self, shape: ModelShape) -> float:
+        """Training FLOPs a token of an input layer that multiplies, as that of patches does."""
+        return 0.0
 
     def cast_params(self, shape: ModelShape) -> int:
         """Weights that autocast keeps a second time in 2 bytes: all matrices that it multiplies by."""

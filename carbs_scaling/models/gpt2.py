@@ -18,6 +18,7 @@ class GPT2(ModelFamily):
 
     name = "gpt2"
     has_plain_head = True
+    classifies = True
 
     def intermediate_size(self, shape: ModelShape) -> int:
         """4d."""
@@ -32,7 +33,7 @@ class GPT2(ModelFamily):
         d = shape.width
         biases = 5 * d + self.intermediate_size(shape)
         norms = 4 * d
-        embeddings = (shape.vocabulary_size + shape.sequence_length) * d
+        embeddings = (shape.vocabulary_size + shape.sequence_length + (shape.classes or 0)) * d
         return self.params(shape) + embeddings + shape.depth * (biases + norms) + 2 * d
 
     def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
@@ -50,13 +51,13 @@ class GPT2(ModelFamily):
         return tokens * (FLOAT32_BYTES * shape.width + mlp)
 
     def build(self, shape: ModelShape) -> "nn.Module":
-        """A `GPT2LMHeadModel`.
+        """A `GPT2LMHeadModel`, or a `GPT2ForSequenceClassification`.
 
         The head is tied to the embedding: at these sizes a head of its own would hold most of the weights.
         No dropout: runs of about one epoch do not need it.
         """
         from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-        from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+        from transformers.models.gpt2.modeling_gpt2 import GPT2ForSequenceClassification, GPT2LMHeadModel
 
         from carbs_scaling.models.attention import ATTENTION
 
@@ -79,7 +80,10 @@ class GPT2(ModelFamily):
             tie_word_embeddings=True,
         )
         config._attn_implementation = ATTENTION
-        return GPT2LMHeadModel(config)
+        if shape.classes is None:
+            return GPT2LMHeadModel(config)
+        config.num_labels, config.pad_token_id = shape.classes, 0
+        return GPT2ForSequenceClassification(config)
 
 
 FAMILY: ModelFamily = GPT2()

@@ -54,10 +54,11 @@ def counts(build: Callable[[], "nn.Module"], sequence_length: int) -> Counts:
     Raises:
         ConfigError: the model cannot be run without data.
     """
-    with _without_memory():
+    with without_memory():
         model = _counted(build)
         half = sequence_length // 2
         whole_flops, half_flops = (_flops_per_token(model, length) for length in (sequence_length, half))
+        # The head of classes is small, and counts as a matrix of the blocks.
         head = model.get_output_embeddings()  # type: ignore[operator]
         head_params = 0 if head is None else head.weight.numel()
         embedding = model.get_input_embeddings().weight  # type: ignore[operator]
@@ -89,14 +90,15 @@ def kept_bytes(
     Returns:
         Those of each sequence, and those however many sequences there are, without cast copies of matrices.
     """
-    with _without_memory():
+    with without_memory():
         model = _counted(build)
-        one, two = (_kept(model, n, sequence_length, bytes_per_activation) for n in (1, 2))
+        one, two = (kept_with(model, n, sequence_length, bytes_per_activation) for n in (1, 2))
     constant = max(0, 2 * one - two)
     return two - one, constant if bytes_per_activation == FLOAT32_BYTES else 0
 
 
-def _without_memory() -> Any:
+def without_memory() -> Any:
+    """A context in which tensors have no data."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
@@ -116,20 +118,26 @@ def _flops_per_token(model: "nn.Module", length: int) -> float:
 
     # The fused kernels count as zero on the CPU; the plain one has the whole T x T square.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        _run(model, 1, length)
+        run_forward(model, 1, length)
     return float(counter.get_total_flops()) / length
 
 
-def _run(model: "nn.Module", sequences: int, length: int) -> None:
+def run_forward(model: "nn.Module", sequences: int, length: int) -> Any:
+    """What a model of `without_memory` gives for so many sequences of so many tokens.
+
+    Raises:
+        ConfigError: it cannot be run without data.
+    """
     import torch
 
     try:
-        model(input_ids=torch.zeros(sequences, length, dtype=torch.long), use_cache=False)
+        given = {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}
+        return model(input_ids=torch.zeros(sequences, length, dtype=torch.long), **given)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError) as error:
         raise ConfigError(f"a {type(model).__name__} cannot be measured: {first_line(error)}") from error
 
 
-def _kept(model: "nn.Module", sequences: int, length: int, bytes_per_activation: int) -> int:
+def kept_with(model: "nn.Module", sequences: int, length: int, bytes_per_activation: int) -> int:
     """Distinct storages that autograd keeps; the weights, their casts and gathered experts left out."""
     import torch
 
@@ -147,7 +155,7 @@ def _kept(model: "nn.Module", sequences: int, length: int, bytes_per_activation:
         torch.autocast("cpu", torch.bfloat16, enabled=bytes_per_activation < FLOAT32_BYTES),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        _run(model, sequences, length)
+        run_forward(model, sequences, length)
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -183,7 +191,7 @@ class Measured(ModelFamily):
         raise NotImplementedError
 
     def _counts(self, shape: ModelShape) -> Counts:
-        return counts(_maker(self, shape), shape.sequence_length)
+        return counts(maker(self, shape), shape.sequence_length)
 
     def params(self, shape: ModelShape) -> int:
         """Half of the forward FLOPs a token that do not grow with T, less the head."""
@@ -211,7 +219,7 @@ class Measured(ModelFamily):
 
     def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
         """Bytes that a forward pass of so many sequences keeps for the backward pass."""
-        each, constant = kept_bytes(_maker(self, shape), shape.sequence_length, bytes_per_activation)
+        each, constant = kept_bytes(maker(self, shape), shape.sequence_length, bytes_per_activation)
         return sequences * each + constant
 
     def block_gradient_bytes(self, shape: ModelShape, tokens: int, bytes_per_activation: int) -> int:
@@ -222,6 +230,6 @@ class Measured(ModelFamily):
 
 
 @cache
-def _maker(family: Measured, shape: ModelShape) -> "Callable[[], nn.Module]":
+def maker(family: Measured, shape: ModelShape) -> "Callable[[], nn.Module]":
     """One callable a shape, by which measurements are kept."""
-    return partial(make_model, family.config(shape))
+    return partial(make_model, family.config(shape), shape.classes)

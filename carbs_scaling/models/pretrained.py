@@ -5,7 +5,8 @@ are pickles, which may run code. Code of a model's repository is never run.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -13,8 +14,24 @@ from typing import TYPE_CHECKING
 
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelFamily, ModelShape
-from carbs_scaling.models.measured import Measured
-from carbs_scaling.models.stock import DEPTH, WIDTH, first_line, make_config, read_config, size_of
+from carbs_scaling.models.lora import (
+    LoraCounts,
+    add_adapters,
+    head_of_classes,
+    lora_counts,
+    lora_kept_bytes,
+)
+from carbs_scaling.models.measured import Counts, Measured, counts, maker
+from carbs_scaling.models.stock import (
+    DEPTH,
+    WIDTH,
+    first_line,
+    make_config,
+    model_class,
+    read_config,
+    size_of,
+    with_classes,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +50,9 @@ class PretrainedOptions:
         path: of a folder, or the name of a model on the hub.
         weights_sha256: of a sample of its weights and its configuration; None for whatever is there. A study
             and a recipe keep it, so that they are never mixed with those of other weights.
+        lora_rank: of adapters beside the frozen weights (`models.lora`); 0 to train all weights.
+        lora_alpha: their scale is this over the rank.
+        lora_params: what N counts where there are adapters: `trained` weights, or all that are multiplied by.
 
     Raises:
         ConfigError: there is none, it has no safetensors, or its weights are other ones.
@@ -40,10 +60,17 @@ class PretrainedOptions:
 
     path: str = ""
     weights_sha256: str | None = None
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_params: str = "trained"
 
     def __post_init__(self) -> None:
         if not self.path:
             raise ConfigError("model=pretrained needs model.path, a folder or the name of a model on the hub")
+        if self.lora_rank < 0 or not self.lora_alpha > 0:
+            raise ConfigError("model.lora_rank must not be negative, and model.lora_alpha positive")
+        if self.lora_params not in ("trained", "total"):
+            raise ConfigError(f"model.lora_params={self.lora_params} is not one of trained, total")
         found = fingerprint(local_folder(self.path))
         if self.weights_sha256 not in (None, found):
             raise ConfigError(f"model.path={self.path} holds other weights than those of the study or recipe")
@@ -108,6 +135,7 @@ class Pretrained(Measured):
 
     name = "pretrained"
     options_type = PretrainedOptions
+    classifies = True
 
     def fixed_sizes(self, options: PretrainedOptions) -> dict[str, int]:
         """All of them but the sequence length."""
@@ -136,21 +164,78 @@ class Pretrained(Measured):
         """As in the folder, without dropout."""
         return _config(shape.options.path)
 
-    def build(self, shape: ModelShape) -> "nn.Module":
-        """The model with its weights, in float32."""
-        from copy import deepcopy
+    def _lora(self, shape: ModelShape) -> LoraCounts | None:
+        """What adapters change; None without them."""
+        rank = shape.options.lora_rank
+        return lora_counts(self._plain(shape), shape.sequence_length, rank) if rank else None
 
+    def _plain(self, shape: ModelShape) -> "Callable[[], nn.Module]":
+        """What makes the model without adapters."""
+        return maker(self, replace(shape, options=replace(shape.options, lora_rank=0, lora_alpha=1.0)))
+
+    def _counts(self, shape: ModelShape) -> Counts:
+        return counts(self._plain(shape), shape.sequence_length)
+
+    def params(self, shape: ModelShape) -> int:
+        """As of any measured model; with adapters, what `lora_params` says."""
+        whole, lora = super().params(shape), self._lora(shape)
+        if lora is None:
+            return whole
+        adapters = round(lora.trained_params)
+        return adapters if shape.options.lora_params == "trained" else whole + adapters
+
+    def total_params(self, shape: ModelShape) -> int:
+        """All parameters, adapters among them."""
+        whole, lora = super().total_params(shape), self._lora(shape)
+        return whole if lora is None else whole + round(lora.trained_params) - self._head_of_classes(shape)
+
+    def trained_params(self, shape: ModelShape) -> int:
+        """All, or the adapters with a head for classes."""
+        lora = self._lora(shape)
+        return super().total_params(shape) if lora is None else round(lora.trained_params)
+
+    def _head_of_classes(self, shape: ModelShape) -> int:
+        """Weights of the head that is trained beside adapters."""
+        if shape.classes is None:
+            return 0
+        model = self._plain(shape)
+        return head_of_classes(model)
+
+    def matrix_flops_per_token(self, shape: ModelShape) -> float:
+        """With adapters, of all matrices, the head among them: frozen ones have no gradient of their own."""
+        lora = self._lora(shape)
+        return super().matrix_flops_per_token(shape) if lora is None else lora.flops_per_token
+
+    def head_flops_per_token(self, shape: ModelShape) -> float:
+        """With adapters, counted with the other matrices."""
+        return 0.0 if shape.options.lora_rank else super().head_flops_per_token(shape)
+
+    def attention_flops_per_token(self, shape: ModelShape) -> float:
+        """Measured."""
+        lora = self._lora(shape)
+        return super().attention_flops_per_token(shape) if lora is None else lora.attention_flops_per_token
+
+    def activation_bytes(self, shape: ModelShape, sequences: int, bytes_per_activation: int) -> int:
+        """Measured; frozen matrices keep nothing of what they are multiplied by."""
+        rank = shape.options.lora_rank
+        if not rank:
+            return super().activation_bytes(shape, sequences, bytes_per_activation)
+        each = lora_kept_bytes(self._plain(shape), shape.sequence_length, bytes_per_activation, rank)
+        return sequences * each
+
+    def build(self, shape: ModelShape) -> "nn.Module":
+        """The model with its weights, in float32; a head for classes that it does not have is drawn."""
         import torch
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        logging.set_verbosity_error()  # it would report that head in many lines
         folder = local_folder(shape.options.path)
         try:
-            model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            model: nn.Module = model_class(shape.classes).from_pretrained(
                 folder,
-                config=deepcopy(self.config(shape)),
+                config=with_classes(self.config(shape), shape.classes),
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -158,7 +243,8 @@ class Pretrained(Measured):
             )
         except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             raise ConfigError(f"model.path={shape.options.path}: {first_line(error)}") from error
-        return model
+        options = shape.options
+        return add_adapters(model, options.lora_rank, options.lora_alpha) if options.lora_rank else model
 
 
 @cache

@@ -107,19 +107,34 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def make_model(config: "PretrainedConfig") -> "nn.Module":
+def model_class(classes: int | None) -> Any:
+    """What makes a model of a configuration: one of the next token, or one of classes."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if classes is None else AutoModelForSequenceClassification
+
+
+def with_classes(config: "PretrainedConfig", classes: int | None) -> "PretrainedConfig":
+    """A copy, since a model keeps its configuration and may change it, with a head for so many classes."""
+    from copy import deepcopy
+
+    own = deepcopy(config)
+    if classes is not None:
+        own.num_labels = classes
+        own.problem_type = "single_label_classification"
+        if getattr(own, "pad_token_id", None) is None:
+            own.pad_token_id = 0
+    return own
+
+
+def make_model(config: "PretrainedConfig", classes: int | None = None) -> "nn.Module":
     """A model with random weights.
 
     Raises:
         ConfigError: `transformers` cannot make one.
     """
-    from copy import deepcopy
-
-    from transformers import AutoModelForCausalLM
-
     try:
-        # A model keeps its configuration, and may change it.
-        model: nn.Module = AutoModelForCausalLM.from_config(deepcopy(config))
+        model: nn.Module = model_class(classes).from_config(with_classes(config, classes))
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, ZeroDivisionError) as error:
         raise ConfigError(f"transformers makes no model of model.config: {first_line(error)}") from error
     return model

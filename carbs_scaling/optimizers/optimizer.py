@@ -139,6 +139,8 @@ def hidden_matrices(model: "nn.Module") -> "set[nn.Parameter]":
     outer = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     find_head: Any = getattr(model, "get_output_embeddings", None)
     head = None if find_head is None else find_head()
+    if not isinstance(head, nn.Module):  # of classes, under one of the names of `transformers`
+        head = getattr(model, "score", None) or getattr(model, "classifier", None)
     if isinstance(head, nn.Module):
         outer |= set(head.parameters())
     return {p for p in model.parameters() if p.ndim == 2} - outer

@@ -100,12 +100,12 @@ class TrainingDisplay:
     def finished(self, outcome: Completed, folder: Path) -> None:
         """Show the loss that was reached, beside the prediction, and where the model is."""
         speed = f", {self._speed(self._steps / outcome.seconds)}" if outcome.seconds > 0 else ""
-        self._print(f"held-out loss {outcome.loss:.4f} after {clock_text(outcome.seconds)}{speed}")
+        self._print(f"held-out loss {outcome.law_loss:.4f} after {clock_text(outcome.seconds)}{speed}")
         if self._predicted is not None:
             loss, (low, high) = self._predicted.loss, self._predicted.interval
-            where = "inside" if low <= outcome.loss <= high else "outside"
+            where = "inside" if low <= outcome.law_loss <= high else "outside"
             self._print(
-                f"predicted {loss:.4f}: off by {outcome.loss - loss:+.4f}, {where} its interval "
+                f"predicted {loss:.4f}: off by {outcome.law_loss - loss:+.4f}, {where} its interval "
                 f"{low:.4f} to {high:.4f}"
             )
         self._print(f"wrote {folder}")

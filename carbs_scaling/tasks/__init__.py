@@ -9,6 +9,7 @@ TASKS = Registry(
     shared=frozenset(
         {
             "task",
+            "trained_model",
             "pretraining_config",
             "pretraining_memory",
             "pretraining_overrides",

@@ -6,12 +6,22 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from carbs_scaling.compute.flops import FLOPS_CONVENTIONS
+from carbs_scaling.config import require_choice
 from carbs_scaling.config_loading import load_section
 from carbs_scaling.data.config import DataConfig
+from carbs_scaling.data.example_encoding import InputForm
+from carbs_scaling.data.examples_config import ExamplesConfig
+from carbs_scaling.data.rows import RowsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.family import ModelFamily, ModelShape, checked_options, load_family
 from carbs_scaling.models.parametrization import Parametrization
-from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from carbs_scaling.training.config import (
+    SCORES,
+    ObjectiveConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,9 @@ class ModelConfig:
         object.__setattr__(self, "options", checked_options(self.family, self.options))
         self.scaling.check(self.family)
         fixed = self.fixed_sizes
-        if "head_size" in fixed:
-            object.__setattr__(self, "head_size", fixed["head_size"])
+        for name in ("head_size", "sequence_length"):
+            if name in fixed:
+                object.__setattr__(self, name, fixed[name])
         if self.flops_convention not in FLOPS_CONVENTIONS:
             known = ", ".join(FLOPS_CONVENTIONS)
             raise ConfigError(f"model.flops_convention={self.flops_convention} is not one of {known}")
@@ -68,8 +79,14 @@ class ModelConfig:
         """What widths are multiples of."""
         return self.family.width_step(self.options, self.head_size)
 
-    def shape(self, width: int, depth: int, vocabulary_size: int) -> ModelShape:
+    def shape(
+        self, width: int, depth: int, vocabulary_size: int, classes: int | None = None, **changes: Any
+    ) -> ModelShape:
         """A model of these sizes; a trained one may have room for more tokens than its tokenizer has.
+
+        Args:
+            width, depth, vocabulary_size, classes: see `ModelShape`.
+            changes: of the options.
 
         Raises:
             ConfigError: the family has none.
@@ -78,7 +95,7 @@ class ModelConfig:
         vocabulary_size = max(own, vocabulary_size)
         return ModelShape(
             self.architecture, width, depth, self.head_size, vocabulary_size, self.sequence_length,
-            self.options,
+            replace(self.options, **changes) if changes else self.options, classes,
         )  # fmt: skip
 
     def plain(self) -> dict[str, Any]:
@@ -119,21 +136,31 @@ class _Sizes:
 
 
 @dataclass(frozen=True)
-class PretrainingConfig:
-    """All sections of `task=pretraining`. `space` is read by `PretrainingSpace`.
-
-    A model that comes with a tokenizer is trained with that one.
-    """
+class TrainedModelConfig:
+    """The sections that all tasks with our training loop have. `space` is read by `PretrainingSpace`."""
 
     space: dict[str, Any]
     model: ModelConfig
-    data: DataConfig
+    data: Any
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     objective: ObjectiveConfig
     training: TrainingConfig
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Objectives that the task knows."""
+        return ("nats_per_token", "bits_per_byte")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What its models read."""
+        return ("tokens",)
+
     def __post_init__(self) -> None:
+        require_choice("objective.metric", self.objective.metric, self.metrics)
+        if self.model.family.inputs not in self.inputs:
+            raise ConfigError(f"model={self.model.architecture} reads images: use task=classification")
         own = self.model.family.tokenizer(self.model.options)
         if own is None or self.data.tokenizer == own:
             return
@@ -143,3 +170,62 @@ class PretrainingConfig:
                 "leave data.tokenizer out"
             )
         object.__setattr__(self, "data", replace(self.data, tokenizer=own))
+
+
+@dataclass(frozen=True)
+class PretrainingConfig(TrainedModelConfig):
+    """All sections of `task=pretraining`.
+
+    A model that comes with a tokenizer is trained with that one.
+    """
+
+    data: DataConfig
+
+
+@dataclass(frozen=True)
+class ClassificationConfig(TrainedModelConfig):
+    """All sections of `task=classification`."""
+
+    data: ExamplesConfig
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Objectives that the task knows."""
+        return ("nats_per_label", *SCORES)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What its models read."""
+        return ("tokens", "images")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model.family.classifies:
+            raise ConfigError(f"model={self.model.architecture} has no head for classes: choose another")
+        if not self.model.scaling.is_standard:
+            raise ConfigError("task=classification knows model.parametrization=standard alone")
+
+    @property
+    def form(self) -> InputForm:
+        """What the model reads."""
+        if self.model.family.inputs == "images":
+            options = self.model.options
+            return InputForm(self.model.sequence_length, options.image_size, options.channels)
+        return InputForm(self.model.sequence_length)
+
+
+@dataclass(frozen=True)
+class FinetuningConfig(TrainedModelConfig):
+    """All sections of `task=finetuning`."""
+
+    data: RowsConfig
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Objectives that the task knows."""
+        return ("nats_per_token",)
+
+    def __post_init__(self) -> None:
+        if self.model.family.tokenizer(self.model.options) is None:
+            raise ConfigError("task=finetuning goes on from a trained model: model=pretrained model.path=...")
+        super().__post_init__()

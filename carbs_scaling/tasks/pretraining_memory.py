@@ -51,7 +51,7 @@ class MemoryLimit:
     def needed_bytes(self, point: Point) -> int:
         """The estimate for a legal point; kept, since a proposal asks for some thousand of them."""
         values = {**self.space.fixed, **point}
-        key = values["width"], values["depth"], values["batch_size"]
+        key = values["width"], values["depth"], values["batch_size"], values.get("lora_rank", 0)
         if key not in self._known:
             recipe = self.space.recipe(point, seed=0)
             sequences = micro_batch_size(recipe, self.micro_batch_tokens)

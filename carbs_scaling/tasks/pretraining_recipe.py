@@ -8,7 +8,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from carbs_scaling.data.config import DataConfig
-from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.examples_config import ExamplesConfig
+from carbs_scaling.data.rows import RowsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
 from carbs_scaling.laws.recommend.predicted_curve import SeenCurve, predict_curve
@@ -18,7 +19,9 @@ from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.numbers import compact
 from carbs_scaling.tasks.pretraining_config import ModelConfig
+from carbs_scaling.tasks.pretraining_space import LORA
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
+from carbs_scaling.training.learning import Material
 from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 from carbs_scaling.training.recipe_file import LOCAL_DATA_KEYS, Prediction, RecipeFile
 
@@ -40,8 +43,9 @@ def trial_recipe(record: TrialRecord, identity: Mapping[str, Any], study: str) -
     _require_pretraining(identity, study)
     details = record.details
     shape = _model(identity).shape(
-        int(details["width"]), int(details["depth"]), int(details["vocabulary_size"])
-    )
+        int(details["width"]), int(details["depth"]), int(details["vocabulary_size"]), details.get("classes"),
+        **{name: details[name] for name in LORA if name in details},
+    )  # fmt: skip
     batch_size = int(details["batch_size"])
     recipe = Recipe(
         shape=shape,
@@ -88,7 +92,8 @@ def advised_recipe(
         ConfigError: the runs do not identify a shape.
         LawError: the law does not answer for the shape's N.
     """
-    shape = nearest_shape(advice, _model(identity), int(best.details["vocabulary_size"]))
+    sizes = int(best.details["vocabulary_size"]), best.details.get("classes")
+    shape = nearest_shape(advice, _model(identity), *sizes)
     length = shape.sequence_length
     asked = advice.recipe
     advice = advise(law, shape.params, asked.tokens, level=advice.level, head_size=shape.head_size)
@@ -144,13 +149,16 @@ def best_run(records: Sequence[TrialRecord], identity: Mapping[str, Any], study:
     return min(completed, key=lambda record: record.loss)
 
 
-def nearest_shape(advice: Advice, model: ModelConfig, vocabulary_size: int) -> ModelShape:
+def nearest_shape(
+    advice: Advice, model: ModelConfig, vocabulary_size: int, classes: int | None = None
+) -> ModelShape:
     """The shape of whole heads and layers nearest to N, then to the width / depth that is advised.
 
     Args:
         advice: for N.
         model: the family, and what all its shapes share.
         vocabulary_size: V.
+        classes: that it tells apart; None for a model of the next token.
 
     Raises:
         ConfigError: the runs do not identify a shape, or the family has a single one.
@@ -169,10 +177,11 @@ def nearest_shape(advice: Advice, model: ModelConfig, vocabulary_size: int) -> M
 
     candidates = []
     for width in [sizes["width"]] if "width" in sizes else range(step, 3 * advice.width + step, step):
-        depth = params / model.shape(width, 1, vocabulary_size).params
+        depth = params / model.shape(width, sizes.get("depth", 1), vocabulary_size, classes).params
         depths = {max(1, math.floor(depth)), max(1, math.ceil(depth))}
         candidates += [
-            model.shape(width, sizes.get("depth", whole), vocabulary_size) for whole in sorted(depths)
+            model.shape(width, sizes.get("depth", whole), vocabulary_size, classes)
+            for whole in sorted(depths)
         ]
     return min(candidates, key=distance)
 
@@ -188,6 +197,8 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
             "learning_rate": recipe.learning_rate,
             "batch_size": recipe.batch_size,
             "tokens_per_parameter": recipe.tokens / recipe.params,
+            "epochs": None,
+            **dict.fromkeys(LORA),
             "warmup_fraction": recipe.warmup_fraction,
             **{name: getattr(recipe, name) for name in OPTIMIZER_VALUES},
         },
@@ -208,16 +219,16 @@ def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:
     }
 
 
-def data_settings(config: DataConfig, text: PreparedText) -> dict[str, Any]:
+def data_settings(config: DataConfig | ExamplesConfig | RowsConfig, text: Material) -> dict[str, Any]:
     """What says where a text is, without the folders of this machine; of the hub, that commit of it."""
     settings = {name: value for name, value in vars(config).items() if name not in LOCAL_DATA_KEYS}
     return settings | {"revision": text.revision or config.revision}
 
 
 def _require_pretraining(identity: Mapping[str, Any], study: str) -> None:
-    if identity.get("task") != "pretraining":
+    if "model" not in identity:
         raise ConfigError(
-            f"study {study} is of task={identity.get('task')}: recipes are of pretraining alone"
+            f"study {study} is of task={identity.get('task')}: recipes are of tasks with our own training"
         )
 
 
@@ -233,5 +244,6 @@ def _constants(identity: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": ScheduleConfig(**{**UNREAD_SCHEDULE, **identity["schedule"]}),
         "objective": ObjectiveConfig(**{"gradient_noise_scale": False, **identity["objective"]}),
         "flops_convention": identity["flops_convention"],
+        "task": identity["task"],
         "data_sha256": identity["data"]["sha256"],
     }

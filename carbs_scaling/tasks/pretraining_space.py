@@ -28,6 +28,8 @@ from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 
 # Fewer steps than this leave no room for warmup and decay; such a run tells nothing about longer ones.
 MINIMUM_STEPS = 10
+# Dimensions that are options of the model.
+LORA = ("lora_rank", "lora_alpha")
 
 
 def dimension_rules(model: ModelConfig) -> dict[str, Rule]:
@@ -40,12 +42,15 @@ def dimension_rules(model: ModelConfig) -> dict[str, Rule]:
         "learning_rate": POSITIVE,
         "batch_size": COUNT,
         "tokens_per_parameter": POSITIVE,
+        "epochs": POSITIVE,
         "weight_decay": NOT_NEGATIVE,
         "beta1": SHARE,
         "beta2": INSIDE_UNIT,
         "epsilon": POSITIVE,
         "adamw_rate_ratio": POSITIVE,
         "warmup_fraction": SHARE,
+        "lora_rank": COUNT,
+        "lora_alpha": POSITIVE,
     }
 
 
@@ -72,6 +77,18 @@ def _law_of_rates(spec: Any) -> Any:
         raise ConfigError(f"space.learning_rate={spec!r} is not a number, nor a law: {error}") from None
 
 
+def _length_dimension(specification: Mapping[str, Any], epoch_tokens: int | None) -> str:
+    """The dimension that says how long a run is."""
+    named = [name for name in ("tokens_per_parameter", "epochs") if name in specification]
+    if len(named) > 1:
+        raise ConfigError(
+            "space.epochs and space.tokens_per_parameter both say how long a run is: set one to null"
+        )
+    if named == ["epochs"] and epoch_tokens is None:
+        raise ConfigError("space.epochs: this text has no known length; use space.tokens_per_parameter")
+    return named[0] if named else "tokens_per_parameter"
+
+
 class PretrainingSpace:
     """The space of a search: its searched dimensions, and the way from a point to a legal recipe.
 
@@ -83,6 +100,8 @@ class PretrainingSpace:
         vocabulary_size: of the tokenizer.
         max_trial_flops: no legal recipe costs more; infinity for no limit.
         optimizer: its name; a law of learning rates must be for it.
+        classes: that the models tell apart; None for models of the next token.
+        epoch_tokens: of one pass over the training data, for runs that are as long as `epochs` says.
 
     Raises:
         LawError: the law of learning rates does not answer.
@@ -97,12 +116,23 @@ class PretrainingSpace:
         vocabulary_size: int,
         max_trial_flops: float = math.inf,
         optimizer: str = "adamw",
+        classes: int | None = None,
+        epoch_tokens: int | None = None,
     ) -> None:
+        self._classes, self._epoch_tokens = classes, epoch_tokens
+        specification = {name: value for name, value in specification.items() if value is not None}
+        self._length = _length_dimension(specification, epoch_tokens)
         self._law, self._optimizer = _law_of_rates(specification.get("learning_rate")), optimizer
         rules = dimension_rules(model)
         sizes = model.fixed_sizes
         absent: set[str] = {name for name in ("width", "depth") if name in sizes}
         absent |= {"learning_rate"} if self._law is not None else set()
+        absent |= {"epochs", "tokens_per_parameter"} - {self._length}
+        absent |= {name for name in LORA if name not in specification}
+        if any(name in specification for name in LORA) and not hasattr(model.options, LORA[0]):
+            raise ConfigError("space.lora_rank and space.lora_alpha are for model=pretrained")
+        if LORA[1] in specification and LORA[0] not in specification and not model.options.lora_rank:
+            raise ConfigError("space.lora_alpha needs adapters: set space.lora_rank or model.lora_rank")
         rules = {name: rule for name, rule in rules.items() if name not in absent}
         specification = {name: value for name, value in specification.items() if name not in absent}
         self.searched, self.fixed = parse_dimensions(specification, rules)
@@ -116,7 +146,7 @@ class PretrainingSpace:
             )
         self._convention = model.flops_convention
         self._max_trial_flops = max_trial_flops
-        self._shapes: dict[tuple[int, int], ModelShape] = {}
+        self._shapes: dict[tuple[float, ...], ModelShape] = {}
         self._recipe(self._cheapest)  # a law that does not answer is said now
         if self.cheapest_flops > max_trial_flops:
             shape = self._shape(self._cheapest)
@@ -124,7 +154,7 @@ class PretrainingSpace:
                 f"the cheapest run of this space (width {shape.width}, depth {shape.depth}, "
                 f"{self._recipe(self._cheapest).tokens:,} tokens) costs {self.cheapest_flops:.3g} FLOPs, "
                 f"over the {max_trial_flops:.3g} that budget.flops x budget.max_trial_fraction allows: raise "
-                "budget.flops or lower space.width, space.depth or space.tokens_per_parameter"
+                f"budget.flops or lower space.width, space.depth or space.{self._length}"
             )
 
     @property
@@ -139,15 +169,20 @@ class PretrainingSpace:
         shape, family = fields.pop("shape"), recipe.shape.family
         parametrization = fields.pop("parametrization")
         shape |= {"parametrization": parametrization.pop("name"), **parametrization}
+        if shape["classes"] is None:
+            del shape["classes"]
         del fields["seed"], shape["options"]  # the same in all trials: `identity` of the task has them
         by_convention = flops_by_convention(recipe.shape, recipe.tokens)
-        counts = {
+        counts: dict[str, float] = {
             "params": recipe.params,
             "total_params": family.total_params(recipe.shape),
             "tokens": recipe.tokens,
             "batch_tokens": recipe.batch_tokens,
         }
-        if family.block_params(recipe.shape) != recipe.params:
+        adapters = {name: getattr(recipe.shape.options, name, 0) for name in LORA}
+        if adapters["lora_rank"]:
+            counts |= {**adapters, "trained_params": family.trained_params(recipe.shape)}
+        elif family.block_params(recipe.shape) != recipe.params:
             counts["block_params"] = family.block_params(recipe.shape)
         flops = {f"flops_{convention}": flops for convention, flops in by_convention.items()}
         return {**counts, **shape, **fields, **flops}
@@ -217,13 +252,23 @@ class PretrainingSpace:
 
     def _shape(self, values: Point) -> ModelShape:
         """Kept once made: a proposal prices some thousand points of a few dozen shapes."""
-        key = (int(values["width"]), int(values["depth"]))
+        sizes = (int(values["width"]), int(values["depth"]))
+        changes = {
+            name: kind(values[name]) for name, kind in zip(LORA, (int, float), strict=True) if name in values
+        }
+        key = (*sizes, *changes.values())
         if key not in self._shapes:
-            self._shapes[key] = self._model.shape(*key, self._vocabulary_size)
+            self._shapes[key] = self._model.shape(*sizes, self._vocabulary_size, self._classes, **changes)
         return self._shapes[key]
 
+    def _unit_tokens(self, shape: ModelShape) -> int:
+        """Tokens of a run whose length is 1: those of an epoch, or one a parameter."""
+        if self._length == "epochs" and self._epoch_tokens is not None:
+            return self._epoch_tokens
+        return shape.params
+
     def _steps(self, values: Point) -> int:
-        tokens = float(values["tokens_per_parameter"]) * self._shape(values).params
+        tokens = float(values[self._length]) * self._unit_tokens(self._shape(values))
         batch_tokens = int(values["batch_size"]) * self._model.sequence_length
         return max(MINIMUM_STEPS, round(tokens / batch_tokens))
 
@@ -271,15 +316,16 @@ class PretrainingSpace:
         First the tokens are cut to what the limit pays, then a batch too large for the steps is made smaller,
         then the tokens are those of the steps that will be run.
         """
-        shape = self._shape(values)
+        shape, length = self._shape(values), self._length
+        unit = self._unit_tokens(shape)
         most_tokens = self._max_trial_flops / flops_per_token(shape, self._convention)
-        tokens = self.searched.get("tokens_per_parameter")
+        tokens = self.searched.get(length)
         batch = self.searched.get("batch_size")
         values = dict(values)
-        if tokens is not None and values["tokens_per_parameter"] * shape.params > most_tokens:
-            values["tokens_per_parameter"] = tokens.at_most(most_tokens / shape.params)
+        if tokens is not None and values[length] * unit > most_tokens:
+            values[length] = tokens.at_most(most_tokens / unit)
         if batch is not None:
-            per_step = values["tokens_per_parameter"] * shape.params / MINIMUM_STEPS
+            per_step = values[length] * unit / MINIMUM_STEPS
             largest = per_step / self._model.sequence_length * (1 + 1e-9)  # 73 steps of 1/73 are 73
             if values["batch_size"] > largest:
                 values["batch_size"] = batch.at_most(largest)
@@ -288,6 +334,6 @@ class PretrainingSpace:
             steps = self._steps(values)
             if steps * batch_tokens > most_tokens:
                 steps = max(MINIMUM_STEPS, math.floor(most_tokens / batch_tokens))
-            exact = steps * batch_tokens / shape.params
-            values["tokens_per_parameter"] = min(max(exact, tokens.low), tokens.high)
+            exact = steps * batch_tokens / unit
+            values[length] = min(max(exact, tokens.low), tokens.high)
         return values

@@ -154,7 +154,9 @@ def _file_hash(file: Path) -> str:
 
 def run_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Weights and optimizer state by name; a tied weight once."""
-    tensors = {f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters()}
+    tensors = {
+        f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad
+    }
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor):
@@ -168,7 +170,8 @@ def restore_tensors(
     """The inverse of `run_tensors`, for a model and an optimizer made anew."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
+            if parameter.requires_grad:
+                parameter.copy_(tensors[f"model.{name}"])
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         part, _, rest = key.partition(".")

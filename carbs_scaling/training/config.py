@@ -11,7 +11,9 @@ from carbs_scaling.optimizers.optimizer import load_optimizer
 SCHEDULES = ("cosine", "linear", "constant", "power", "wsd")
 DECAY_SHAPES = ("linear", "cosine", "sqrt", "power")
 KEPT_MODELS = ("front", "all", "none")
-METRICS = ("nats_per_token", "bits_per_byte")
+# Objectives that are shares of right answers: what is minimised is what they lack of 1.
+SCORES = ("accuracy", "f1", "matthews")
+METRICS = ("nats_per_token", "bits_per_byte", "nats_per_label", *SCORES)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial.
+    """What is minimised: the held-out loss over the same `validation_tokens` tokens for every trial, or what
+    a share of right answers lacks of 1.
 
     `gradient_noise_scale` says whether trials measure it along the way (`training.noise_scale`).
     """

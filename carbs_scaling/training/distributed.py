@@ -22,6 +22,7 @@ from carbs_scaling.data.windows import Indices
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.training.checkpoint import Checkpoint, CheckpointPlan, load_checkpoint
 from carbs_scaling.training.config import ObjectiveConfig
+from carbs_scaling.training.losses import Losses
 from carbs_scaling.training.recipe import Recipe
 from carbs_scaling.training.step import TrainingStep, backward
 
@@ -120,6 +121,7 @@ class Ranks:
         batch_size: int,
         micro_batch: int,
         clip_norm: float,
+        losses: Losses,
     ) -> TrainingStep:
         """A step of this process on its share of a batch; see `TrainingStep`."""
         if self._shards:
@@ -133,7 +135,8 @@ class Ranks:
                 gradient_as_bucket_view=True,  # no second copy of the gradients
             )
         largest = -(-batch_size // self.size)
-        return _SharedStep(forward, optimizer, min(micro_batch, largest), clip_norm, batch_size, self.size)
+        at_once = min(micro_batch, largest)
+        return _SharedStep(forward, optimizer, at_once, clip_norm, batch_size, self.size, losses)
 
     def mean(self, losses: torch.Tensor) -> list[float]:
         """Means over the processes of values on their devices, [n]."""
@@ -293,7 +296,7 @@ class _SharedStep(TrainingStep):
     alone. FSDP2 does in each: to wait it would have to hold them whole.
 
     Args:
-        model, optimizer, micro_batch, clip_norm: see `TrainingStep`.
+        model, optimizer, micro_batch, clip_norm, losses: see `TrainingStep`.
         batch_size: windows of the whole batch.
         size: number of processes.
     """
@@ -306,8 +309,9 @@ class _SharedStep(TrainingStep):
         clip_norm: float,
         batch_size: int,
         size: int,
+        losses: Losses,
     ) -> None:
-        super().__init__(model, optimizer, micro_batch, clip_norm)
+        super().__init__(model, optimizer, micro_batch, clip_norm, losses)
         self._batch_size, self._size = batch_size, size
 
     def gradients(self, batch: torch.Tensor) -> torch.Tensor:
@@ -321,7 +325,7 @@ class _SharedStep(TrainingStep):
             share = self._size * len(windows) / self._batch_size
             with self._summed_if(number == passes):
                 # A process with fewer windows than passes takes one for nothing.
-                total += backward(self.model, windows if len(windows) else batch[:1], share)
+                total += backward(self.model, windows if len(windows) else batch[:1], share, self.losses)
         return total
 
     def fitting(self, passes: Callable[[], torch.Tensor]) -> torch.Tensor:

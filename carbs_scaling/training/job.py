@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from carbs_scaling.data.examples import LabelledExamples
 from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.rows import PreparedRows
 from carbs_scaling.optimizers.optimizer import Hyperparameters
 from carbs_scaling.training.checkpoint import CheckpointPlan
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
@@ -15,7 +17,7 @@ class TrainingJob:
 
     Args:
         recipe: what to train.
-        text: token files.
+        text: token files, labelled examples, or rows.
         optimizer, schedule, objective: settings that are the same in all trials of the search.
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         compile: run the model through `torch.compile`; None: where that pays (`training.step_building`).
@@ -29,7 +31,7 @@ class TrainingJob:
     """
 
     recipe: Recipe
-    text: PreparedText
+    text: PreparedText | LabelledExamples | PreparedRows
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     objective: ObjectiveConfig

@@ -7,14 +7,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from carbs_scaling.data.windows import training_windows, validation_indices, validation_windows
+from carbs_scaling.data.windows import Indices, validation_indices
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
 from carbs_scaling.models.parametrization import parameter_multipliers
 from carbs_scaling.optimizers.optimizer import build_optimizer, load_optimizer
@@ -26,6 +27,7 @@ from carbs_scaling.training.checkpoint import (
     run_tensors,
     save_checkpoint,
 )
+from carbs_scaling.training.config import SCORES
 from carbs_scaling.training.curve import LossCurve, point_interval
 from carbs_scaling.training.device import choose_device, device_name
 from carbs_scaling.training.distributed import Ranks
@@ -33,8 +35,9 @@ from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
 from carbs_scaling.training.interruption import StopRequest, stop_after_a_step
 from carbs_scaling.training.job import TrainingJob, hyperparameters, micro_batch_size
+from carbs_scaling.training.learning import Learning, learning, objective_value
+from carbs_scaling.training.losses import ResponseLosses
 from carbs_scaling.training.noise_scale import NoiseMeter
-from carbs_scaling.training.saved_model import load_tokenizer, save_model
 from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
 from carbs_scaling.training.step import is_out_of_memory, precision
 from carbs_scaling.training.step_building import build_step, compiled_model, is_compiled, measured_step
@@ -58,6 +61,7 @@ class _Tally:
     earlier_seconds: float = 0.0
     noise_scale_tokens: float | None = None
     float32_loss: float | None = None
+    measured: dict[str, float] = field(default_factory=dict)
     epochs: float | None = None
 
     def seconds_so_far(self) -> float:
@@ -116,21 +120,15 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
     if tally.noise_scale_tokens is not None:
         metrics["noise_scale_tokens"] = tally.noise_scale_tokens
     if tally.float32_loss is not None:
-        metrics["float32_nats_per_token"] = tally.float32_loss
+        metrics[f"float32_{next(iter(tally.measured))}"] = tally.float32_loss
     if tally.epochs is not None:
         metrics["epochs"] = tally.epochs
     if loss is None:
         progress = tally.steps / job.recipe.steps
         return kind(progress=progress, message=trouble, metrics=metrics, **common)
-    losses = {"nats_per_token": loss}
-    if job.text.bytes_per_token is not None:
-        losses["bits_per_byte"] = bits_per_byte(loss, job.text.bytes_per_token)
-    return Completed(loss=losses[job.objective.metric], metrics={**losses, **metrics}, **common)
-
-
-def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
-    """Cross-entropy in bits a byte of text, which compares across vocabularies."""
-    return nats_per_token / math.log(2) / bytes_per_token
+    value = objective_value(job.objective.metric, tally.measured)
+    of_laws = loss if job.objective.metric in SCORES else None
+    return Completed(loss=value, loss_of_laws=of_laws, metrics={**tally.measured, **metrics}, **common)
 
 
 def _train_and_score(
@@ -138,35 +136,43 @@ def _train_and_score(
 ) -> tuple[float | None, str]:
     """The held-out loss in nats a token and an empty text, or None and why the run diverged."""
     shape = job.recipe.shape
-    held_out = validation_windows(job.text, shape.sequence_length)
-    # Before the first step: without it, the model could not be saved after the last.
-    tokenizer = None if job.model_folder is None else load_tokenizer(job.tokenizer)
-    build = partial(build_model, shape, job.recipe.seed, job.recipe.parametrization)
+    learnt = learning(job.text, shape.sequence_length)
+    if ranks.size > 1 and isinstance(learnt.losses, ResponseLosses):
+        raise ConfigError("rows of responses are trained by one process: leave train.processes out")
+    held_out = learnt.held_out
+    # Before the first step: without its tokenizer, the model could not be saved after the last.
+    save = None if job.model_folder is None else learnt.saver(job.tokenizer)
+
+    def build() -> nn.Module:
+        return learnt.fit(build_model(shape, job.recipe.seed, job.recipe.parametrization))
+
     model = ranks.place(build(), device)
     checkpoint = None if job.checkpoints is None else ranks.load(job.checkpoints)
     curve_path = job.curve_path if ranks.first else None
     with LossCurve(curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
-        run = _Run(model, job, device, tally, curve, watch, ranks)
+        run = _Run(model, job, learnt, device, tally, curve, watch, ranks)
         if trouble := run.train(checkpoint):
             return None, trouble
         with run.kept_if_interrupted():
             indices = validation_indices(
                 len(held_out), shape.sequence_length, job.objective.validation_tokens
             )
-            loss = ranks.mean_loss(lambda some: evaluate(model, held_out, some, device), indices)
+
+            def score(some: Indices, in_float32: bool = False) -> float:
+                return evaluate(model, held_out, some, device, in_float32, learnt.losses)
+
+            loss = ranks.mean_loss(score, indices)
             if not math.isfinite(loss):
                 return None, f"held-out loss became {loss}"
             tokens = tally.steps * job.recipe.batch_tokens
             curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
-            uniform = math.log(shape.vocabulary_size)
-            if loss > uniform:
-                return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {uniform:.2f}"
-            if job.model_folder is not None:
+            if loss > learnt.most_loss:
+                return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {learnt.most_loss:.2f}"
+            tally.measured = learnt.measured(loss, model, indices, device)
+            if job.model_folder is not None and save is not None:
                 # What the saved model gives where nothing is rounded to bfloat16.
-                tally.float32_loss = ranks.mean_loss(
-                    lambda some: evaluate(model, held_out, some, device, in_float32=True), indices
-                )
-                ranks.on_first(partial(save_model, ranks.gathered(model, build), tokenizer, job.model_folder))
+                tally.float32_loss = ranks.mean_loss(partial(score, in_float32=True), indices)
+                ranks.on_first(partial(save, ranks.gathered(model, build), job.model_folder))
             return loss, ""
 
 
@@ -175,6 +181,7 @@ class _Run:
 
     Args:
         model: on its device.
+        learnt: what it learns from, and its loss.
         job, device, tally, curve: of the run.
         watch: see `Watch`; None for nobody.
         ranks: the processes of the run.
@@ -184,6 +191,7 @@ class _Run:
         self,
         model: nn.Module,
         job: TrainingJob,
+        learnt: Learning,
         device: torch.device,
         tally: _Tally,
         curve: LossCurve,
@@ -204,11 +212,11 @@ class _Run:
         )
         self._optimizer = build_optimizer(kind.name, model, hyperparameters(job), multipliers)
         self._scheduler = build_scheduler(self._optimizer, job.schedule, recipe.warmup_fraction, recipe.steps)
-        self._step = build_step(forward, self._optimizer, job, device, ranks)
+        self._step = build_step(forward, self._optimizer, job, device, ranks, learnt.losses)
         self._divergence = DivergenceCheck(recipe.steps)
         measured = job.objective.gradient_noise_scale
         self._noise = NoiseMeter(self._step.parameters, recipe) if measured else None
-        self._windows = training_windows(job.text, recipe.shape.sequence_length)
+        self._windows = learnt.train
         self._since_point: list[float] = []
         self._has_saved = False
 

@@ -13,6 +13,12 @@ from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.trial import Completed, Energy
 
 RECORD_FORMAT = 1
+# Task on the hub, and the classes of `transformers` that load a model and what it reads by.
+KINDS = {
+    "text": ("text-generation", "AutoModelForCausalLM", "AutoTokenizer"),
+    "tokens": ("text-classification", "AutoModelForSequenceClassification", "AutoTokenizer"),
+    "images": ("image-classification", "AutoModelForImageClassification", "AutoImageProcessor"),
+}
 # The record is written last: it says that the model is whole.
 RECORD, RECIPE, CARD = "training.json", "recipe.json", "README.md"
 # What is said of the tokenizer, by `data.tokenizer`.
@@ -88,8 +94,12 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
     if prediction is not None:
         low, high = prediction.interval
         predicted = f"{prediction.loss:.4f} ({prediction.level:.0%} interval {low:.4f} to {high:.4f})"
+    if shape.classes is None:
+        scored = f"{outcome.loss:.4f} {unit}, {file.objective.validation_tokens:,} tokens"
+    else:
+        scored = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in outcome.metrics.items())
     rows = {
-        "held-out loss": f"{outcome.loss:.4f} {unit}, {file.objective.validation_tokens:,} tokens",
+        "held-out loss": scored,
         "predicted loss": predicted,
         "parameters N (non-embedding)": _params(shape),
         "all parameters": f"{shape.family.total_params(shape):,}",
@@ -122,20 +132,22 @@ def _card(file: RecipeFile, outcome: Completed, text: str) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     warnings = [] if prediction is None else [f"- {warning}" for warning in prediction.warnings]
     said = "\n## Warnings of the law\n\n" + "\n".join(warnings) + "\n" if warnings else ""
-    tokenizer = TOKENIZERS.get(file.data["tokenizer"], "")
+    tokenizer = TOKENIZERS.get(file.data["tokenizer"], "") if shape.family.inputs == "tokens" else ""
+    tag, kind, reader = KINDS[shape.family.inputs if shape.classes is not None else "text"]
+    how = "Trained from scratch" if shape.architecture != "pretrained" else "Trained further"
     return f"""---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {tag}
 ---
 
 # {file.name}
 
-Trained from scratch by carbs_scaling {__version__}.
+{how} by carbs_scaling {__version__}.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {kind}, {reader}
 
-model, tokenizer = (kind.from_pretrained("FOLDER") for kind in (AutoModelForCausalLM, AutoTokenizer))
+model, {reader[4:].lower()} = (kind.from_pretrained("FOLDER") for kind in ({kind}, {reader}))
 ```
 {tokenizer}
 | | |

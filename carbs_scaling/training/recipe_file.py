@@ -12,6 +12,8 @@ from typing import Any
 from carbs_scaling.compute.flops import FLOPS_CONVENTIONS, flops_by_convention
 from carbs_scaling.config import require
 from carbs_scaling.data.config import DataConfig
+from carbs_scaling.data.examples_config import ExamplesConfig
+from carbs_scaling.data.rows import RowsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.predicted_curve import PredictedCurve
 from carbs_scaling.models.family import ModelShape
@@ -22,8 +24,10 @@ from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 
 KIND = "carbs_scaling recipe"
 # Raised whenever a file of the same content would be read as another run.
-FORMAT = 3
+FORMAT = 4
 # Where the token files of this machine are is no part of a recipe.
+# The schemas of the section `data` of all tasks.
+DATA_CONFIGS: tuple[type, ...] = (DataConfig, ExamplesConfig, RowsConfig)
 LOCAL_DATA_KEYS = ("cache_directory", "cached_blocks")
 
 
@@ -62,6 +66,7 @@ class RecipeFile:
         data_sha256: of texts, tokenizer and split; None for any text.
         source: where the recipe comes from.
         prediction: None where no law was asked.
+        task: that the run is of.
     """
 
     name: str
@@ -74,6 +79,7 @@ class RecipeFile:
     data_sha256: str | None
     source: str
     prediction: Prediction | None = None
+    task: str = "pretraining"
 
     def __post_init__(self) -> None:
         require_name("name", self.name, "train.directory")
@@ -95,6 +101,7 @@ class RecipeFile:
         return {
             "kind": KIND,
             "format": FORMAT,
+            "task": self.task,
             "name": self.name,
             "source": self.source,
             "params": recipe.params,
@@ -105,6 +112,7 @@ class RecipeFile:
                 "depth": shape.depth,
                 "head_size": shape.head_size,
                 "vocabulary_tokens": shape.vocabulary_size,
+                "classes": shape.classes,
                 "sequence_length_tokens": shape.sequence_length,
                 "options": asdict(shape.options),
                 "parametrization": asdict(recipe.parametrization),
@@ -184,6 +192,7 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
         vocabulary_size=model["vocabulary_tokens"],
         sequence_length=model["sequence_length_tokens"],
         options=model["options"],
+        classes=model["classes"],
     )
     recipe = Recipe(
         shape=shape,
@@ -211,8 +220,9 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
         changed: dict[str, Any] = {"interval": (low, high), "warnings": warnings, "curve": curve}
         prediction = Prediction(**{**prediction, **changed})
     settings = data["settings"]
-    keys = [field.name for field in fields(DataConfig) if field.name not in LOCAL_DATA_KEYS]
-    require(isinstance(settings, dict) and sorted(settings) == sorted(keys), "data.settings are not complete")
+    known = ([f.name for f in fields(kind) if f.name not in LOCAL_DATA_KEYS] for kind in DATA_CONFIGS)
+    complete = isinstance(settings, dict) and sorted(settings) in [sorted(keys) for keys in known]
+    require(complete, "data.settings are not complete")
     return RecipeFile(
         name=str(values["name"]),
         recipe=recipe,
@@ -224,6 +234,7 @@ def _parsed(values: dict[str, Any]) -> RecipeFile:
         data_sha256=data["sha256"],
         source=str(values["source"]),
         prediction=prediction,
+        task=str(values["task"]),
     )
 
 

@@ -1,5 +1,7 @@
 """A trained model on disk as `transformers` loads it: weights, configuration, tokenizer, no code of ours."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +9,7 @@ from torch import nn
 
 from carbs_scaling.data.config import BYTES, NO_TOKENIZER
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.models.lora import merge_adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +54,7 @@ def save_model(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None", fo
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    own: Any = model
+    own: Any = merge_adapters(model)
     own.set_attn_implementation(STOCK_ATTENTION)
     own.config.use_cache = True  # off in training, where nothing is generated
     if getattr(own.config, "output_router_logits", False):
@@ -63,6 +66,52 @@ def save_model(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None", fo
     own.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+def save_classifier(
+    model: nn.Module,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    folder: str | Path,
+    classes: Sequence[str],
+) -> None:
+    """Write a trained classifier, with its tokenizer or image processor; the model is for nothing else then.
+
+    Args:
+        model: of a family in `models/`, with a head for classes.
+        tokenizer: of its texts; None for images.
+        folder: made where it is missing.
+        classes: their names, by number.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    own: Any = merge_adapters(model)
+    own.set_attn_implementation(STOCK_ATTENTION)
+    own.config.id2label = dict(enumerate(classes))
+    own.config.label2id = {name: number for number, name in enumerate(classes)}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    own.save_pretrained(folder)
+    if tokenizer is not None:
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.save_pretrained(folder)
+    else:
+        size = {"height": own.config.image_size, "width": own.config.image_size}
+        processor = {
+            "image_processor_type": "ViTImageProcessor",
+            "size": size,
+            "do_resize": True,
+            "do_rescale": True,
+            "do_normalize": True,
+            "image_mean": [0.5] * own.config.num_channels,
+            "image_std": [0.5] * own.config.num_channels,
+        }
+        (Path(folder) / "preprocessor_config.json").write_text(
+            json.dumps(processor, indent=1), encoding="utf-8"
+        )
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerBase":

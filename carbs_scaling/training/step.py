@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from carbs_scaling.models.build import token_losses
+from carbs_scaling.training.losses import Losses, TokenLosses
 
 logger = logging.getLogger(__name__)
 
+TOKEN_LOSSES = TokenLosses()
 # Steps before the capture, which allocate the optimizer's state and let libraries choose their kernels.
 WARM_UP_STEPS = 3
 # Parts of the message of a plain RuntimeError that mean "out of memory": the CPU's allocator, and cuBLAS.
@@ -32,6 +34,7 @@ def accumulate_gradients(
     batch: torch.Tensor,
     micro_batch: int,
     after_part: Callable[[float], None] | None = None,
+    losses: Losses = TOKEN_LOSSES,
 ) -> torch.Tensor:
     """Add the gradient of the mean loss of `batch` to the parameters, `micro_batch` windows at a time.
 
@@ -39,32 +42,36 @@ def accumulate_gradients(
     once, and which is not part of the loss that is returned.
 
     Args:
-        model: tokens to scores, see `models.build.token_losses`.
-        batch: int64 [b, T + 1].
+        model: inputs to scores.
+        batch: of windows or examples, [b, ...].
         micro_batch: windows in memory at once; the gradient is that of the whole batch.
         after_part: called with a part's share of the batch once its gradient has been added.
+        losses: of a batch.
 
     Returns:
-        Mean loss in nats a token, [] on the model's device; the GPU may still be computing it.
+        Mean loss in nats, [] on the model's device; the GPU may still be computing it.
     """
     total = torch.zeros((), device=batch.device)
+    counted = losses.counted(batch)
     for windows in torch.split(batch, micro_batch):
-        share = len(windows) / len(batch)
-        loss = backward(model, windows, share)
+        share = losses.counted(windows) / counted
+        loss = backward(model, windows, share, losses)
         if after_part is not None:
-            after_part(share)
+            after_part(float(share))
         total += loss
     return total
 
 
-def backward(model: nn.Module, windows: torch.Tensor, share: float) -> torch.Tensor:
+def backward(
+    model: nn.Module, windows: torch.Tensor, share: float | torch.Tensor, losses: Losses = TOKEN_LOSSES
+) -> torch.Tensor:
     """Add the gradient of `share` times the mean loss, and times the auxiliary loss, to the parameters.
 
     Returns:
-        `share` times the mean loss in nats a token, [], without the auxiliary loss.
+        `share` times the mean loss in nats, [], without the auxiliary loss.
     """
     with autocast(windows.device):
-        loss, auxiliary = token_losses(model, windows)
+        loss, auxiliary = losses(model, windows)
         loss = loss * share
         objective = loss if auxiliary is None else loss + auxiliary * share
     torch.autograd.backward(objective)
@@ -103,19 +110,25 @@ class TrainingStep:
         optimizer: over the model's parameters.
         micro_batch: windows in memory at once.
         clip_norm: largest norm of the whole gradient; infinite for no clipping.
+        losses: of a batch.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int, clip_norm: float
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        micro_batch: int,
+        clip_norm: float,
+        losses: Losses = TOKEN_LOSSES,
     ) -> None:
-        self.model = model
+        self.model, self.losses = model, losses
         self.optimizer = optimizer
         self.micro_batch = micro_batch
         self._clip_norm = clip_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Take one step on int64 [b, T + 1]; returns its mean loss, [] on the device."""
+        """Take one step on a batch; returns its mean loss, [] on the device."""
         loss = self.fitting(lambda: self.gradients(batch))
         self.update()
         return loss
@@ -123,7 +136,7 @@ class TrainingStep:
     def gradients(self, batch: torch.Tensor) -> torch.Tensor:
         """Put the gradient of the batch on the parameters; returns its mean loss, [] on the device."""
         self.optimizer.zero_grad(set_to_none=True)
-        return accumulate_gradients(self.model, batch, self.micro_batch)
+        return accumulate_gradients(self.model, batch, self.micro_batch, None, self.losses)
 
     def fitting(self, passes: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Run the passes of a step; out of memory, halve the micro-batch and run them again.
@@ -162,9 +175,14 @@ class GraphedStep(TrainingStep):
     works: ClassVar[bool] = True
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, micro_batch: int, clip_norm: float
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        micro_batch: int,
+        clip_norm: float,
+        losses: Losses = TOKEN_LOSSES,
     ) -> None:
-        super().__init__(model, optimizer, micro_batch, clip_norm)
+        super().__init__(model, optimizer, micro_batch, clip_norm, losses)
         self._warm_up = WARM_UP_STEPS
         self._stream = _side_stream(torch.cuda.current_device())
         self._graph: torch.cuda.CUDAGraph | None = None

@@ -10,6 +10,7 @@ from carbs_scaling.models.cross_entropy import is_large
 from carbs_scaling.optimizers.optimizer import load_optimizer
 from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.job import TrainingJob, micro_batch_size
+from carbs_scaling.training.losses import Losses
 from carbs_scaling.training.noise_scale import NoiseMeter
 from carbs_scaling.training.step import GraphedStep, TrainingStep, accumulate_gradients
 
@@ -73,18 +74,19 @@ def build_step(
     job: TrainingJob,
     device: torch.device,
     ranks: Ranks,
+    losses: Losses,
 ) -> TrainingStep:
     """A step of the job; on one device as a CUDA graph where launching takes longer than running."""
     recipe = job.recipe
     micro_batch = micro_batch_size(recipe, job.micro_batch_tokens)
     if ranks.size > 1:
         clip_norm = job.optimizer.gradient_clip_norm
-        return ranks.step(forward, optimizer, recipe.batch_size, micro_batch, clip_norm)
+        return ranks.step(forward, optimizer, recipe.batch_size, micro_batch, clip_norm, losses)
     is_short = recipe.steps < LEAST_GRAPHED_STEPS or _step_flops(job) > MOST_GRAPHED_FLOPS
     capturable = load_optimizer(job.optimizer.name).capturable
     replays = job.cuda_graph and capturable and not is_short and not job.objective.gradient_noise_scale
     kind = GraphedStep if device.type == "cuda" and replays else TrainingStep
-    return kind(forward, optimizer, micro_batch, job.optimizer.gradient_clip_norm)
+    return kind(forward, optimizer, micro_batch, job.optimizer.gradient_clip_norm, losses)
 
 
 def measured_step(step: TrainingStep, noise: NoiseMeter, batch: torch.Tensor, number: int) -> torch.Tensor:
@@ -93,7 +95,9 @@ def measured_step(step: TrainingStep, noise: NoiseMeter, batch: torch.Tensor, nu
     def passes() -> torch.Tensor:
         step.optimizer.zero_grad(set_to_none=True)
         noise.drop_parts()
-        return accumulate_gradients(step.model, batch, noise.part_size(step.micro_batch), noise.take_part)
+        return accumulate_gradients(
+            step.model, batch, noise.part_size(step.micro_batch), noise.take_part, step.losses
+        )
 
     loss = step.fitting(passes)
     noise.end_step(number)

@@ -21,7 +21,7 @@ from carbs_scaling.optimizers.optimizer import (
     load_optimizer,
 )
 from carbs_scaling.training import step
-from tests.small_models import small_shape
+from tests.small_models import batch_of, losses_of, small_shape
 
 # (width, depth, head size, vocabulary, sequence length), sequences: bytes and narrow; deep; a vocabulary
 # that holds nearly all of the memory; wide, where weights and matrices do.
@@ -34,7 +34,7 @@ SHAPES = [
 
 # Families that are counted by a rule, with a variant that has other code.
 COUNTED = ("gpt2", "llama", "qwen3", "qwen3_moe")
-CASES = (*COUNTED, "llama-grouped")
+CASES = (*COUNTED, "llama-grouped", "vit")
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +49,6 @@ HYPERPARAMETERS = Hyperparameters(learning_rate=1e-3, weight_decay=0.0, beta1=0.
 def autocast(bytes_per_activation):
     # The CPU's autocast stands for CUDA's: both multiply matrices in bfloat16 and add residuals in float32.
     return torch.autocast("cpu", torch.bfloat16, enabled=bytes_per_activation == 2)
-
-
-def windows_of(shape, sequences):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(shape.vocabulary_size, (sequences, shape.sequence_length + 1), generator=generator)
 
 
 def saved_bytes(shape, sequences, bytes_per_activation):
@@ -72,7 +67,7 @@ def saved_bytes(shape, sequences, bytes_per_activation):
         autocast(bytes_per_activation),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        step.window_loss(model, windows_of(shape, sequences))
+        losses_of(shape)(model, batch_of(shape, sequences))
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -109,13 +104,13 @@ def peak_bytes(shape, sequences, optimizer, bytes_per_activation, monkeypatch):
     model = build_model(shape, seed=0)
     parameters = list(model.parameters())
     stepper = build_optimizer(optimizer, model, HYPERPARAMETERS)
-    batch = windows_of(shape, 2 * sequences)
+    batch = batch_of(shape, 2 * sequences)
     with LiveBytes() as live:
         for parameter in parameters:
             live.add(parameter)
         for _ in range(2):  # the state is there from the first step on
             stepper.zero_grad(set_to_none=True)
-            step.accumulate_gradients(model, batch, sequences)
+            step.accumulate_gradients(model, batch, sequences, losses=losses_of(shape))
             torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
             stepper.step()
     return live.peak
@@ -148,7 +143,9 @@ def test_the_estimate_is_at_the_peak_of_a_step_or_just_above(
     assert 0.99 * peak < estimate < 1.15 * peak
 
 
-@pytest.mark.parametrize("architecture", ["auto", "auto-moe", "pretrained"])
+@pytest.mark.parametrize(
+    "architecture", ["auto", "auto-moe", "pretrained", "pretrained-classes", "gpt2-classes", "qwen3-classes"]
+)
 def test_what_is_measured_is_within_fifteen_percent_of_the_peak(architecture, monkeypatch, shape_of):
     shape = shape_of(architecture, 64, 4, 16, 256, 64)
     peak = peak_bytes(shape, 2, "adamw", 4, monkeypatch)
@@ -180,13 +177,13 @@ def test_a_gpu_needs_what_is_estimated(architecture, sizes, sequences, optimizer
     device = torch.device("cuda")
     model = build_model(shape, seed=0).to(device)
     stepper = build_optimizer(optimizer, model, HYPERPARAMETERS)
-    batch = windows_of(shape, 2 * sequences).to(device)
+    batch = batch_of(shape, 2 * sequences).to(device)
     torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)  # cuBLAS takes its workspace
     held = torch.cuda.memory_allocated() - sum(p.nbytes for p in model.parameters())
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         stepper.zero_grad(set_to_none=True)
-        step.accumulate_gradients(model, batch, sequences)
+        step.accumulate_gradients(model, batch, sequences, losses=losses_of(shape))
         stepper.step()
     estimate = training_memory_bytes(shape, sequences, optimizer, bytes_per_activation=2)
     # CUDA's cross-entropy holds less at its peak than the CPU's (`compute.memory`).

@@ -19,12 +19,12 @@ from carbs_scaling.models.build import build_model, logits, token_losses
 from carbs_scaling.models.family import FAMILIES, ModelShape, load_family
 from carbs_scaling.training.saved_model import byte_tokenizer, save_model
 from carbs_scaling.training.step import accumulate_gradients, window_loss
-from tests.small_models import CASES, small_shape
+from tests.small_models import CASES, NAMES, small_shape
 
 # (width, depth, head size, vocabulary, sequence length); in the last, attention is most of the FLOPs.
 SIZES = [(32, 1, 16, 256, 64), (64, 3, 16, 512, 128), (128, 2, 32, 1000, 32), (16, 2, 8, 2, 1024)]
 
-every_family = pytest.mark.parametrize("name", FAMILIES.names)
+every_family = pytest.mark.parametrize("name", NAMES)
 every_case = pytest.mark.parametrize("name", CASES)
 # What is measured rather than counted, and variants, at two sizes.
 every_size = pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def counted(model: nn.Module) -> nn.Module:
     return model
 
 
-@every_family
+@pytest.mark.parametrize("name", FAMILIES.names)
 def test_it_is_called_as_its_file_and_has_an_option(name):
     assert load_family(name).name == name
     assert (configuration_folder() / "model" / f"{name}.yaml").is_file()

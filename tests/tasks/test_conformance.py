@@ -15,6 +15,7 @@ from carbs_scaling.task import Job, TrialContext
 from carbs_scaling.tasks import TASKS
 from carbs_scaling.trial import Completed, TrialOutcome, charged_flops
 from tests.own_program import written
+from tests.small_models import sums, trained_folder
 from tests.toy_task import ToyTask
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,11 @@ SMALL = {
         *("space.width={low: 16, high: 48}", "space.depth={low: 1, high: 2}"),
         *("space.tokens_per_parameter={low: 0.5, high: 4}", "model.sequence_length=32"),
         *("objective.validation_tokens=512", "budget.flops=1e10"),
+    ),
+    "classification": ("budget.flops=4e8", "space.epochs={low: 0.2, high: 2}", "data.max_examples=200"),
+    "finetuning": (
+        *("model.path=MODEL", "data.paths=[ROWS]", "model.sequence_length=32", "budget.flops=2e9"),
+        *("space.epochs={low: 2, high: 4, log: true}", "space.learning_rate={low: 1e-3, high: 1e-2}"),
     ),
     "command": (
         f"task.command='{sys.executable}' tests/own_program.py {{learning_rate}} {{tokens}}",
@@ -47,7 +53,7 @@ SMALL = {
 
 
 @pytest.fixture(params=("toy", *TASKS.names))
-def task(request, pretraining, composed, monkeypatch):
+def task(request, pretraining, composed, monkeypatch, tmp_path):
     """Each task once, small."""
     if request.param == "toy":
         return ToyTask()
@@ -55,6 +61,12 @@ def task(request, pretraining, composed, monkeypatch):
     if request.param == "pretraining":
         return pretraining(*SMALL[request.param])
     monkeypatch.chdir(ROOT)
+    if request.param == "finetuning":
+        places = {"MODEL": trained_folder(tmp_path, (16, 1, 16, 256, 32)), "ROWS": sums(tmp_path)}
+        small = [
+            t.replace("MODEL", places["MODEL"]).replace("ROWS", places["ROWS"]) for t in SMALL["finetuning"]
+        ]
+        return build_task(*load_search(composed(f"task={request.param}", *small)))
     return build_task(*load_search(composed(f"task={request.param}", *written(*SMALL[request.param]))))
 
 

@@ -102,4 +102,4 @@ def test_other_tasks_and_empty_studies_are_refused():
     with pytest.raises(ConfigError, match="task=toy"):
         best_run([], {"task": "toy"}, "mine")
     with pytest.raises(ConfigError, match="no completed run"):
-        best_run([], {"task": Pretraining.name}, "mine")
+        best_run([], {"task": Pretraining.name, "model": {}}, "mine")

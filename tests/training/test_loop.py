@@ -11,16 +11,17 @@ import torch
 from carbs_scaling.data.windows import training_windows, validation_indices, validation_windows
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.models.build import build_model
-from carbs_scaling.models.family import FAMILIES, ModelShape
+from carbs_scaling.models.family import ModelShape
 from carbs_scaling.training import batches, evaluation, step
 from carbs_scaling.training.device import choose_device
 from carbs_scaling.training.divergence import DivergenceCheck
 from carbs_scaling.training.evaluation import evaluate
 from carbs_scaling.training.job import micro_batch_size
-from carbs_scaling.training.loop import bits_per_byte, train
+from carbs_scaling.training.learning import bits_per_byte
+from carbs_scaling.training.loop import train
 from carbs_scaling.training.step import accumulate_gradients, window_loss
 from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
-from tests.small_models import small_shape
+from tests.small_models import NAMES, small_shape
 
 
 def unigram_entropy(job) -> float:
@@ -39,7 +40,7 @@ def without_time(outcome: TrialOutcome) -> TrialOutcome:
     return replace(outcome, seconds=0.0)
 
 
-@pytest.mark.parametrize("architecture", FAMILIES.names)
+@pytest.mark.parametrize("architecture", NAMES)
 def test_it_learns_more_than_the_frequencies_of_bytes(job, changed, architecture, tmp_path):
     shape = small_shape(architecture, tmp_path, 32, 1, 16, 256, 32)
     outcome = train(changed(shape=shape, steps=150))

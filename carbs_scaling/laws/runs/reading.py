@@ -199,7 +199,9 @@ def records_frame(records: Sequence[Any]) -> "pd.DataFrame":
         [
             # Not the details: what a task keeps to itself, such as a rate by a law, is no role.
             study_row(
-                record.number, {**record.point, **record.roles}, record.loss if record.completed else None
+                record.number,
+                {**record.point, **record.roles},
+                record.law_loss if record.completed else None,
             )
             for record in ended
         ]
