@@ -15,7 +15,7 @@ import pytest
 
 from carbs_scaling.commands import train
 from carbs_scaling.errors import CarbsScalingError
-from carbs_scaling.training import checkpoint, loop
+from carbs_scaling.training import checkpoint, learning, loop
 from carbs_scaling.training.model_card import RECORD
 from carbs_scaling.training.recipe_file import Prediction, RecipeFile
 from carbs_scaling.training.saved_model import load_tokenizer
@@ -169,7 +169,7 @@ def test_a_tokenizer_that_cannot_be_saved_is_told_before_the_first_step(run, tmp
     def gone():
         raise OSError("no such tokenizer")
 
-    monkeypatch.setattr(loop, "load_tokenizer", lambda name: gone())
+    monkeypatch.setattr(learning, "load_tokenizer", lambda name: gone())
     monkeypatch.setattr(loop, "build_model", None)
     with pytest.raises(OSError, match="no such tokenizer"):
         run(*FIXED)
