@@ -64,7 +64,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         with torch.autocast(kind, enabled=False):
             words = len(weight)
-            matrix = pad(weight.to(dtype), (0, 0, 0, -words % WORDS_STEP.get(kind, 1)))
+            matrix, missing = weight.to(dtype), -words % WORDS_STEP.get(kind, 1)
+            if missing:
+                matrix = pad(matrix, (0, 0, 0, missing))
             grad_hidden = torch.empty_like(hidden)
             grad_weight = torch.zeros_like(weight)
             scores = torch.empty(min(rows, len(hidden)), len(matrix), dtype=dtype, device=hidden.device)

@@ -15,6 +15,7 @@ TASKS = Registry(
             "pretraining_overrides",
             "pretraining_recipe",
             "pretraining_space",
+            "pretraining_time",
             "programs",
         }
     ),

@@ -8,7 +8,7 @@ from carbs_scaling.errors import DataError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory
 
-OWN = {"processes": {"trials_per_worker": None, "gpus_per_trial": 1}}
+OWN = {"processes": {"trials_per_worker": None, "gpus_per_trial": 1, "trial_minutes": None}}
 
 
 class Job:
