@@ -15,7 +15,7 @@ def test_tokens_beyond_the_text_are_warned_of(pretraining):
     # 20,000 tokens of text; N is 12 x 32 x 32 at most.
     assert "see it" not in pretraining(*SMALL, "space.tokens_per_parameter=1.6").description
     said = pretraining(*SMALL, "space.tokens_per_parameter={low: 1, high: 16, log: true}").description
-    assert "runs may have 197k tokens, and it has 20k to train on: they see it up to 9.8 times" in said
+    assert "runs may have 197k tokens, and it has 20.0k to train on: they see it up to 9.8 times" in said
 
 
 def test_bits_a_byte_need_a_known_tokenizer(pretraining):
