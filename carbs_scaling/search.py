@@ -18,9 +18,9 @@ from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
 from carbs_scaling.ledger.identity import flatten
 from carbs_scaling.ledger.other_studies import runs_of_studies
-from carbs_scaling.ledger.presence import NOW, forget_stop, stop_request
+from carbs_scaling.ledger.presence import NOW, forget_stop, sole_coordinator, stop_request
 from carbs_scaling.ledger.record import TrialRecord, ended
-from carbs_scaling.ledger.study import Study, sole_coordinator, spent_flops
+from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.loggers.logger import LoggedRun, Loggers
 from carbs_scaling.numbers import scientific
 from carbs_scaling.report.live import SearchDisplay

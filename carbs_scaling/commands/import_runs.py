@@ -24,7 +24,8 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.files import undone_if_refused
     from carbs_scaling.ledger.imported import read_rows, require_some
     from carbs_scaling.ledger.other_studies import reader_of
-    from carbs_scaling.ledger.study import Study, sole_coordinator
+    from carbs_scaling.ledger.presence import sole_coordinator
+    from carbs_scaling.ledger.study import Study
     from carbs_scaling.search import build_sampler
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -6,13 +6,11 @@ that was running when the program died is found open and run again under its own
 
 import platform
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
@@ -23,7 +21,6 @@ from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy
 from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
 from carbs_scaling.ledger.identity import differences, study_identity
 from carbs_scaling.ledger.imported import FinishedRun, add_runs
-from carbs_scaling.ledger.presence import LOCK
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import (
     IMPORTED,
@@ -350,37 +347,6 @@ def trial_seed(seed: int, number: int) -> int:
     import numpy as np
 
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-@contextmanager
-def sole_coordinator(config: StudyConfig) -> Iterator[None]:
-    """Holds the study's folder, so that no second search spends the same budget.
-
-    Raises:
-        StudyError: another process holds it.
-        OSError: the folder cannot be made or written.
-    """
-    missing = [path for path in (config.folder, *config.folder.parents) if not path.exists()]
-    config.folder.mkdir(parents=True, exist_ok=True)
-    before = set(config.folder.iterdir())
-    lock = filelock.FileLock(config.folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise StudyError(
-            f"study {config.name!r} is being run by another process: wait for it, or take another study.name"
-        ) from None
-    try:
-        yield
-    finally:
-        if set(config.folder.iterdir()) - before == {config.folder / LOCK}:  # nothing was begun
-            (config.folder / LOCK).unlink()
-            lock.release()
-            with suppress(OSError):  # another study has come into the folder above
-                for folder in missing:
-                    folder.rmdir()
-        else:
-            lock.release()
 
 
 def _check_identity(config: StudyConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
