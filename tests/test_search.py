@@ -19,7 +19,7 @@ from carbs_scaling.report.front import front_rows
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers.sampler import new_study
 from carbs_scaling.search import Search, build_sampler
-from carbs_scaling.tasks import pretraining as pretraining_module
+from carbs_scaling.tasks import trained_model
 from carbs_scaling.trial import MachineFailure, OutOfMemory, Status
 
 BUDGET_FLOPS = 1.5e9
@@ -139,7 +139,7 @@ def test_a_changed_space_or_text_is_refused(tiny, tmp_path):
 
 def test_three_machine_failures_in_a_row_stop_the_search_and_are_charged_nothing(tiny, monkeypatch):
     lost = MachineFailure(message="its worker process died")
-    monkeypatch.setattr(pretraining_module, "train", lambda job: lost)
+    monkeypatch.setattr(trained_model, "train", lambda job: lost)
     config = tiny("lost")
     with pytest.raises(CarbsScalingError, match="3 trials in a row"):
         run(config)
@@ -152,7 +152,7 @@ def test_a_lost_trial_is_charged_for_what_its_curve_says_was_done(tiny, monkeypa
             file.write('{"progress": 0.25, "seconds": 3.0}\n{"progress": 0.5, "seconds": 6.0}\n')
         return MachineFailure(message="its worker process died")
 
-    monkeypatch.setattr(pretraining_module, "train", lost)
+    monkeypatch.setattr(trained_model, "train", lost)
     config = tiny("charged")
     with pytest.raises(CarbsScalingError, match="3 trials in a row"):
         run(config)
@@ -256,7 +256,7 @@ def test_how_a_device_is_used_may_change_while_a_study_lives_and_what_is_trained
 
 def test_a_device_without_memory_stops_the_search_in_one_line(tiny, monkeypatch):
     full = OutOfMemory(progress=0.1, message="out of memory")
-    monkeypatch.setattr(pretraining_module, "train", lambda job: full)
+    monkeypatch.setattr(trained_model, "train", lambda job: full)
     with pytest.raises(CarbsScalingError, match=r"executor\.memory_bytes"):
         run(tiny("full"))
 
@@ -265,7 +265,7 @@ def test_a_fault_of_pytorch_is_the_machines_and_not_the_recipes(tiny, monkeypatc
     def train(job):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED\nsecond line")
 
-    monkeypatch.setattr(pretraining_module, "train", train)
+    monkeypatch.setattr(trained_model, "train", train)
     with pytest.raises(CarbsScalingError, match="CUBLAS_STATUS_EXECUTION_FAILED") as error:
         run(tiny("fault", "training.compile=true"))
     assert "\n" not in str(error.value)
@@ -276,7 +276,7 @@ def test_open_trials_that_a_lowered_budget_cannot_pay_are_closed(tiny, monkeypat
     def interrupted(job):
         raise Interrupted
 
-    monkeypatch.setattr(pretraining_module, "train", interrupted)
+    monkeypatch.setattr(trained_model, "train", interrupted)
     with pytest.raises(Interrupted):
         run(tiny("lowered"))
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.task import TrialContext
-from carbs_scaling.tasks import pretraining as module
+from carbs_scaling.tasks import trained_model as module
 from carbs_scaling.tasks.pretraining import Pretraining
 from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.trial import Completed
