@@ -64,7 +64,7 @@ class NvmlCounter:
         return sum(counts) / 1e3
 
     def joules(self) -> float:
-        """Of all the GPUs."""
+        """Joules that all the GPUs drew since the beginning, or this trial's share of them."""
         return (self._read() - self._begun) / self._sharing
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class RaplCounter:
         return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")
 
     def joules(self) -> float:
-        """Of the packages, times this process's share of their busy time."""
+        """Joules that the CPU packages drew, times this process's share of their busy time."""
         self._read()
         own, busy = _process_seconds() - self._own, self._busy_seconds() - self._busy
         # The kernel's clock ticks in hundredths: a short process may seem busier than the machine.

@@ -48,7 +48,7 @@ class ImageEncoder:
         return rows
 
     def _pixels(self, value: Any, number: int, name: str) -> npt.NDArray[np.uint8]:
-        """Of the size and channels that the model reads, [size, size, channels]."""
+        """An image as the model reads it, bytes [size, size, channels], or [size, size] of one channel."""
         size = self._form.image_size
         if isinstance(value, np.ndarray) and value.shape == (size, size) and self._form.channels == 1:
             return value

@@ -3,10 +3,9 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from carbs_scaling.data.example_encoding import PAD, ImageEncoder, InputForm, Te
 from carbs_scaling.data.example_tables import columns_of, read_tables
 from carbs_scaling.data.examples_config import ExamplesConfig
 from carbs_scaling.data.token_files import cache_folder
-from carbs_scaling.data.windows import Indices, training_order
+from carbs_scaling.data.windows import Indices, ShuffledWindows
 from carbs_scaling.errors import DataError, NoSuchText
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class LabelledExamples:
     revision: str | None = None
 
 
-class Examples:
+class Examples(ShuffledWindows):
     """Labelled examples of one split, as rows whose last value is the number of the class. A `Windows`.
 
     Rows are int64 [b, 2 T + 1], tokens and their types, for texts, and float32 [b, channels size^2 + 1] in
@@ -90,21 +89,6 @@ class Examples:
             pixels = inputs.astype(np.float32) / 127.5 - 1
             return torch.from_numpy(np.concatenate([pixels, labels.astype(np.float32)], axis=1))
         return torch.from_numpy(np.concatenate([inputs.astype(np.int64), labels], axis=1))
-
-    def order(self, batch_size: int, steps: int, seed: int, done: int = 0) -> Iterator[Indices]:
-        """See `Windows`: every epoch is a permutation of all."""
-        return islice(training_order(len(self), batch_size, steps, seed), done, None)
-
-    def repeats(self, windows_read: int) -> float:
-        """See `Windows`."""
-        return max(1.0, windows_read / len(self))
-
-    def place(self, windows_read: int) -> dict[str, Any] | None:
-        """See `Windows`: the step says it all."""
-        return None
-
-    def restore(self, place: dict[str, Any] | None) -> None:
-        """See `Windows`."""
 
 
 def prepare_examples(config: ExamplesConfig, form: InputForm) -> LabelledExamples:

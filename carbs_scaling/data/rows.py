@@ -3,10 +3,9 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from carbs_scaling.config import require, require_choice
 from carbs_scaling.data.example_encoding import load_fast_tokenizer
 from carbs_scaling.data.example_tables import read_tables
 from carbs_scaling.data.token_files import cache_folder
-from carbs_scaling.data.windows import Indices, training_order
+from carbs_scaling.data.windows import Indices, ShuffledWindows
 from carbs_scaling.errors import DataError, NoSuchText
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class PreparedRows:
     revision: str | None = None
 
 
-class RowWindows:
+class RowWindows(ShuffledWindows):
     """Rows of one split, int64 [b, 2, T + 1]: tokens, and 1 for those that are learnt. A `Windows`.
 
     Args:
@@ -105,21 +104,6 @@ class RowWindows:
     def read(self, indices: Indices) -> torch.Tensor:
         """See `Windows`."""
         return torch.from_numpy(self._rows[indices].astype(np.int64))
-
-    def order(self, batch_size: int, steps: int, seed: int, done: int = 0) -> Iterator[Indices]:
-        """See `Windows`: every epoch is a permutation of all."""
-        return islice(training_order(len(self), batch_size, steps, seed), done, None)
-
-    def repeats(self, windows_read: int) -> float:
-        """See `Windows`."""
-        return max(1.0, windows_read / len(self))
-
-    def place(self, windows_read: int) -> dict[str, Any] | None:
-        """See `Windows`: the step says it all."""
-        return None
-
-    def restore(self, place: dict[str, Any] | None) -> None:
-        """See `Windows`."""
 
 
 def prepare_rows(config: RowsConfig, sequence_length: int) -> PreparedRows:

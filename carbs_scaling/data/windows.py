@@ -44,7 +44,29 @@ class Windows(Protocol):
         ...
 
 
-class TokenWindows:
+class ShuffledWindows:
+    """What all `Windows` share that lie on disk as a whole: every epoch is a permutation of all of them."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def order(self, batch_size: int, steps: int, seed: int, done: int = 0) -> Iterator[Indices]:
+        """See `Windows`."""
+        return islice(training_order(len(self), batch_size, steps, seed), done, None)
+
+    def repeats(self, windows_read: int) -> float:
+        """See `Windows`."""
+        return max(1.0, windows_read / len(self))
+
+    def place(self, windows_read: int) -> dict[str, Any] | None:
+        """See `Windows`: the step says it all."""
+        return None
+
+    def restore(self, place: dict[str, Any] | None) -> None:
+        """See `Windows`."""
+
+
+class TokenWindows(ShuffledWindows):
     """Ids as windows of T + 1: inputs are the first T, targets the last T. A `Windows`.
 
     Neighbours share one id, the last target of one and the first input of the next, so that every id but the
@@ -80,21 +102,6 @@ class TokenWindows:
         """See `Windows`."""
         positions = indices[:, None] * self.sequence_length + self._offsets
         return torch.from_numpy(self._ids[positions].astype(np.int64))
-
-    def order(self, batch_size: int, steps: int, seed: int, done: int = 0) -> Iterator[Indices]:
-        """See `Windows`: every epoch is a permutation of all."""
-        return islice(training_order(len(self), batch_size, steps, seed), done, None)
-
-    def repeats(self, windows_read: int) -> float:
-        """See `Windows`."""
-        return max(1.0, windows_read / len(self))
-
-    def place(self, windows_read: int) -> dict[str, Any] | None:
-        """See `Windows`: the step says it all."""
-        return None
-
-    def restore(self, place: dict[str, Any] | None) -> None:
-        """See `Windows`."""
 
 
 def training_windows(text: PreparedText, sequence_length: int) -> Windows:

@@ -39,7 +39,7 @@ class LoggedRun:
 
     @property
     def name(self) -> str:
-        """Of the run, such as `mine-00012`."""
+        """Name of the run, such as `mine-00012`: the study's, and the number of the trial."""
         return f"{self.study}-{self.number:05d}"
 
     @property

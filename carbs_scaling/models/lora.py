@@ -42,7 +42,7 @@ class LoraCounts:
 
 
 def add_adapters(model: "nn.Module", rank: int, alpha: float) -> "nn.Module":
-    """The same model with its weights frozen and adapters beside them, drawn from PyTorch's generator.
+    """Freeze a model's weights and put adapters beside them, drawn from PyTorch's generator.
 
     Raises:
         ConfigError: peft is not installed, or the model has no linear layers.

@@ -20,8 +20,8 @@ LEAST_GRAPHED_STEPS = 20
 MOST_GRAPHED_FLOPS = 5e12
 
 
-# Compiling a model takes 10 to 60 s and then saves a third of a step's time: it pays on runs of some
-# minutes on a large GPU.
+# Compiling took 27 to 29 s on an H200 and saved 10 to 13% of a step (docs/benchmarks.md): it pays on runs of
+# some minutes on a large GPU.
 LEAST_COMPILED_FLOPS = 2e17
 
 
