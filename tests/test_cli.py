@@ -13,18 +13,8 @@ from carbs_scaling.command_line import checked
 from carbs_scaling.commands.search import load_search
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
+from tests.command_line import carbs_scaling
 from tests.own_program import written
-
-
-def carbs_scaling(*arguments, cwd):
-    """Runs the console script's module in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "carbs_scaling.cli", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def test_help_is_quick_to_import_and_names_the_verbs(tmp_path):

@@ -1,13 +1,12 @@
 """A refused command leaves every file as it was, and nothing that refuses the right command afterwards."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.ledger.study import Study
+from tests.command_line import carbs_scaling
 from tests.toy_task import ToyTask, search, toy_config
 
 
@@ -17,16 +16,6 @@ def content(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
     }
-
-
-def carbs_scaling(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "carbs_scaling.cli", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 REFUSED = [

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from carbs_scaling.models.attention import ATTENTION
 from carbs_scaling.models.build import token_losses
 
 
@@ -67,6 +66,8 @@ class LabelLosses:
         tokens, types = rows.chunk(2, dim=1)
         given: dict[str, Any] = {"input_ids": tokens}
         # With our causal attention no token sees what fills up the text behind it.
+        from carbs_scaling.models.attention import ATTENTION  # imports all of `transformers`' modelling
+
         if getattr(config, "_attn_implementation", None) != ATTENTION:
             given["attention_mask"] = (tokens != self.pad).long()
         if getattr(config, "type_vocab_size", 0) > 1:

@@ -117,7 +117,7 @@ def test_two_processes_train_what_one_does(changed, data_config, tmp_path):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          str(folder / "script.py"), str(folder)],
         capture_output=True, text=True, timeout=900,
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
     )  # fmt: skip
     assert (folder / "losses.json").exists(), result.stderr
     losses = json.loads((folder / "losses.json").read_text())

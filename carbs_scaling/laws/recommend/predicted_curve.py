@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
@@ -104,7 +104,7 @@ def predict_curve(
     middle, spread = np.mean(shapes, axis=0), np.std(shapes, axis=0, ddof=1)
     # Of one more run like these, by Student's t: few runs say little of how curves differ.
     count = len(shapes)
-    quantile = student_t.ppf((1 + level) / 2, count - 1) * np.sqrt(1 + 1 / count)
+    quantile = stdtrit(count - 1, (1 + level) / 2) * np.sqrt(1 + 1 / count)
     points = []
     for share, shape, sd in zip(SHARES, middle, spread, strict=True):
         advised = law.recommend(params, share * tokens)
