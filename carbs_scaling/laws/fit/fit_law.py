@@ -24,7 +24,7 @@ from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.hyperparameters.law import varied
 from carbs_scaling.laws.prior.prior import BATCH_PARAMETERS, NO_VALLEY, RATE_PARAMETERS, LawPrior
 from carbs_scaling.laws.prior.published import PublishedLaw
-from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
+from carbs_scaling.laws.prior.published_prior import laws_that_speak, prior_of, published_laws
 from carbs_scaling.laws.prior.rates import RatePrior, rate_prior
 from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.rules import Rules, rules_of
@@ -55,9 +55,10 @@ def fit_law(
             (`carbs_scaling.laws.runs.collapse`). Where all had one batch, the law is for that.
         optimizer: fit the runs of this one alone.
         check: whether to leave the largest sizes out once and say how they are predicted.
-        prior_width: scales the priors' standard deviations: 1 is weak, 10 is hardly any.
-        prior: published laws by name (`"Step Law"`, `["Step Law", "DeepSeek"]`, `"published"` for all), whose
-            exponents the fit leans on where the runs say little; None: wide enough for all of them.
+        prior_width: scales the priors' standard deviations: 10 is hardly any prior.
+        prior: published laws by name (`"Step Law"`, `["Step Law", "DeepSeek"]`, `"published"` for all), on
+            whose rates and batches the fit leans where the runs say little; `"weak"` for none of them. None:
+            those of `laws.prior.published_prior.FIELD`, where runs have all roles and an Adam.
         rates: what is known of the best learning rate; None for what the runs' optimizer and parametrization
             say (`laws.prior.rates`).
 
@@ -68,15 +69,15 @@ def fit_law(
         LawError: the runs give no law.
     """
     if not (isinstance(prior_width, Real) and 0 < prior_width < np.inf):
-        raise LawArgumentError(f"prior_width={prior_width!r} must be above 0: 1 is weak, 10 hardly any prior")
-    published = published_laws(prior)
+        raise LawArgumentError(f"prior_width={prior_width!r} must be above 0: 1 as it is, 10 hardly any prior")
+    published_laws(prior)  # a wrong name is refused before a table is read
     tables = read_runs(runs, optimizer)
     laws = {}
     for name, table in tables.items():
         own = (
             rate_prior(table.optimizer, table.parametrization, table.base_params) if rates is None else rates
         )
-        laws[name] = _fit_table(table, check, prior_width, published, own)
+        laws[name] = _fit_table(table, check, prior_width, laws_that_speak(prior, table.has_role, own), own)
     return next(iter(laws.values())) if len(laws) == 1 else LawsByOptimizer(laws)
 
 
@@ -148,7 +149,7 @@ def _fit_with_others(table: RunTable, centre: Array, prior: LawPrior, starts: Se
     """
     features, full, rules = table.logs - centre, prior, rules_of(table)
     if table.one_batch:
-        prior = _at_one_batch(prior)
+        prior = prior.at_one_batch()
     prior = _at_rules(prior, rules)
     diverged = None if table.diverged_logs is None else table.diverged_logs - centre
     fit = fit_bent_law(features, table.loss, prior, starts, diverged=diverged)
@@ -167,11 +168,6 @@ def _fit_with_others(table: RunTable, centre: Array, prior: LawPrior, starts: Se
         law, notes = refit_others(law, table)
         law = with_joint_errors(law, table, prior)
     return _Found(law, fit.converged, notes)
-
-
-def _at_one_batch(prior: LawPrior) -> LawPrior:
-    """For runs of one batch, the centre's: taken for the best, and nothing hangs on it."""
-    return prior.pinned({name: NO_VALLEY if name == "ln_k_B" else 0.0 for name in BATCH_PARAMETERS})
 
 
 def _at_rules(prior: LawPrior, rules: Rules) -> LawPrior:

@@ -6,7 +6,7 @@ chance that it diverged for another reason.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -77,6 +77,22 @@ class LawProblem:
     groups: Sequence[Grouping] = ()
     diverged: Array = field(default_factory=lambda: np.empty((0, 4)))
     held: Mapping[str, Array] = field(default_factory=dict)
+
+    def thinned(self, most: int) -> "LawProblem":
+        """The same with `most` of the runs, drawn evenly; itself where it has no more."""
+        if len(self.loss) <= most:
+            return self
+        kept = np.random.default_rng(0).choice(len(self.loss), most, replace=False)
+        groups = [Grouping(group.level, group.kind, group.basis[kept]) for group in self.groups]
+        held = {kind: shift[kept] for kind, shift in self.held.items()}
+        return LawProblem(self.features[kept], self.loss[kept], self.prior, groups, self.diverged, held)
+
+    def near(self, z: Array) -> tuple["LawProblem", float]:
+        """The same under the normal prior that acts at z, and what that lacks of the negative log prior."""
+        if not self.prior.tails:
+            return self, 0.0
+        prior, lacks = self.prior.at_hand(self.theta(z))
+        return replace(self, prior=prior), lacks
 
     @cached_property
     def level(self) -> float:

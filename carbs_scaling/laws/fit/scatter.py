@@ -10,6 +10,7 @@ worse. They do decide how far a bend of the power laws is kept (`carbs_scaling.l
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from carbs_scaling.laws.fit.least_squares import huber
 from carbs_scaling.laws.fit.noise import Noise, estimate_noise
@@ -83,14 +84,15 @@ def scatter(
     residual = np.clip(residual, -limit, limit)
     level = problem.level
     slopes = problem.by_parameters(z)[2]
-    effects = np.concatenate([group.design(slopes) for group in groups], axis=1)
+    # Each run belongs to one cell and one size: some seven of up to 600 columns are not zero.
+    effects = csr_array(np.concatenate([group.design(slopes) for group in groups], axis=1))
     owner = np.repeat(np.arange(len(groups)), [group.groups for group in groups])
     first2 = np.array([(FIRST_SPREAD[g.kind] * (level if g.kind == "loss" else 1.0)) ** 2 for g in groups])
     left = np.array([_left_to_tell(group) / group.groups for group in groups])
     group2 = first2.copy()
     for _ in range(_ROUNDS):
         variance = noise.errors(height).variance
-        precision = effects.T @ (effects / variance[:, None])
+        precision = (effects.T @ (effects * (1 / variance)[:, None])).toarray()
         precision[np.diag_indices_from(precision)] += 1 / group2[owner]
         inverse = np.linalg.inv(precision)
         shifts = inverse @ (effects.T @ (residual / variance))
@@ -100,7 +102,7 @@ def scatter(
         squares, counts = np.bincount(owner, shifts**2), np.bincount(owner, told) * left
         group2 = (squares + PRIOR_GROUPS * first2) / (counts + PRIOR_GROUPS)
         noise = estimate_noise(residual - effects @ shifts, height, noise, float(told.sum()) + len(z), level)
-    shared = design.T @ (weight[:, None] * effects)
+    shared = (effects.T @ (weight[:, None] * design)).T
     correlated = covariance @ ((shared * group2[owner]) @ shared.T) @ covariance
     # What the runs' own noise leaves uncertain, now that the shared part of it is counted apart.
     own = design.T @ ((weight**2 * noise.errors(height).variance)[:, None] * design)

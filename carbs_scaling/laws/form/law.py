@@ -18,6 +18,7 @@ Runs without one of the roles have a feature of 0 there, and the prior pins the 
 """
 
 from collections.abc import Mapping
+from math import exp
 
 import numpy as np
 
@@ -63,7 +64,9 @@ _REACH = 50.0  # exponents are clipped there: far beyond any run, and finite
 
 
 def _exp(value: Values) -> Array:
-    # Half the time of np.clip on the small arrays of a fit, which asks for it some ten thousand times.
+    # A fit asks for it some ten thousand times: half the time of np.clip on small arrays, a tenth on numbers.
+    if isinstance(value, float):
+        return np.float64(exp(min(max(value, -_REACH), _REACH)))
     return np.exp(np.minimum(np.maximum(value, -_REACH), _REACH))
 
 
@@ -139,7 +142,8 @@ def floor_and_height(
     theta: Values, features: Array, shifts: Mapping[str, Values] | None = None
 ) -> tuple[Array, Array]:
     """The floor under runs and their heights above it, which add to `value`; shapes as there."""
-    theta = np.asarray(theta, dtype=float)[..., None, :]
+    theta = np.asarray(theta, dtype=float)
+    theta = theta[..., None, :] if theta.ndim > 1 else theta
     shifts = shifts or {}
     p = _Named(theta)
     flatter, off_rate, off_batch = _off_the_floor(p, features, shifts)

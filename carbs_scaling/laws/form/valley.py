@@ -24,7 +24,11 @@ def valley_depth(offset: Values, skew: Values) -> Array:
         skew: r, broadcastable to it.
     """
     u = np.minimum(np.maximum(offset, -_REACH), _REACH)
-    skew = np.asarray(skew, dtype=float)
+    if isinstance(skew, float):  # of one law: half the time
+        if abs(skew) < _SMALL_SKEW:
+            return np.asarray(u * u * (1 + skew * u / 3))
+        x = np.minimum(np.maximum(skew * u, -60.0), 8.0)
+        return np.asarray(2 * (np.expm1(x) - x) / (skew * skew))
     small = np.abs(skew) < _SMALL_SKEW
     r = np.where(small, 1.0, skew)
     x = np.minimum(np.maximum(r * u, -60.0), 8.0)
@@ -32,21 +36,21 @@ def valley_depth(offset: Values, skew: Values) -> Array:
     return np.where(small, u * u * (1 + skew * u / 3), depth) if small.any() else depth
 
 
-def valley(offset: Array, skew: Values) -> tuple[Array, Array, Array]:
+def valley(offset: Array, skew: float) -> tuple[Array, Array, Array]:
     """v = 2 (exp(r u) - r u - 1) / r^2 with its derivatives by u and by r.
 
     Args:
         offset: u, any shape.
-        skew: r, broadcastable to it.
+        skew: r.
     """
     u = np.minimum(np.maximum(offset, -_REACH), _REACH)
     inside = np.abs(offset) < _REACH
-    skew = np.asarray(skew, dtype=float)
-    small = np.abs(skew) < _SMALL_SKEW
-    r = np.where(small, 1.0, skew)
-    x = np.minimum(np.maximum(r * u, -60.0), 8.0)
+    if abs(skew) < _SMALL_SKEW:
+        square = u * u
+        shape = square * (1 + skew * u / 3)
+        return shape, np.where(inside, 2 * u + skew * square, 0.0), square * u * (1 / 3 + skew * u / 6)
+    x = np.minimum(np.maximum(skew * u, -60.0), 8.0)
     grown = np.expm1(x)
-    shape = np.where(small, u**2 * (1 + skew * u / 3), 2 * (grown - x) / r**2)
-    by_offset = np.where(small, 2 * u + skew * u**2, 2 * grown / r)
-    by_skew = np.where(small, u**3 / 3 + skew * u**4 / 6, 2 * u * grown / r**2 - 4 * (grown - x) / r**3)
-    return shape, np.where(inside, by_offset, 0.0), by_skew
+    shape = 2 / skew**2 * (grown - x)
+    by_offset = 2 / skew * grown
+    return shape, np.where(inside, by_offset, 0.0), u * by_offset / skew - 2 / skew * shape

@@ -19,7 +19,7 @@ BATCH_PARAMETERS = ("a_B", "b0", "b_N", "b_D", "ln_k_B", "r_B")
 # The level of rate and batch is the geometric mean of two laws that were fitted about these N and D, and
 # whose exponents are known to about a tenth along the way on which both grow.
 LEVEL_LAWS = ("Step Law", "DeepSeek")
-_FITTED_ON = (2e8, 1e10)
+FITTED_ON = (2e8, 1e10)
 _EXPONENT_SD = 0.1
 # Deviation of the level of the batch, in logs.
 _LEVEL_SD = 2.0
@@ -28,21 +28,29 @@ FLOOR_LAWS = ("Besiroglu", "Kaplan")
 # Kaplan's law has no irreducible loss. In logs a tenth of the loss stands for none: runs cannot tell them
 # apart.
 _LEAST_E = 0.1
+# The second component of parameters with `tails`: how much wider, and how probable before any run.
+WIDE, WIDE_CHANCE = 3.0, 0.1
 
 
 @dataclass(frozen=True)
 class LawPrior:
-    """A normal prior of `law.NAMES`: mean + sd * z + shared * z0, with independent standard normal z, z0.
+    """A normal prior of `law.NAMES`: mean + sd * z + y @ shared, with independent standard normal z and y.
+
+    Parameters in `tails` have a second, wide component about the same mean (`WIDE`, `WIDE_CHANCE`): what is
+    known leads few runs, and runs that contradict it are followed. A fit asks for the normal prior that acts
+    where it stands (`at_hand`).
 
     Args:
         mean: shape (19,).
         sd: of what each parameter varies by alone, shape (19,); 0 pins one.
-        shared: what parameters vary by together, shape (19,); 0 for pinned ones.
+        shared: what parameters vary by together, shape (m, 19); 0 for pinned ones.
+        tails: names that go wide together, a tuple for each group.
     """
 
     mean: Array
     sd: Array
     shared: Array
+    tails: tuple[tuple[str, ...], ...] = ()
 
     @cached_property
     def free(self) -> np.ndarray:
@@ -52,35 +60,56 @@ class LawPrior:
     @cached_property
     def scale(self) -> Array:
         """Standard deviation of each parameter, shape (19,)."""
-        return np.hypot(self.sd, self.shared)
+        return np.asarray(np.sqrt(self.sd**2 + (self.shared**2).sum(axis=0)))
 
     @cached_property
     def root(self) -> Array:
-        """R with R R' the prior's covariance, shape (19, k + 1)."""
-        return np.concatenate([np.diag(self.sd)[:, self.free], self.shared[:, None]], axis=1)
+        """R with R R' the prior's covariance, shape (19, k + m)."""
+        return np.concatenate([np.diag(self.sd)[:, self.free], self.shared.T], axis=1)
 
     @cached_property
     def precision(self) -> Array:
         """Inverse of the covariance of the free parameters, shape (k, k)."""
-        alone = 1 / self.sd[self.free] ** 2
-        pull = alone * self.shared[self.free]
-        return np.diag(alone) - np.outer(pull, pull) / (1 + self.shared[self.free] @ pull)
+        return np.asarray(np.linalg.inv(self.root[self.free] @ self.root[self.free].T))
 
     def half_squares(self, thetas: Array) -> Array:
         """Half the squared distance of laws (m, 19) from the mean, in prior deviations; shape (m,)."""
         off = (thetas - self.mean)[:, self.free]
         return 0.5 * np.einsum("mi,ij,mj->m", off, self.precision, off)
 
+    def at_hand(self, theta: Array) -> tuple["LawPrior", float]:
+        """The normal prior with the slope of this one at a law (19,), and what it lacks of the negative log.
+
+        A scale mixture of normals: its slope is that of a normal whose precision is the mean of both, weighted
+        by how probable each component is at theta.
+        """
+        sd, shared, lacks = self.sd.copy(), self.shared.copy(), 0.0
+        for names in self.tails:
+            at = np.array([INDEX[name] for name in names if self.sd[INDEX[name]] > 0], dtype=int)
+            if not len(at):
+                continue
+            block, off = self.root[at] @ self.root[at].T, theta[at] - self.mean[at]
+            half = 0.5 * float(off @ np.linalg.solve(block, off))
+            narrow = log(1 - WIDE_CHANCE) - half
+            wide = log(WIDE_CHANCE) - half / WIDE**2 - len(at) * log(WIDE)
+            total = float(np.logaddexp(narrow, wide))
+            share = exp(wide - total)
+            precision = 1 - share + share / WIDE**2
+            sd[at] /= sqrt(precision)
+            shared[:, at] /= sqrt(precision)
+            lacks += -total - half * precision
+        return LawPrior(self.mean, sd, shared), lacks
+
     def pinned(self, values: Mapping[str, float]) -> "LawPrior":
         """The same with parameters held at values."""
         mean, sd, shared = self.mean.copy(), self.sd.copy(), self.shared.copy()
         at = [INDEX[name] for name in values]
-        mean[at], sd[at], shared[at] = list(values.values()), 0.0, 0.0
-        return LawPrior(mean, sd, shared)
+        mean[at], sd[at], shared[:, at] = list(values.values()), 0.0, 0.0
+        return LawPrior(mean, sd, shared, self.tails)
 
     def widened(self, factor: float) -> "LawPrior":
         """The same with all deviations times a factor."""
-        return LawPrior(self.mean, factor * self.sd, factor * self.shared)
+        return LawPrior(self.mean, factor * self.sd, factor * self.shared, self.tails)
 
     def without_roles(self, has_role: Sequence[bool]) -> "LawPrior":
         """For runs without some of `law.ROLES`: what those move is pinned, so that it adds nothing."""
@@ -101,6 +130,22 @@ class LawPrior:
         if not has_rate and not has_batch:
             pins |= {"kappa_N": 0.0, "kappa_D": 0.0}
         return self.pinned(pins)
+
+    def at_one_batch(self) -> "LawPrior":
+        """For runs of one batch, that of the centre: the best rate there, and nothing hangs on the batch.
+
+        At one batch the best one moves away with N and D, and the rate gives back `a_B` of that.
+        """
+        mean, sd, shared = self.mean.copy(), self.sd.copy(), self.shared.copy()
+        a_b, of_batch = self.at("a_B"), self.scale[INDEX["a_B"]]
+        for rate, batch in (("a0", "b0"), ("a_N", "b_N"), ("a_D", "b_D")):
+            i, j = INDEX[rate], INDEX[batch]
+            if sd[i] > 0:
+                mean[i] -= a_b * mean[j]
+                sd[i] = sqrt(sd[i] ** 2 + (a_b * sd[j]) ** 2 + (of_batch * self.mean[j]) ** 2)
+                shared[:, i] -= a_b * shared[:, j]
+        none = {name: NO_VALLEY if name == "ln_k_B" else 0.0 for name in BATCH_PARAMETERS}
+        return LawPrior(mean, sd, shared, self.tails).pinned(none)
 
     def at(self, name: str) -> float:
         """Mean of one parameter."""
@@ -133,7 +178,7 @@ def law_prior(
         batch_range: the same for batch tokens.
         rates: what is known of the optimizer's best learning rate.
     """
-    level_n, level_d = (centre[0], centre[1]) if has_role[0] and has_role[1] else map(log, _FITTED_ON)
+    level_n, level_d = (centre[0], centre[1]) if has_role[0] and has_role[1] else map(log, FITTED_ON)
     rate, batch = published_level(exp(level_n), exp(level_d))
     if rates.base_params is not None:
         rate, _ = published_level(rates.base_params, exp(level_d))
@@ -163,10 +208,10 @@ def law_prior(
         "ln_gamma": 0.6,
     }
     first, second = (_floor_of(name, (level_n, level_d)) for name in FLOOR_LAWS)
-    shared = np.zeros(len(NAMES))
+    shared = np.zeros((1, len(NAMES)))
     for name in FLOOR:
         mean_sd[name] = ((first[name] + second[name]) / 2, own[name])
-        shared[INDEX[name]] = (first[name] - second[name]) / 2
+        shared[0, INDEX[name]] = (first[name] - second[name]) / 2
     mean, sd = np.array([mean_sd[name] for name in NAMES]).T
     mean[[INDEX["ln_E"], INDEX["ln_R"]]] += log(loss_level)
     return LawPrior(mean, sd, shared).without_roles(has_role)
@@ -184,7 +229,7 @@ def published_level_sd(params: float, tokens: float) -> tuple[float, float]:
     How far its two laws lie from their mean, and what an exponent that is known to a tenth makes of the way
     from the sizes that they were fitted on.
     """
-    way = hypot(log(params / _FITTED_ON[0]), log(tokens / _FITTED_ON[1])) / sqrt(2)
+    way = hypot(log(params / FITTED_ON[0]), log(tokens / FITTED_ON[1])) / sqrt(2)
     rate, batch = (
         hypot(laws[0] - laws[1], 2 * _EXPONENT_SD * way) / 2 for laws in _published_levels(params, tokens)
     )

@@ -129,8 +129,7 @@ def prior_loss_width(law: ScalingLaw, params: float, tokens: float) -> float:
     assert law.support.lowest_loss is not None
     prior = law_prior(law.support.lowest_loss, law.centre, law.has_role)
     rng = np.random.default_rng(0)
-    own, together = rng.normal(size=(PRIOR_DRAWS, len(prior.mean))), rng.normal(size=(PRIOR_DRAWS, 1))
-    theta = prior.mean + prior.sd * own + prior.shared * together
+    theta = prior.mean + rng.normal(size=(PRIOR_DRAWS, prior.root.shape[1])) @ prior.root.T
     n, d = np.log(params) - law.centre[0], np.log(tokens) - law.centre[1]
     losses = form.floor(theta, np.full(PRIOR_DRAWS, n), np.full(PRIOR_DRAWS, d), np.zeros(PRIOR_DRAWS))
     low, high = np.quantile(losses, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -13,6 +13,7 @@ TOO_LOW = 0.5
 ABSURD = 5.0  # times the better run's loss: more than before any training
 # Share of the range of best losses in the table; a smaller excess may be a steep valley.
 HALF = 0.5
+_AT_ONCE = 500  # runs compared with all others at a time
 CLEARLY_ABOVE = 1.2  # times the better run's rate: above it, the rate is the cause
 
 
@@ -27,8 +28,12 @@ def collapsed(logs: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarra
         loss: final losses, finite, shape (n,).
     """
     n, d, rate = logs[:, 0], logs[:, 1], logs[:, 2]
-    no_larger = (n[None] <= n[:, None] + ALIKE) & (d[None] <= d[:, None] + ALIKE)
-    better = np.where(no_larger, loss[None], np.inf).argmin(axis=1)
+    # The best runs first: the first of those that are no larger is the one. In parts, for the memory.
+    order = np.argsort(loss, kind="stable")
+    better = np.empty(len(loss), dtype=int)
+    for part in np.array_split(np.arange(len(loss)), len(loss) // _AT_ONCE + 1):
+        no_larger = (n[order] <= n[part, None] + ALIKE) & (d[order] <= d[part, None] + ALIKE)
+        better[part] = order[no_larger.argmax(axis=1)]
     least = loss[better]
     broke = (
         (least > 0)
