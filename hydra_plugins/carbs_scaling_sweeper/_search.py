@@ -27,7 +27,7 @@ from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.samplers.sampler import Sampler, build_sampler
 from carbs_scaling.space.encoding import Encoding
-from carbs_scaling.space.formula import Formula
+from carbs_scaling.formula import Formula
 from carbs_scaling.space.projection import LegalSpace, point_key
 from carbs_scaling.task import TRIALS, Point, Task
 from carbs_scaling.trial import Completed, Diverged, TrialOutcome
