@@ -14,6 +14,7 @@ from carbs_scaling.laws.runs.collapse import collapsed
 from carbs_scaling.laws.runs.columns import with_roles
 from carbs_scaling.laws.runs.files import read_table
 from carbs_scaling.laws.runs.repeats import seen_before
+from carbs_scaling.laws.runs.rules import rules_of
 from carbs_scaling.laws.runs.table import (
     MAY_BE_0,
     MIN_PARAMS,
@@ -230,7 +231,7 @@ def _checked(
     ended[completed[broke | again]] = False
     values = {name: column[ended] for name, column in columns.items()}
     _check_runs(values, int(broke.sum()), what)
-    return RunTable(
+    table = RunTable(
         **values,
         **_others(frame, ended),
         optimizer=optimizer,
@@ -241,6 +242,8 @@ def _checked(
         again=int(again.sum()),
         has_role=has_role,
     )
+    odd = rules_of(table).odd
+    return table if odd is None else replace(table.take(~odd), off_rule=int(odd.sum()))
 
 
 def _numbers(frame: "pd.DataFrame", name: str, what: str) -> np.ndarray:

@@ -86,6 +86,7 @@ class RunTable:
         parametrization: `standard`, `mup` or `completep`.
         base_params: N of the shape at which the parametrization is as standard.
         read_as: a line such as `loss = val_loss` for each column that has another name in the table.
+        off_rule: number of runs left out because their rate alone is off the rule of all others.
     """
 
     params: np.ndarray
@@ -111,6 +112,7 @@ class RunTable:
     parametrization: str = "standard"
     base_params: float | None = None
     read_as: tuple[str, ...] = ()
+    off_rule: int = 0
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -129,6 +131,11 @@ class RunTable:
     def one_batch(self) -> bool:
         """Whether all runs had the same batch, so that the best batch is not identified."""
         return bool(np.ptp(np.log(self.batch_tokens)) < MIN_VARIATION)
+
+    @property
+    def one_rate(self) -> bool:
+        """Whether all runs had the same learning rate."""
+        return bool(np.ptp(np.log(self.learning_rate)) < MIN_VARIATION)
 
     @property
     def one_token_count(self) -> bool:
