@@ -106,6 +106,7 @@ class FitConfig:
 
     study: StudyConfig
     runs: str | None
+    columns: dict[str, Any]
     only_optimizer: str | None
     prior: list[str]
     format: str
@@ -178,6 +179,7 @@ class RecommendConfig:
     study: StudyConfig
     runs: str | None
     law: str | None
+    columns: dict[str, Any]
     only_optimizer: str | None
     prior: list[str]
     target: TargetConfig

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -23,7 +24,7 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.report.laws import law_report
     from carbs_scaling.report.terminal import console
 
-    tables = tables_of(config.runs, config.study, config.only_optimizer)
+    tables = tables_of(config.runs, config.study, config.only_optimizer, config.columns)
     laws = laws_of(tables, config.prior)
     if config.runs is None:
         laws = with_edges(laws, config.study)
@@ -48,10 +49,15 @@ def run(composed: DictConfig) -> None:
     print_paths(paths, out)
 
 
-def tables_of(runs: str | None, study: StudyConfig, only_optimizer: str | None = None) -> dict[str, RunTable]:
+def tables_of(
+    runs: str | None,
+    study: StudyConfig,
+    only_optimizer: str | None = None,
+    columns: dict[str, Any] | None = None,
+) -> dict[str, RunTable]:
     """The runs of each optimizer, or of one alone, in a table, or in a study where no table is given."""
     if runs is not None:
-        return read_runs(runs, only_optimizer)
+        return read_runs(runs, only_optimizer, columns)
     import optuna
 
     from carbs_scaling.ledger.study import Study

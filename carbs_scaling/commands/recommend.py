@@ -104,7 +104,7 @@ def _write(config: RecommendConfig, law: ScalingLaw, advice: "Advice") -> None:
 def _law(config: RecommendConfig) -> ScalingLaw:
     if config.law is not None:
         return ScalingLaw.load(config.law)
-    tables = tables_of(config.runs, config.study, config.only_optimizer)
+    tables = tables_of(config.runs, config.study, config.only_optimizer, config.columns)
     if len(tables) > 1:
         raise ConfigError(f"the runs are of {', '.join(tables)}: say which with optimizer=NAME")
     law = laws_of(tables, config.prior)[0]

@@ -15,7 +15,7 @@ from carbs_scaling.laws.form.valley import Array, Values
 from carbs_scaling.laws.formula import formula_lines
 from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recipe import Recommendation
-from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, positive_number
+from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, whole_count
 from carbs_scaling.laws.support import HeldOut, Support
 
 FORMAT = 5
@@ -209,7 +209,7 @@ class ScalingLaw:
         Raises:
             LawError: N or D is not a positive number.
         """
-        params, tokens = positive_number(params, "params"), positive_number(tokens, "tokens")
+        params, tokens = whole_count(params, "params"), whole_count(tokens, "tokens")
         low, high = self.support.low, self.support.high
         beyond = (
             float(max(params / high[0], low[0] / params, 1.0)),
@@ -277,7 +277,16 @@ class ScalingLaw:
     def __str__(self) -> str:
         head = f"scaling law of {self.support.runs} runs ({self.support.source})"
         others = (law.formula() for law in self.others)
-        return "\n".join((head, *self.formulas(), *others, *(f"warning: {text}" for text in self.warnings)))
+        read = f"read: {'; '.join(self.support.read_as)}"
+        return "\n".join(
+            (
+                head,
+                *([read] if self.support.read_as else []),
+                *self.formulas(),
+                *others,
+                *(f"warning: {text}" for text in self.warnings),
+            )
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""

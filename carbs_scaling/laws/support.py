@@ -25,6 +25,7 @@ class Support:
         hull: corners (ln N, ln D) of the convex hull of the runs.
         aspects: least and greatest width / depth; None where the table has no depth and width.
         lowest_loss: of a run, the level of the prior; None in a law without runs.
+        read_as: as `RunTable.read_as`.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Support:
     hull: tuple[tuple[float, float], ...] = ()
     aspects: tuple[float, float] | None = None
     lowest_loss: float | None = None
+    read_as: tuple[str, ...] = ()
 
     @property
     def one_batch(self) -> bool:

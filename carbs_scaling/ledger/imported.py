@@ -1,7 +1,5 @@
 """Finished runs from elsewhere: a search learns from them, reports show them, and no budget pays for them."""
 
-import ast
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +16,14 @@ from optuna.distributions import (
 from optuna.trial import TrialState, create_trial
 
 from carbs_scaling.errors import ConfigError, StudyError
-from carbs_scaling.laws.runs.reading import is_marked, read_table
+from carbs_scaling.formula import Formula
+from carbs_scaling.laws.runs.files import HALVES, mapping, plain, read_table
+from carbs_scaling.laws.runs.reading import is_marked
 from carbs_scaling.ledger.record import IMPORTED_FROM
 from carbs_scaling.ledger.trials import IMPORTED, OUTCOME, RECORD
 from carbs_scaling.space.encoding import Point
-from carbs_scaling.space.formula import Formula
 from carbs_scaling.space.projection import point_key
 from carbs_scaling.trial import Completed, Diverged, TrialOutcome
-
-# How Weights & Biases and others call the two halves of a run; a name without them is looked for in both.
-HALVES = ("config", "summary")
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ class Reader:
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a CSV, TSV, JSONL or Parquet file; NaN and empty cells are None.
+    """The rows of a CSV, TSV, JSON, JSONL or Parquet file; NaN and empty cells are None.
 
     Raises:
         LawArgumentError: it cannot be read.
@@ -212,23 +208,9 @@ def _looked_up(row: Mapping[str, Any]) -> dict[str, Any]:
         if head in HALVES and rest:
             values.setdefault(rest, value)
     for half in HALVES:
-        for name, value in _mapping(row.get(half)).items():
-            # In the files of a run, W&B keeps a value beside its description.
-            plain = value["value"] if isinstance(value, Mapping) and "value" in value else value
-            values.setdefault(str(name), plain)
+        for name, value in mapping(row.get(half)).items():
+            values.setdefault(str(name), plain(value))
     return values
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """A nested object, or its text as JSON or as Python prints it; nothing for anything else."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        for read in (json.loads, ast.literal_eval):  # neither runs code
-            try:
-                value = read(value)
-                break
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-    return value if isinstance(value, Mapping) else {}
 
 
 def _value(values: Mapping[str, Any], name: str, columns: Mapping[str, Any]) -> Any:

@@ -60,6 +60,8 @@ def law_report(law: ScalingLaw) -> Group:
         f"scaling law of {support.source}" + (f" ({law.optimizer})" if law.optimizer else ""), style="bold"
     )
     parts: list[Any] = [title, Text(_runs_line(law)), Text()]
+    if support.read_as:
+        parts.insert(2, Text(read_line(law), style="dim"))
     parts += [Text(line) for line in (*law.formulas(), *(other.formula() for other in law.others))]
     parts.append(Text(CONVENTION, style="dim"))
     table = _table("exponent", "value", "standard error")
@@ -91,6 +93,11 @@ def _runs_line(law: ScalingLaw) -> str:
         f"{s.runs} runs{left_out}, N {compact(s.low[0])} to {compact(s.high[0])}, "
         f"D {compact(s.low[1])} to {compact(s.high[1])}, {scientific(s.total_flops)} FLOPs (6 N D)"
     )
+
+
+def read_line(law: ScalingLaw) -> str:
+    """Which columns of the table were read as what."""
+    return f"read: {'; '.join(law.support.read_as)}"
 
 
 def held_out_line(law: ScalingLaw) -> str:
@@ -149,6 +156,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         if max(beyond_n, beyond_d) <= 1
         else f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs",
         f"fitted to {_runs_line(law)}",
+        *([read_line(law)] if law.support.read_as else []),
     ]
     notes.append(held_out_line(law))
     whole = advice.sequences(target.sequence_length) * target.sequence_length
@@ -220,6 +228,7 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
             "source": law.support.source,
             "runs": law.support.runs,
             "flops_6nd": law.support.total_flops,
+            "read_as": list(law.support.read_as),
         },
         "formula": law.formula(),
         "warnings": list(recipe.notes),

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.space.formula import Value
+from carbs_scaling.formula import Value
 from carbs_scaling.task import Limits
 from carbs_scaling.tasks.programs.config import CommandConfig, CommandSection
 from carbs_scaling.tasks.programs.space import OF_A_TRIAL

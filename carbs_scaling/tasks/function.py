@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.space.formula import Value
+from carbs_scaling.formula import Value
 from carbs_scaling.task import Limits
 from carbs_scaling.tasks.programs.config import FunctionConfig, FunctionSection
 from carbs_scaling.tasks.programs.space import OF_A_TRIAL

@@ -5,7 +5,7 @@ recipe = law.recommend(params=7e9, tokens=1.4e12)
 recipe.learning_rate, recipe.interval("learning_rate", level=0.9)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
@@ -44,12 +44,13 @@ def fit_law(
     prior_width: float = 1.0,
     prior: str | Sequence[str] | None = None,
     rates: RatePrior | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> "ScalingLaw | LawsByOptimizer":
     """The scaling law of a table of runs.
 
     Args:
-        runs: a DataFrame, a mapping of columns, a CSV, JSONL or Parquet file, a `Study` or its records; with
-            the columns params (non-embedding), tokens, learning_rate, batch_tokens and loss; diverged,
+        runs: a DataFrame, a mapping of columns, a CSV, TSV, JSON, JSONL or Parquet file, a `Study` or its
+            records; with the columns params (non-embedding), tokens, learning_rate, batch_tokens and loss; diverged,
             optimizer, depth, width, weight_decay, beta2, momentum (or beta1) are used where they are there.
             Runs that diverged bound the best learning rate from above; so do those that collapsed
             (`carbs_scaling.laws.runs.collapse`). Where all had one batch, the law is for that.
@@ -61,6 +62,8 @@ def fit_law(
             those of `laws.prior.published_prior.FIELD`, where runs have all roles and an Adam.
         rates: what is known of the best learning rate; None for what the runs' optimizer and parametrization
             say (`laws.prior.rates`).
+        columns: where a column stands that has a name of yours, such as `{"loss": "val_bpb"}`; or a formula,
+            such as `{"batch_tokens": "batch_size * 2048"}`.
 
     Returns:
         A `ScalingLaw`; `LawsByOptimizer` where the table has several optimizers and none was chosen.
@@ -71,7 +74,7 @@ def fit_law(
     if not (isinstance(prior_width, Real) and 0 < prior_width < np.inf):
         raise LawArgumentError(f"prior_width={prior_width!r} must be above 0: 1 as it is, 10 hardly any prior")
     published_laws(prior)  # a wrong name is refused before a table is read
-    tables = read_runs(runs, optimizer)
+    tables = read_runs(runs, optimizer, columns)
     laws = {}
     for name, table in tables.items():
         own = (
@@ -241,6 +244,7 @@ def _law_of(fit: LawFit, table: RunTable, centre: Array, features: Array) -> Sca
         hull=convex_hull(table.logs[:, :2]),
         aspects=_aspects(table),
         lowest_loss=float(table.loss.min()),
+        read_as=table.read_as,
     )
     return ScalingLaw(
         theta=tuple(fit.theta.tolist()),

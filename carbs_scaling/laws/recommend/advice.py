@@ -8,7 +8,7 @@ import numpy as np
 from carbs_scaling.laws.prior.published import LAWS, PublishedLaw, PublishedRecipe
 from carbs_scaling.laws.recipe import FITTED, Recommendation
 from carbs_scaling.laws.recommend.reach import Reach, target_reach
-from carbs_scaling.laws.runs.table import LawArgumentError, positive_number
+from carbs_scaling.laws.runs.table import LawArgumentError, positive_number, whole_count
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
 GRID = 400  # sizes among which the compute-optimal one is chosen
@@ -154,10 +154,11 @@ def advise(
 
 def _target(params: float | None, tokens: float | None, flops: float | None) -> tuple[float, float]:
     """Complete N and D from two of N, D and C = 6 N D; checks all three."""
-    params, tokens, flops = (
-        None if value is None else positive_number(value, f"target.{name}")
-        for name, value in (("params", params), ("tokens", tokens), ("flops", flops))
+    params, tokens = (
+        None if value is None else whole_count(value, f"target.{name}")
+        for name, value in (("params", params), ("tokens", tokens))
     )
+    flops = None if flops is None else positive_number(flops, "target.flops")
     if flops is not None and params is not None and tokens is not None:
         raise LawArgumentError("set target.params and target.tokens, or target.flops, not all three")
     if params is not None and tokens is not None:

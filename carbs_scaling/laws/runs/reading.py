@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 
 from carbs_scaling.laws.runs.collapse import collapsed
+from carbs_scaling.laws.runs.columns import with_roles
+from carbs_scaling.laws.runs.files import read_table
+from carbs_scaling.laws.runs.repeats import seen_before
+from carbs_scaling.laws.runs.rules import rules_of
 from carbs_scaling.laws.runs.table import (
     MAY_BE_0,
+    MIN_PARAMS,
     MIN_RUNS,
+    MIN_TOKENS,
     MIN_VARIATION,
     REQUIRED,
     SEARCHED,
@@ -29,26 +35,24 @@ Table = TypeVar("Table")
 
 ALSO_CALLED = {"momentum": "beta1"}  # its name in tables of Adam's runs, and in the space
 MAY_LACK = ("learning_rate", "batch_tokens")  # what the points of a study may not have
-OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
 # Marks of a run that diverged, and of one that did not; anything else is refused.
 MARKED = ("true", "1", "1.0", "yes", "y", "t", "x", "diverged")
 NOT_MARKED = ("false", "0", "0.0", "no", "n", "f", "", "nan", "none", "<na>", "-")
 LOSS_ALONE = "; for a law of the loss alone in N and D, leave out rate and batch, under any name"
-# Bounds that reveal a wrong unit: millions of parameters, billions of tokens, sequences a batch.
-MIN_PARAMS, MIN_TOKENS, MAX_RATE, MAX_STEPS, MAX_LOSS = 500.0, 2_000.0, 100.0, 5e6, 50.0
-READERS = {
-    **{".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet"},
-    **{".jsonl": "read_json", ".ndjson": "read_json"},
-}
+# Bounds that reveal a wrong unit: logs of rates, sequences a batch, perplexities.
+MAX_RATE, MAX_STEPS, MAX_LOSS = 100.0, 5e6, 50.0
 
 
-def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
+def read_runs(
+    runs: Any, optimizer: str | None = None, columns: Mapping[str, Any] | None = None
+) -> dict[str, RunTable]:
     """Read and check runs; returns one table an optimizer, under "" where none is named.
 
     Args:
-        runs: a DataFrame, a mapping of columns, a path to CSV, JSONL or Parquet, a `Study`, `TrialRecord`s of
-            a study, or a `RunTable`.
+        runs: a DataFrame, a mapping of columns, a path to CSV, TSV, JSON, JSONL or Parquet, a `Study`,
+            `TrialRecord`s of a study, or a `RunTable`. Columns may have other names (`laws.runs.columns`).
         optimizer: read only the runs of this one.
+        columns: where a column stands, by its name here: a column, a formula of columns, or a number.
 
     Raises:
         LawError: unreadable, columns missing or duplicated, wrong units, no variation, or no runs of that
@@ -57,15 +61,34 @@ def read_runs(runs: Any, optimizer: str | None = None) -> dict[str, RunTable]:
     if isinstance(runs, RunTable):
         return _only({runs.optimizer: runs}, optimizer)
     frame, source = _as_frame(runs)
+    own, read_as = _is_of_a_study(runs), ()
+    if not own:
+        frame, read_as = with_roles(frame, source, columns)
     has_role = (True, True, "learning_rate" in frame.columns, "batch_tokens" in frame.columns)
-    if isinstance(runs, StudyRuns) or hasattr(runs, "records") or _of_the_loss_alone(frame):
+    if own or _of_the_loss_alone(frame):
         frame = _filled(frame)
     _check_columns(frame, source)
     names = _optimizers(frame)
     by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
     identity = getattr(runs, "identity", {})
     how = {k: v for k, v in identity.get("rates", {}).items() if k != "optimizer"}
-    return {name: replace(_checked(part, name, source, has_role), **how) for name, part in by_name.items()}
+    return {
+        name: replace(_checked(part, name, source, has_role), read_as=read_as, **how)
+        for name, part in by_name.items()
+    }
+
+
+def _is_of_a_study(runs: Any) -> bool:
+    """Whether the columns are the program's own."""
+    return isinstance(runs, StudyRuns) or hasattr(runs, "records") or _are_records(runs)
+
+
+def _are_records(runs: Any) -> bool:
+    return (
+        isinstance(runs, Sequence)
+        and not isinstance(runs, str)
+        and all(hasattr(run, "roles") for run in runs)
+    )
 
 
 @dataclass(frozen=True)
@@ -110,15 +133,12 @@ def _filled(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _check_columns(frame: "pd.DataFrame", source: str) -> None:
-    used = (*REQUIRED, *OPTIONAL, *ALSO_CALLED.values())
-    if twice := [name for name in used if list(frame.columns).count(name) > 1]:
-        raise LawArgumentError(f"{source} has the column {twice[0]} twice: keep one")
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise LawArgumentError(
             f"{source} has no column {', '.join(missing)}: needed are {', '.join(REQUIRED)} (params: "
             "non-embedding parameters; tokens and batch_tokens in tokens), it has "
-            f"{', '.join(map(str, frame.columns)) or 'none'}"
+            f"{', '.join(map(str, frame.columns)) or 'none'}; columns.{missing[0]}=NAME says where it stands"
             + (LOSS_ALONE if set(missing) <= {"learning_rate", "batch_tokens"} else "")
         )
     if not len(frame):
@@ -158,38 +178,12 @@ def _as_frame(runs: Any) -> tuple["pd.DataFrame", str]:
             return pd.DataFrame(runs), "the table"
         except ValueError as error:
             raise LawError(f"the columns make no table: {error}") from error
-    if isinstance(runs, Sequence) and all(hasattr(run, "roles") for run in runs):
+    if _are_records(runs):
         return records_frame(runs), "the study"
     raise LawError(
-        f"{type(runs).__name__} is not a table of runs: give a DataFrame or a CSV, JSONL or Parquet file"
+        f"{type(runs).__name__} is not a table of runs: give a DataFrame or a CSV, TSV, JSON, JSONL or "
+        "Parquet file"
     )
-
-
-def read_table(path: Path) -> "pd.DataFrame":
-    """The table in a CSV, TSV, JSONL or Parquet file.
-
-    Raises:
-        LawArgumentError: there is no such file, or it cannot be read.
-    """
-    import pandas as pd
-
-    if not path.is_file():
-        raise LawArgumentError(
-            f"{path} is not a file: give a CSV, TSV, JSONL or Parquet table with {', '.join(REQUIRED)}"
-        )
-    if path.suffix.lower() not in READERS:
-        raise LawArgumentError(f"{path} ends in none of {', '.join(READERS)}")
-    reader = getattr(pd, READERS[path.suffix.lower()])
-    options: dict[str, Any] = {"lines": True} if reader is pd.read_json else {}
-    if path.suffix.lower() == ".tsv":
-        options = {"sep": "\t"}
-    try:
-        frame: pd.DataFrame = reader(path, **options)
-    except (ValueError, OSError) as error:  # pandas' ParserError and Arrow's errors are ValueErrors
-        raise LawArgumentError(
-            f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}"
-        ) from error
-    return frame
 
 
 def records_frame(records: Sequence[Any]) -> "pd.DataFrame":
@@ -233,11 +227,11 @@ def _checked(
     )
     completed = np.flatnonzero(ended)
     marked[completed[by_rate]] = True
-    again = _again(frame)[ended] & ~broke
+    again = seen_before(frame)[ended] & ~broke
     ended[completed[broke | again]] = False
     values = {name: column[ended] for name, column in columns.items()}
-    _check_runs(values, int(broke.sum()), what, varied=("params", "learning_rate")[: 1 + has_role[2]])
-    return RunTable(
+    _check_runs(values, int(broke.sum()), what)
+    table = RunTable(
         **values,
         **_others(frame, ended),
         optimizer=optimizer,
@@ -248,6 +242,8 @@ def _checked(
         again=int(again.sum()),
         has_role=has_role,
     )
+    odd = rules_of(table).odd
+    return table if odd is None else replace(table.take(~odd), off_rule=int(odd.sum()))
 
 
 def _numbers(frame: "pd.DataFrame", name: str, what: str) -> np.ndarray:
@@ -272,14 +268,6 @@ def _others(frame: "pd.DataFrame", kept: np.ndarray) -> dict[str, Any]:
             column = pd.to_numeric(frame[called], errors="coerce").to_numpy(dtype=float)[kept]
             others[name] = column if _possible(name, column) else None
     return others
-
-
-def _again(frame: "pd.DataFrame") -> np.ndarray:
-    """Mark rows that equal an earlier one in every column, shape (n,), as when exports are joined twice.
-
-    Repeats of a run differ in their losses, at least in the last digits.
-    """
-    return np.asarray(frame.astype(str).duplicated().to_numpy())
 
 
 def is_marked(value: Any) -> bool:
@@ -338,26 +326,22 @@ def _check_units(values: dict[str, np.ndarray], what: str) -> None:
         )
 
 
-def _check_runs(
-    values: dict[str, np.ndarray], collapsed_runs: int, what: str, varied: tuple[str, ...]
-) -> None:
+def _check_runs(values: dict[str, np.ndarray], collapsed_runs: int, what: str) -> None:
     """Refuse runs that are too few, vary too little, or report perplexity."""
     if len(values["loss"]) and values["loss"].max() > MAX_LOSS:
         raise LawError(
             f"{what}: loss of {values['loss'].max():g} cannot be: the unit is nats or bits a token or byte, "
-            "not perplexity"
+            "not perplexity (columns.loss='log(NAME)' turns that into nats)"
         )
     if len(values["loss"]) < MIN_RUNS:
         also = f" and {collapsed_runs} that collapsed" if collapsed_runs else ""
         raise LawError(
             f"{what} has {len(values['loss'])} completed runs{also}: a law needs at least {MIN_RUNS}"
         )
-    for name in varied:
-        if np.ptp(np.log(values[name])) < MIN_VARIATION:
-            kind = "one model size" if name == "params" else f"one {name}"
-            raise LawError(
-                f"{what} has {kind} ({values[name][0]:g}) in all runs, so no exponent in it is identified"
-                + (LOSS_ALONE if name == "learning_rate" else "")
-            )
+    if np.ptp(np.log(values["params"])) < MIN_VARIATION:
+        raise LawError(
+            f"{what} has one model size ({values['params'][0]:g}) in all runs, so no exponent in it is "
+            "identified"
+        )
     if np.ptp(np.log(values["loss"])) < 1e-4:
         raise LawError(f"{what}: every run has the loss {values['loss'][0]:g}, so there is nothing to fit")

@@ -3,13 +3,16 @@
 IsoFLOP tables are like that: one run a cell, its rate by a formula of width and batch. Such runs do not
 identify a valley: a fit with one may put the best batch a decade away, at a loss that no run has seen. So the
 law of such a table recommends the rule, and predicts the loss of recipes by the rule.
+
+A rule is one value, a power of N, D and batch, or steps: a rate for each bucket of N, D, 6 N D or batch. A few
+rows off it do not make a search of it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from carbs_scaling.laws.runs.table import RunTable
+from carbs_scaling.laws.runs.table import MIN_VARIATION, RunTable
 
 # Standard deviation of ln(lr) or ln(B) about a smooth function of N and D below which it is a rule. Sweeps
 # and searches have .39 and more, the IsoFLOP table of benchmarks/laws_isoflop.py .02.
@@ -17,6 +20,12 @@ BY_RULE = 0.2
 # The same for batches where the rates follow a rule: powers of two scatter that much about any smooth rule.
 BATCH_BY_RULE = 0.5
 CURVED_FROM = 30  # runs from which the smooth function may be of second order
+# Share of the runs that may be off a rule: a slip, or a try at one size. Of a sweep most are off any rule.
+OFF_RULE = 1 / 8
+# Of two rates by chance, 12 runs in order have at most one change with probability .006, 16 at most two with .004.
+STEPS_FROM, ONE_MORE_FROM = 12, 16
+RUNS_A_STEP = 4
+ALIKE = 0.01  # difference in logs below which rates, and sizes, count as equal
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,13 @@ class Rules:
     Args:
         rate: ln learning rate = c + c_N n + c_D d + c_B b, all logs centred on the runs, shape (4,).
         batch: ln batch = c + c_N n + c_D d, shape (3,).
+        odd: marks runs whose rate is off the rule while others of their size are on it, shape (n,); None
+            without such runs.
     """
 
     rate: np.ndarray | None = None
     batch: np.ndarray | None = None
+    odd: np.ndarray | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,6 +52,8 @@ class Rules:
 
 def rules_of(table: RunTable) -> Rules:
     """Find the rules that the learning rates and the batches of a table follow."""
+    if not table.has_role[2]:
+        return Rules()
     n, d, rate, batch = (table.logs - table.logs.mean(axis=0)).T
     ones = np.ones(len(table))
     sizes, curved = [ones, n, d], [n * n, n * d, d * d]
@@ -48,10 +62,81 @@ def rules_of(table: RunTable) -> Rules:
         follows, of_batch = [ones, n, d, 0 * ones], np.inf
     else:
         of_batch = _left_over(batch, sizes, curved)
-    of_rate = _left_over(rate, follows, curved)
-    rate_rule = _weights(rate, follows) if of_rate < BY_RULE else None
+    rate_rule, odd = (
+        _one_value(rate) or _smooth(rate, follows, curved) or _steps(rate, n, d, batch) or (None, None)
+    )
+    odd = None if odd is None else _by_themselves(odd, n)
     enough = BY_RULE if rate_rule is None else BATCH_BY_RULE
-    return Rules(rate_rule, _weights(batch, sizes) if of_batch < enough else None)
+    return Rules(rate_rule, _weights(batch, sizes) if of_batch < enough else None, odd)
+
+
+def _by_themselves(odd: np.ndarray, n: np.ndarray) -> np.ndarray | None:
+    """Those of the marked runs whose size has others: a whole size with a rate of its own stays."""
+    size = np.round(n / ALIKE)
+    alone = odd & np.isin(size, size[~odd])
+    return alone if alone.any() else None
+
+
+Found = tuple[np.ndarray, np.ndarray | None]
+
+
+def _one_value(rate: np.ndarray) -> Found | None:
+    """The rate that nearly all runs have, and which have another."""
+    odd = np.abs(rate - _commonest(rate)) > MIN_VARIATION / 2
+    if odd.mean() > OFF_RULE:
+        return None
+    return np.array([rate[~odd].mean(), 0.0, 0.0, 0.0]), odd if odd.any() else None
+
+
+def _smooth(rate: np.ndarray, follows: list[np.ndarray], curved: list[np.ndarray]) -> Found | None:
+    """A power of N, D and batch; once more without the runs furthest off it."""
+    if _left_over(rate, follows, curved) < BY_RULE:
+        return _weights(rate, follows), None
+    columns = np.stack(follows, axis=-1)
+    off = np.abs(rate - columns @ _least_absolute(rate, follows))
+    kept = off <= np.quantile(off, 1 - OFF_RULE)
+    rest = [column[kept] for column in follows]
+    if _left_over(rate[kept], rest, []) * np.sqrt(kept.sum() / max(kept.sum() - len(rest), 1)) >= BY_RULE:
+        return None
+    weights = _weights(rate[kept], rest)
+    odd = np.abs(rate - columns @ weights) > 3 * BY_RULE
+    return weights, odd if odd.any() else None
+
+
+def _steps(rate: np.ndarray, n: np.ndarray, d: np.ndarray, batch: np.ndarray) -> Found | None:
+    """A rate for each bucket; the power of what the buckets are of that is nearest to most runs."""
+    places = np.unique(np.round(rate / ALIKE), return_inverse=True)[1].reshape(-1)
+    if len(rate) < STEPS_FROM:
+        return None
+    zero, one = np.zeros(len(rate)), np.ones(len(rate))
+    for by, columns in ((n, [one, n, zero, zero]), (d, [one, zero, d, zero]), (batch, [one, zero, zero, batch]),
+                        (n + d, [one, n + d, zero, zero])):  # fmt: skip
+        bucket = np.unique(np.round(by / ALIKE), return_inverse=True)[1].reshape(-1)
+        common = np.array([np.bincount(places[bucket == i]).argmax() for i in range(bucket.max() + 1)])
+        odd, levels = places != common[bucket], len(np.unique(common))
+        changes = int((np.diff(common) != 0).sum())
+        allowed = levels - 1 + (len(rate) >= ONE_MORE_FROM)
+        if odd.mean() <= OFF_RULE and changes <= allowed and len(rate) >= RUNS_A_STEP * levels:
+            weights = _least_absolute(rate[~odd], [column[~odd] for column in columns])
+            if by is not n and by is not d and by is not batch:
+                weights[2] = weights[1]
+            return weights, odd if odd.any() else None
+    return None
+
+
+def _commonest(values: np.ndarray) -> float:
+    distinct, counts = np.unique(np.round(values / ALIKE), return_counts=True)
+    return float(distinct[counts.argmax()] * ALIKE)
+
+
+def _least_absolute(values: np.ndarray, columns: list[np.ndarray], turns: int = 100) -> np.ndarray:
+    """Weights of least absolute deviations, by weighted least squares: a few values far off do not move them."""
+    matrix, weights = np.stack(columns, axis=-1), np.ones(len(values))
+    for _ in range(turns):
+        root = np.sqrt(weights)
+        found = np.linalg.lstsq(root[:, None] * matrix, root * values, rcond=None)[0]
+        weights = 1 / np.maximum(np.abs(values - matrix @ found), 1e-4)
+    return np.asarray(found)
 
 
 def _weights(values: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:

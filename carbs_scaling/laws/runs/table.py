@@ -11,6 +11,8 @@ REQUIRED = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
 # Each has a law of its own where the runs vary it.
 SEARCHED = ("beta2", "momentum", "weight_decay", "epsilon", "warmup_fraction", "adamw_rate_ratio")
 MAY_BE_0 = ("weight_decay", "warmup_fraction")
+# Below these, counts can only be in another unit: millions of parameters, billions of tokens.
+MIN_PARAMS, MIN_TOKENS = 500.0, 2_000.0
 MAX_NUMBER = 1e60  # larger targets overflow the powers of a law
 MIN_RUNS = 8  # with fewer, the posterior of most parameters equals the prior
 MIN_VARIATION = 0.05  # range of a logarithm below which a quantity counts as not varied
@@ -37,6 +39,21 @@ def positive_number(value: Any, name: str) -> float:
     if not 0 < number < MAX_NUMBER:
         raise LawArgumentError(
             f"{name}={value!r} must be a positive number" + (", below 1e60" if number > 0 else "")
+        )
+    return number
+
+
+def whole_count(value: Any, name: str) -> float:
+    """Convert N or D that a user gave to a float.
+
+    Raises:
+        LawError: it is no positive number, or so small that it must be in millions or billions.
+    """
+    number, least = positive_number(value, name), MIN_PARAMS if name.endswith("params") else MIN_TOKENS
+    if number < least:
+        what = "parameters" if least == MIN_PARAMS else "tokens"
+        raise LawArgumentError(
+            f"{name}={number:g} means {number:g} {what}: for billions write {name}={number:g}e9"
         )
     return number
 
@@ -68,6 +85,8 @@ class RunTable:
         again: number of rows left out because another is the same in every column.
         parametrization: `standard`, `mup` or `completep`.
         base_params: N of the shape at which the parametrization is as standard.
+        read_as: a line such as `loss = val_loss` for each column that has another name in the table.
+        off_rule: number of runs left out because their rate alone is off the rule of all others.
     """
 
     params: np.ndarray
@@ -92,6 +111,8 @@ class RunTable:
     has_role: tuple[bool, bool, bool, bool] = (True, True, True, True)
     parametrization: str = "standard"
     base_params: float | None = None
+    read_as: tuple[str, ...] = ()
+    off_rule: int = 0
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -110,6 +131,11 @@ class RunTable:
     def one_batch(self) -> bool:
         """Whether all runs had the same batch, so that the best batch is not identified."""
         return bool(np.ptp(np.log(self.batch_tokens)) < MIN_VARIATION)
+
+    @property
+    def one_rate(self) -> bool:
+        """Whether all runs had the same learning rate."""
+        return bool(np.ptp(np.log(self.learning_rate)) < MIN_VARIATION)
 
     @property
     def one_token_count(self) -> bool:

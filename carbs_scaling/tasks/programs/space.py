@@ -12,10 +12,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from carbs_scaling.compute.flops import flops_per_token
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.formula import FUNCTIONS, Formula, Value
 from carbs_scaling.laws.form.law import ROLES
 from carbs_scaling.models.family import ModelShape
 from carbs_scaling.space.dimensions import Dimension, Rule, multiple_of, parse_dimensions
-from carbs_scaling.space.formula import FUNCTIONS, Formula, Value
 from carbs_scaling.task import TRIALS, Point
 
 # What a program's words and formulas may name beside dimensions and roles.

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from carbs_scaling.space.formula import Formula, Value
+from carbs_scaling.formula import Formula, Value
 from carbs_scaling.task import Point, Task, TrialContext
 from carbs_scaling.tasks.programs.config import ProgramConfig
 from carbs_scaling.tasks.programs.process import Ending, KeptOutput, run_program

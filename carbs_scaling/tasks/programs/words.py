@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Set
 
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.space.formula import Formula, Value
+from carbs_scaling.formula import Formula, Value
 
 MOST_CHARACTERS = 20_000
 # A placeholder stands in the text as these characters around its number while the text is split.

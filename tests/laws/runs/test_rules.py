@@ -103,3 +103,75 @@ def test_a_sweep_and_a_few_runs_follow_no_rule(runs):
     assert rules_of(read_runs(runs)[""]).names == ()
     few = runs.iloc[:: len(runs) // 9].head(9)
     assert rules_of(read_runs(few)[""]).names == ()
+
+
+COLUMNS = ["params", "tokens", "learning_rate", "batch_tokens", "loss"]
+SIZES = np.geomspace(1e7, 1e9, 10)
+
+
+def one_rate(truth):
+    rows = [(n, 20 * n * m, 3e-3, 2.0**19, truth.loss(n, 20 * n * m)) for n in SIZES for m in (1, 4)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def buckets(truth):
+    rate = [3e-3 if n < 4.8e8 else 1e-3 if n < 1.3e9 else 8e-4 for n in np.geomspace(1e8, 2e9, 20)]
+    rows = [
+        (n, c / 6 / n, r, 2.0**20, truth.loss(n, c / 6 / n))
+        for c in (6e18, 2.5e19, 8e19)
+        for n, r in zip(np.geomspace(1e8, 2e9, 20), rate, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def batches(truth):
+    """Batches searched at one rate."""
+    rows = [
+        (n, 20 * n, 3.16e-3, b, truth.loss(n, 20 * n) + 0.05 * np.log(b / 2.6e5) ** 2)
+        for n in 8.5e7 * np.array([1, 3.5, 7, 14])
+        for b in 2.0 ** np.arange(15, 22)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def with_rate(frame, at, rate):
+    return frame.assign(learning_rate=frame.learning_rate.where(~at, rate))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rate", "odd"),
+    [
+        (one_rate, 3e-3, 0),
+        (lambda truth: with_rate(one_rate(truth), one_rate(truth).params > 9e8, 3e-4), 3e-3, 0),
+        (lambda truth: with_rate(one_rate(truth), one_rate(truth).index == 7, 3e-2), 3e-3, 1),
+        (buckets, 1e-3, 0),
+        (lambda truth: with_rate(batches(truth), batches(truth).index == 17, 3.16e-2), 3.16e-3, 1),
+    ],
+)
+def test_rates_that_nobody_searched_are_the_rule_that_is_recommended(truth, spoil, rate, odd):
+    """One everywhere; one size, or one row, that differs; buckets of N."""
+    table = read_runs(spoil(truth))[""]
+    assert table.off_rule == odd
+    rule = rules_of(table)
+    assert "learning_rate" in rule.names
+    n, d, centre = np.log(9e8), np.log(1.5e10), table.logs.mean(axis=0)
+    at = rule.rate @ [1, n - centre[0], d - centre[1], 0] + centre[2]
+    assert np.exp(at) == pytest.approx(rate, rel=0.25)
+
+
+def test_batches_searched_at_one_rate_give_a_law_of_the_batch(truth):
+    law = fit_law(batches(truth), check=False)
+    recipe = law.recommend(1.2e9, 2.4e10)
+    assert law.support.by_rule == ("learning_rate",)
+    assert recipe.learning_rate == pytest.approx(3.16e-3)
+    assert recipe.batch_tokens == pytest.approx(2.6e5, rel=0.2)
+    assert any("learning_rate" in said for said in law.warnings)
+
+
+def test_two_rates_by_turns_and_random_ones_are_no_steps(truth):
+    frame, rng = one_rate(truth), np.random.default_rng(0)
+    by_turns = frame.assign(learning_rate=np.tile([1e-3, 3e-3], 10))
+    assert rules_of(read_runs(by_turns)[""]).names == ()
+    for _ in range(50):
+        drawn = frame.assign(learning_rate=rng.choice([1e-3, 2e-3, 4e-3], len(frame)))
+        assert rules_of(read_runs(drawn)[""]).names == ()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carbs_scaling.errors import ConfigError
-from carbs_scaling.space.formula import Formula
+from carbs_scaling.formula import Formula
 
 VALUES = {"width": 128, "depth": 4, "tokens": 2e6, "optimizer": "sgd"}
 
