@@ -41,6 +41,11 @@ class BudgetSpent(CarbsScalingError):
     """What remains of the budget pays for no legal run."""
 
 
+def warn(line: str) -> None:
+    """Print a warning to the person: one line on standard error, which no output of a verb is mixed with."""
+    print(f"carbs-scaling: warning: {line}", file=sys.stderr)
+
+
 def end_at_once(code: int) -> NoReturn:
     """End a process of `torchrun`: Python's ordinary end may wait for messages to processes that are gone."""
     sys.stdout.flush()

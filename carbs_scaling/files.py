@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,14 +35,14 @@ def write_atomically(path: str | Path, content: bytes) -> Path:
 
 
 @contextmanager
-def undone_if_refused(folder: Path, kept: Callable[[Exception], bool]) -> Iterator[None]:
+def undone_if_refused(folder: Path, kept: Callable[[Exception], bool], before: Set[Path]) -> Iterator[None]:
     """Take away what the body made in `folder` where it ends in an error.
 
     Args:
         folder: there is one; what is new directly in it is removed.
         kept: whether the work is worth keeping at an error all the same.
+        before: what is in the folder and stays there.
     """
-    before = set(folder.iterdir())
     try:
         yield
     except (CarbsScalingError, OSError) as error:

@@ -13,15 +13,15 @@ from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.executors.executor import Executor
 from carbs_scaling.executors.memory import require_device, trial_memory_bytes, trials_a_gpu
-from carbs_scaling.files import undone_if_refused
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
-from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.ledger.database import LedgerGone, storage_errors
+from carbs_scaling.ledger.kept import KeptOutcomes
+from carbs_scaling.ledger.lease import NOW, sole_coordinator
 from carbs_scaling.ledger.other_studies import runs_of_studies
-from carbs_scaling.ledger.presence import NOW, forget_stop, sole_coordinator, stop_request
-from carbs_scaling.ledger.record import TrialRecord, ended
-from carbs_scaling.ledger.study import Study, spent_flops
-from carbs_scaling.loggers.logger import LoggedRun, Loggers
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.study import Study, shortened, spent_flops
+from carbs_scaling.loggers.logger import Loggers, logged_run
 from carbs_scaling.numbers import scientific
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers import sampler as samplers
@@ -29,11 +29,13 @@ from carbs_scaling.search_limits import SearchLimits
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
-from carbs_scaling.trial import Completed, MachineFailure, Status, TrialOutcome
+from carbs_scaling.trial import MachineFailure, Status, TrialOutcome
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+# A database that is away is asked again so often, and for so long: longer than a server takes to be mended.
+RETRY_SECONDS, LONGEST_OUTAGE_SECONDS = 1.0, 3600.0
 # So many trials in a row lost to the machine mean that the machine, not a trial, needs help.
 MACHINE_FAILURES_IN_A_ROW = 3
 # One shape that does not fit is a lesson; so many in a row are a device that something else fills.
@@ -128,6 +130,10 @@ class Search:
         # Words of the last failure and how often they came; None once there is a loss.
         self._alike: tuple[str, int] | None = ("", 0)
         self._why_it_ends = ""
+        self._left_open: list[TrialRecord] = []
+        self._running: dict[int, TrialRecord] = {}
+        self._may_ask = True  # what can be paid changes only when a trial ends
+        self._gone_since: float | None = None  # clock of when the ledger could not be reached
 
     def run(self) -> Study:
         """Searches; gives the study with all its trials."""
@@ -141,11 +147,10 @@ class Search:
         study, folder = self._config.study, self._config.study.folder
         known = runs_of_studies(study, self._config.warm_start, self._task)
         with (
-            sole_coordinator(study),
-            undone_if_refused(folder, self._kept_at),
+            sole_coordinator(study, self._kept_at) as self._lease,
             logged_to(folder / "search.log"),
         ):
-            self._study = Study.begin(study, self._task, self._config.budget.flops, sampler)
+            self._study = Study.begin(study, self._task, self._config.budget.flops, sampler, self._lease)
             self._limits.begin(self._study)
             if known:
                 added = self._study.add_runs(self._task, known)
@@ -173,61 +178,116 @@ class Search:
         return self._begun and not refused
 
     def _loop(self, sampler: samplers.Sampler, executor: Executor) -> None:
-        records = self._study.records()
-        running: dict[int, TrialRecord] = {}
         with self._showing:
-            if self._task.description:
-                self._display.note(self._task.description)
-            self._display.start([record for record in records if not record.running])
-        if any(record.completed and not record.imported for record in records):
-            self._alike = None
+            left_out = [f"{line}: it is left out" for line in shortened(self._study.faults())]
+            for line in (self._task.description, *left_out):
+                if line:
+                    self._display.note(line)
+            self._display.start([record for record in self._study.records() if not record.running])
         energy = self._config.energy
-        provenance = {
+        self._provenance = {
             "sampler": self._config.sampler["name"],
             "co2_intensity": f"{energy.intensity:g} g a kWh ({energy.intensity_source})",
         }
         with self._proposing:
-            left_open = self._affordable(self._study.unfinished(self._task, provenance))
+            left_open = self._study.unfinished(self._task, self._provenance)
+        self._kept = KeptOutcomes(self._config.study.folder)
+        self._kept.find(left_open)
+        self._record_ended()
+        recorded = {record.number for record in self._study.records() if not record.running}
+        self._left_open = self._affordable([r for r in left_open if r.number not in recorded])
+        if any(record.completed and not record.imported for record in self._study.records()):
+            self._alike = None
         self._retire()  # what was not told when the last run of this study ended
-        may_propose = True  # what can be paid changes only when a trial ends
-        forget_stop(self._config.study.folder)
         while True:
-            asked = stop_request(self._config.study.folder)
-            if asked == NOW:
-                forget_stop(self._config.study.folder)
-                raise KeyboardInterrupt
-            if asked is not None:
-                left_open, may_propose = [], False
-                self._why_it_ends = "it was asked to (carbs-scaling stop)"
-            while executor.free:
-                if left_open:
-                    record = left_open.pop(0)
-                else:
-                    with self._proposing:
-                        may_propose = may_propose and self._may_propose(sampler)
-                        if not may_propose:
-                            break
-                        record = self._study.ask(self._task, provenance)
-                self._begun = True
-                executor.submit(record.number, self._job(record))
-                running[record.number] = record
-                with self._showing:
-                    self._display.trial_started(record)
-            if not running:
-                forget_stop(self._config.study.folder)
-                logger.info("the search ends: %s", self._why_it_ends)
-                with self._showing:
-                    self._display.note(f"the search ends: {self._why_it_ends}")
-                return
-            ended = executor.wait(POLL_SECONDS)
-            for number, outcome in ended:
-                del running[number]
-                self._tell(number, outcome)
-                may_propose = True
+            try:
+                ended = self._turn(sampler, executor)
+            except LedgerGone as error:
+                self._outlast(error, executor)
+                continue
+            if self._gone_since is not None:
+                self._note("the ledger is there again")
+                self._gone_since = None
             if ended:
-                self._stop_if_hopeless(ended[-1][1])
+                break
+        self._kept.close()
+        self._note(f"the search ends: {self._why_it_ends}")
+
+    def _turn(self, sampler: samplers.Sampler, executor: Executor) -> bool:
+        """Records what has ended and begins what there is room for; whether nothing runs any more.
+
+        Raises:
+            LedgerGone: the ledger cannot be reached; the same turn can be taken again.
+        """
+        self._record_ended()
+        asked = self._lease.stop_request()
+        if asked == NOW:
+            raise KeyboardInterrupt
+        if asked is not None:
+            self._left_open, self._may_ask = [], False
+            self._why_it_ends = "it was asked to (carbs-scaling stop)"
+        while executor.free:
+            if self._left_open:
+                record = self._left_open.pop(0)
+            else:
+                with self._proposing:
+                    self._may_ask = self._may_ask and self._may_propose(sampler)
+                    if not self._may_ask:
+                        break
+                    record = self._study.ask(self._task, self._provenance)
+            self._begun = True
+            executor.submit(record.number, self._job(record))
+            self._running[record.number] = record
             with self._showing:
-                self._show_progress(running)
+                self._display.trial_started(record)
+        if not self._running:
+            return True
+        self._collect(executor)
+        self._record_ended()
+        with self._showing:
+            self._show_progress()
+        return False
+
+    def _collect(self, executor: Executor) -> None:
+        """Keeps on disk what ends; it is recorded later."""
+        for number, outcome in executor.wait(POLL_SECONDS):
+            if isinstance(outcome, MachineFailure):
+                outcome = self._progress_by_curve(number, outcome)
+            trouble = self._kept.add(self._running.pop(number), outcome)
+            if trouble:
+                self._note(f"trial {number} is only recorded, and not kept until it is: {trouble}")
+
+    def _record_ended(self) -> None:
+        outcome = None
+        while self._kept.waiting:
+            record, outcome = self._kept.waiting[0]
+            self._tell(record.number, outcome)
+            self._kept.done()
+            self._may_ask = True
+        if outcome is not None:
+            self._stop_if_hopeless(outcome)
+
+    def _outlast(self, error: LedgerGone, executor: Executor) -> None:
+        """Waits a moment for a ledger that cannot be reached, while trials go on.
+
+        Raises:
+            LedgerGone: it has been away for too long.
+        """
+        begun = time.monotonic()
+        if self._gone_since is None:
+            self._gone_since = begun
+            said = str(error).partition(": run the same command")[0]
+            self._note(f"{said}: waiting for it; trials go on, and are recorded when it is back")
+        elif begun - self._gone_since > LONGEST_OUTAGE_SECONDS:
+            raise error
+        if self._running:
+            self._collect(executor)
+        time.sleep(max(RETRY_SECONDS - (time.monotonic() - begun), 0.0))
+
+    def _note(self, line: str) -> None:
+        logger.info("%s", line)
+        with self._showing:
+            self._display.note(line)
 
     def _affordable(self, left_open: list[TrialRecord]) -> list[TrialRecord]:
         """Those that the budget still pays for: it may have been lowered since. The others are closed."""
@@ -252,13 +312,12 @@ class Search:
         return not reached
 
     def _flops_remain(self, sampler: samplers.Sampler) -> bool:
-        remaining = sampler.remaining_flops(self._study.optuna_study)
         leftover = self._config.budget.stop_below_fraction * self._config.budget.flops
-        return remaining >= leftover and sampler.affordable(self._study.optuna_study)
+        with storage_errors(self._study.name):
+            remaining = sampler.remaining_flops(self._study.optuna_study)
+            return remaining >= leftover and sampler.affordable(self._study.optuna_study)
 
     def _tell(self, number: int, outcome: TrialOutcome) -> None:
-        if isinstance(outcome, MachineFailure):
-            outcome = self._progress_by_curve(number, outcome)
         with self._recording:
             record = self._study.tell(number, outcome)
             self._study.set_wall_seconds(self._limits.wall_seconds)
@@ -319,8 +378,8 @@ class Search:
             outcome, progress=progress, seconds=max(point.get("seconds", 0.0) for point in points)
         )
 
-    def _show_progress(self, running: dict[int, TrialRecord]) -> None:
-        for number in running:
+    def _show_progress(self) -> None:
+        for number in self._running:
             point = last_point(curve_path(self._curves, number))
             if point and "progress" in point:
                 self._display.trial_progress(number, point["progress"], point.get("train_loss"))
@@ -338,28 +397,6 @@ class Search:
             gpus=getattr(executor, "gpus_per_trial", 1),
             sharing=trials_a_gpu(executor),
         )
-
-
-def logged_run(study: str, record: TrialRecord, curves: Path) -> LoggedRun:
-    """A trial that ended, as trackers take it."""
-    outcome = ended(record)
-    results = {**outcome.metrics, "flops": record.flops, "seconds": outcome.seconds}
-    if isinstance(outcome, Completed):
-        results["loss"] = outcome.loss
-    points = []
-    for index, point in enumerate(read_curve(curve_path(curves, record.number))):
-        values = {k: float(v) for k, v in point.items() if k != "step" and isinstance(v, int | float)}
-        points.append((int(point.get("step", index)), values))
-    config = {k: v for k, v in flatten(record.values).items() if isinstance(v, bool | int | float | str)}
-    return LoggedRun(
-        study,
-        record.number,
-        {**config, "seed": record.seed},
-        results,
-        str(outcome.status),
-        outcome.message,
-        points,
-    )
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""`carbs-scaling check`: whether a ledger is whole, and what cannot be read set aside."""
+"""`carbs-scaling check`: whether a ledger is whole, and what is not mended."""
+
+from contextlib import nullcontext
 
 from omegaconf import DictConfig
 
@@ -12,21 +14,24 @@ def run(composed: DictConfig) -> None:
     config = load_config(CheckConfig, composed)
 
     from carbs_scaling.ledger.checking import check_ledger
-    from carbs_scaling.ledger.presence import is_searched
+    from carbs_scaling.ledger.lease import sole_coordinator, who_searches
     from carbs_scaling.ledger.study import require_ledger
 
     require_ledger(config.study)
-    if config.mend and is_searched(config.study.folder):
-        raise StudyError(f"study {config.study.name!r} is being searched: stop it before mend=true")
-    checked = check_ledger(config.study, config.mend)
     name = config.study.name
-    for fault in checked.faults:
-        print(f"trial {fault.number}: {fault.what}{': set aside' if config.mend else ''}")
+    checked = check_ledger(config.study, mend=False)
+    # A whole ledger is not written to, and may be searched meanwhile.
+    with sole_coordinator(config.study) if config.mend and checked.wrong else nullcontext() as lease:
+        if lease is not None:
+            checked = check_ledger(config.study, mend=True)
+    for number, what in checked.faults:
+        print(f"trial {number}: {what}{': set aside' if config.mend else ''}")
     for remark in checked.remarks:
-        print(remark)
-    wrong = len(checked.faults)
-    print(f"{name}: {checked.trials} trials, {checked.open} of them open, {wrong} with a fault")
-    if wrong and not config.mend:
+        print(f"{remark}{': mended' if config.mend else ''}")
+    print(f"{name}: {checked.trials} trials, {checked.open} of them open, {checked.wrong} with a fault")
+    if checked.open and who_searches(config.study) is None:
+        print("nobody searches it: the next search runs the open trials again, under their numbers")
+    if checked.wrong and not config.mend:
         raise StudyError(
-            f"mend=true sets {'it' if wrong == 1 else 'them'} aside, and keeps the rest as it is"
+            f"mend=true sets {'it' if checked.wrong == 1 else 'them'} aside, and keeps the rest as it is"
         )

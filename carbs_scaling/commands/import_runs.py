@@ -21,10 +21,9 @@ def run(composed: DictConfig) -> None:
     import optuna
 
     from carbs_scaling.commands.search import counted_in_trials
-    from carbs_scaling.files import undone_if_refused
     from carbs_scaling.ledger.imported import read_rows, require_some
     from carbs_scaling.ledger.other_studies import reader_of
-    from carbs_scaling.ledger.presence import sole_coordinator
+    from carbs_scaling.ledger.lease import sole_coordinator
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.search import build_sampler
 
@@ -36,8 +35,8 @@ def run(composed: DictConfig) -> None:
     runs, refused = reader_of(task).runs(rows, config.runs, config.columns)
     require_some(runs, refused, config.runs)
     place = search.study
-    with sole_coordinator(place), undone_if_refused(place.folder, lambda _: False):
-        study = Study.begin(place, task, search.budget.flops, build_sampler(search, task))
+    with sole_coordinator(place, kept=lambda _: False) as lease:
+        study = Study.begin(place, task, search.budget.flops, build_sampler(search, task), lease)
         added = study.add_runs(task, runs)
     there = len(runs) - added
     again = f", {there} were there already" if there else ""

@@ -17,17 +17,18 @@ def run(composed: DictConfig) -> None:
 
     import optuna
 
-    from carbs_scaling.ledger.presence import is_searched, stop_request
+    from carbs_scaling.ledger.lease import who_searches
     from carbs_scaling.ledger.study import Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("carbs_scaling").addHandler(logging.NullHandler())
     study, folder = Study.load(config.study), config.study.folder
-    searched = is_searched(folder)
+    found = who_searches(config.study)
     status = {
         "study": study.name,
-        "searched": searched,
-        "stops": stop_request(folder) if searched else None,
+        "searched": found is not None,
+        "searched_by": None if found is None else str(found[0]),
+        "stops": None if found is None else found[1],
         **study_status(study, folder),
     }
     if config.format == "json":
@@ -69,7 +70,8 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     """A status for people."""
     from carbs_scaling.numbers import rough_duration, scientific
 
-    doing = "a search is running" if status["searched"] else "no search is running"
+    by = status["searched_by"]
+    doing = f"a search is running ({by})" if status["searched"] else "no search is running"
     if status["stops"]:
         doing += f", asked to stop {status['stops']}"
     spent, budget = status["spent_flops"], status["budget_flops"]

@@ -11,11 +11,12 @@ def run(composed: DictConfig) -> None:
     """Asks the search of the study to end."""
     config = load_config(StopConfig, composed)
 
-    from carbs_scaling.ledger.presence import ask_to_stop, is_searched
+    from carbs_scaling.ledger.lease import ask_to_stop, who_searches
+    from carbs_scaling.ledger.study import require_ledger
 
-    folder = config.study.folder
-    if not is_searched(folder):
-        raise StudyError(f"no search of study {config.study.name!r} is running in {folder}/")
-    ask_to_stop(folder, config.now)
+    require_ledger(config.study)
+    if who_searches(config.study) is None:
+        raise StudyError(f"no search of study {config.study.name!r} is running")
+    ask_to_stop(config.study, config.now)
     when = "now; its running trials stay open" if config.now else "when its running trials have ended"
     print(f"the search of {config.study.name} ends {when}")

@@ -1,43 +1,25 @@
-"""Whether a ledger is whole, trial by trial, read below Optuna, which a single damaged value brings down."""
+"""Whether a ledger is whole, trial by trial, and the mending of what is not."""
 
 import json
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import text
+from optuna.storages._rdb.models import TrialModel
+from sqlalchemy import orm, text
 
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import WrongStudy
-from carbs_scaling.ledger.database import database_of, shown_place, storage_errors
+from carbs_scaling.ledger.database import ledger_engine, shown_place, storage_errors
+from carbs_scaling.ledger.faults import Fault, fault_of, numbering_faults
 from carbs_scaling.ledger.trials import OUTCOME, RECORD
-from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome
+from carbs_scaling.trial import MachineFailure
 
-# What a trial's values may differ from its own record by: both are the same float.
-TOLERANCE = 1e-9
-# What is written of a trial before its run; a finished run from elsewhere has some of it.
-RECORD_FIELDS: dict[str, Any] = {
-    "roles": dict, "details": dict, "flops": int | float, "seed": int, "provenance": dict,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with one trial.
-
-    Args:
-        trial_id: of the database.
-        number: of the trial.
-        what: in a few words.
-        record_is_whole: whether what was known before the run can still be read.
-    """
-
-    trial_id: int
-    number: int
-    what: str
-    record_is_whole: bool
+BATCH_TRIALS = 500  # read together, for memory
+STATES = ("RUNNING", "WAITING", "COMPLETE", "PRUNED", "FAIL")
+CHILDREN = ("trial_params", "trial_values", "trial_user_attributes", "trial_system_attributes")
 
 
 @dataclass(frozen=True)
@@ -47,142 +29,157 @@ class Checked:
     Args:
         trials: how many there are.
         open: how many have not ended.
-        faults: of single trials.
-        remarks: of the whole.
+        faults: (number, what) of single trials.
+        remarks: of their numbers and of rows that belong to none.
     """
 
     trials: int
     open: int
-    faults: tuple[Fault, ...]
+    faults: tuple[tuple[int, str], ...]
     remarks: tuple[str, ...]
+
+    @property
+    def wrong(self) -> int:
+        """How many things are wrong."""
+        return len(self.faults) + len(self.remarks)
 
 
 def check_ledger(config: StudyConfig, mend: bool) -> Checked:
-    """Read every value of a study's trials; with `mend` set those aside that cannot be read.
+    """Read every value of a study's trials; with `mend` mend what is wrong.
 
-    A trial that is set aside is a failure of the machine, which teaches nothing and costs nothing. The rest
-    of the ledger is not touched.
+    A trial that cannot be read is set aside as a failure of the machine, which teaches nothing and costs
+    nothing. Of two trials of one number the worse one is set aside under a number of its own, a missing number
+    is filled by such a failure, and rows of trials that are not there are removed. The rest is not touched.
 
     Raises:
         StudyError: there is no such study, or the database cannot be used.
     """
-    url, options = database_of(config)
-    engine = sqlalchemy.create_engine(url, **options)
-    try:
-        with storage_errors(shown_place(config)), engine.begin() as connection:
-            checked = _check(connection, config)
-            if mend:
-                for fault in checked.faults:
-                    _set_aside(connection, fault)
-            return checked
-    finally:
-        engine.dispose()
+    with storage_errors(shown_place(config)):
+        engine = ledger_engine(config)
+        try:
+            with orm.Session(engine) as session:
+                checked = _check(session, config, mend)
+                session.commit()
+                return checked
+        finally:
+            engine.dispose()
 
 
-def _check(connection: sqlalchemy.Connection, config: StudyConfig) -> Checked:
-    study = connection.execute(
-        text("SELECT study_id FROM studies WHERE study_name = :name"), {"name": config.name}
-    ).first()
-    if study is None:
-        raise WrongStudy(f"the ledger {shown_place(config)} holds no study {config.name!r}")
-    trials = connection.execute(
-        text("SELECT trial_id, number, state FROM trials WHERE study_id = :study ORDER BY number"),
-        {"study": study[0]},
+def _check(session: orm.Session, config: StudyConfig, mend: bool) -> Checked:
+    study_id = study_id_of(session.connection(), config)
+    which = {"study": study_id}
+    rows = session.execute(
+        text("SELECT trial_id, number, state FROM trials WHERE study_id = :study ORDER BY trial_id"), which
     ).all()
-
-    def rows(columns: str, table: str) -> dict[int, list[Any]]:
-        found = defaultdict(list)
-        own = "(SELECT trial_id FROM trials WHERE study_id = :study)"
-        query = f"SELECT {columns} FROM {table} WHERE trial_id IN {own}"
-        for row in connection.execute(text(query), {"study": study[0]}):
-            found[row[0]].append(row[1:])
-        return found
-
-    attributes = rows("trial_id, key, value_json", "trial_user_attributes")
-    system = rows("trial_id, key, value_json", "trial_system_attributes")
-    parameters = rows("trial_id, param_name, distribution_json", "trial_params")
-    values = rows("trial_id, objective, value", "trial_values")
-    faults = []
-    for trial_id, number, state in trials:
-        texts = [*parameters[trial_id], *system[trial_id]]
-        told = dict(values[trial_id])
-        fault = _fault(trial_id, number, str(state), attributes[trial_id], texts, told)
-        if fault is not None:
-            faults.append(fault)
-    counts = Counter(number for _, number, _ in trials)
-    remarks = [f"the number {number} is there {count} times" for number, count in counts.items() if count > 1]
-    missing = sorted(set(range(len(trials))) - set(counts))
-    if missing:
-        others = f", nor {len(missing) - 1} more" if missing[1:] else ""
-        remarks.append(f"no trial has the number {missing[0]}{others}")
-    unfinished = sum(state in ("RUNNING", "WAITING") for _, _, state in trials)
-    return Checked(len(trials), unfinished, tuple(faults), tuple(remarks))
-
-
-def _fault(
-    trial_id: int, number: int, state: str, attributes: list[Any], texts: list[Any], values: dict[int, float]
-) -> Fault | None:
-    read: dict[str, Any] = {}
-    for key, content in sorted(attributes, key=lambda row: row[0] != RECORD):
-        try:
-            read[key] = json.loads(content)
-        except (TypeError, ValueError):
-            whole = key != RECORD and _is_record(read.get(RECORD))
-            return Fault(trial_id, number, f"its {key} is no JSON", whole)
-    for key, content in texts:
-        try:
-            json.loads(content)
-        except (TypeError, ValueError):
-            return Fault(trial_id, number, f"what is stored of {key} is no JSON", False)
-    if RECORD not in read:
-        return None  # killed as it was created: it is left out
-    if not _is_record(read[RECORD]):
-        return Fault(
-            trial_id,
-            number,
-            "its record has a field that is not its own, or a value of another kind",
-            False,
+    found = [
+        (trial_id, number, Fault(f"its state is {state!r}, which is none"))
+        for trial_id, number, state in rows
+        if state not in STATES
+    ]
+    readable = [row[0] for row in rows if row[2] in STATES]
+    for start in range(0, len(readable), BATCH_TRIALS):
+        batch = readable[start : start + BATCH_TRIALS]
+        query = sqlalchemy.select(TrialModel).where(TrialModel.trial_id.in_(batch))
+        loads = (
+            TrialModel.params,
+            TrialModel.values,
+            TrialModel.user_attributes,
+            TrialModel.system_attributes,
         )
-    if state in ("RUNNING", "WAITING") or OUTCOME not in read:
-        return None
-    try:
-        outcome = TrialOutcome.from_dict(read[OUTCOME])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        return Fault(trial_id, number, f"its outcome cannot be read ({type(error).__name__} {error})", True)
-    if isinstance(outcome, Completed) != (state == "COMPLETE"):
-        return Fault(
-            trial_id, number, f"its outcome is {outcome.status}, but its state {state.lower()}", True
-        )
-    if isinstance(outcome, Completed):
-        told = values.get(0)
-        if told is None or not math.isclose(told, outcome.loss, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-            return Fault(trial_id, number, f"its loss is {told}, and {outcome.loss} in its own outcome", True)
-    return None
+        for trial in session.scalars(query.options(*map(orm.selectinload, loads))):
+            fault = fault_of(trial)
+            if fault is not None:
+                found.append((trial.trial_id, trial.number, fault))
+        session.expunge_all()
+    orphans = {table: _orphans(session, table) for table in CHILDREN}
+    remarks = numbering_faults([row[1] for row in rows])
+    remarks += [f"{count} rows of {table} belong to no trial" for table, count in orphans.items() if count]
+    if mend:
+        for trial_id, _, fault in found:
+            _set_aside(session, trial_id, fault)
+        damaged = {trial_id for trial_id, _, _ in found}
+        _renumber(session, study_id, rows, damaged)
+        for table in CHILDREN:
+            if orphans[table]:
+                session.execute(text(f"DELETE FROM {table} WHERE {_ORPHANED}"))
+    faults = sorted((number, fault.what) for _, number, fault in found)
+    unfinished = sum(row[2] in ("RUNNING", "WAITING") for row in rows)
+    return Checked(len(rows), unfinished, tuple(faults), tuple(remarks))
 
 
-def _is_record(fields: Any) -> bool:
-    if not isinstance(fields, dict) or not set(fields) <= set(RECORD_FIELDS):
-        return False
-    return all(isinstance(value, RECORD_FIELDS[name]) for name, value in fields.items())
+def study_id_of(connection: sqlalchemy.Connection, config: StudyConfig) -> int:
+    """Number of a study in its database.
+
+    Raises:
+        WrongStudy: there is none of its name.
+    """
+    if sqlalchemy.inspect(connection).has_table("studies"):
+        query = text("SELECT study_id FROM studies WHERE study_name = :name")
+        study = connection.execute(query, {"name": config.name}).first()
+        if study is not None:
+            return int(study[0])
+    raise WrongStudy(f"the ledger {shown_place(config)} holds no study {config.name!r}")
 
 
-def _set_aside(connection: sqlalchemy.Connection, fault: Fault) -> None:
-    which = {"trial": fault.trial_id}
-    connection.execute(text("DELETE FROM trial_values WHERE trial_id = :trial"), which)
+_ORPHANED = "trial_id NOT IN (SELECT trial_id FROM trials)"
+
+
+def _orphans(session: orm.Session, table: str) -> int:
+    return int(session.execute(text(f"SELECT COUNT(*) FROM {table} WHERE {_ORPHANED}")).scalar_one())
+
+
+def _set_aside(session: orm.Session, trial_id: int, fault: Fault) -> None:
+    which = {"trial": trial_id}
+    session.execute(text("DELETE FROM trial_values WHERE trial_id = :trial"), which)
     kept = "AND key <> :record" if fault.record_is_whole else ""
-    connection.execute(
+    session.execute(
         text(f"DELETE FROM trial_user_attributes WHERE trial_id = :trial {kept}"),
         which | ({"record": RECORD} if kept else {}),
     )
     if not fault.record_is_whole:
         for table in ("trial_params", "trial_system_attributes"):
-            connection.execute(text(f"DELETE FROM {table} WHERE trial_id = :trial"), which)
-    outcome = MachineFailure(message=f"set aside by check: {fault.what}"[:300])
-    for key, value in (("outcome", str(outcome.status)), (OUTCOME, outcome.to_dict()), ("flops", 0.0)):
-        connection.execute(
+            session.execute(text(f"DELETE FROM {table} WHERE trial_id = :trial"), which)
+    _write_failure(session, trial_id, f"set aside by check: {fault.what}", fault.record_is_whole)
+
+
+def _write_failure(session: orm.Session, trial_id: int, message: str, record_is_whole: bool) -> None:
+    outcome = MachineFailure(message=message[:300])
+    attributes: dict[str, Any] = {"outcome": str(outcome.status), "flops": 0.0}
+    if record_is_whole:
+        attributes[OUTCOME] = outcome.to_dict()
+    for key, value in attributes.items():
+        session.execute(
             text(
                 "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, :key, :value)"
             ),
-            which | {"key": key, "value": json.dumps(value)},
+            {"trial": trial_id, "key": key, "value": json.dumps(value)},
         )
-    connection.execute(text("UPDATE trials SET state = 'FAIL' WHERE trial_id = :trial"), which)
+    session.execute(text("UPDATE trials SET state = 'FAIL' WHERE trial_id = :trial"), {"trial": trial_id})
+
+
+def _renumber(
+    session: orm.Session, study_id: int, rows: Sequence[sqlalchemy.Row[Any]], damaged: set[int]
+) -> None:
+    """Gives every trial a number of its own, and every number up to the last a trial."""
+    by_number = defaultdict(list)
+    for trial_id, number, state in rows:
+        by_number[number].append(
+            (trial_id in damaged, state != "COMPLETE", state in ("RUNNING", "WAITING"), trial_id)
+        )
+    extra = [trial for same in by_number.values() for trial in sorted(same)[1:]]
+    free = [n for n in range(max(by_number, default=-1) + 1) if n not in by_number]
+    # Optuna numbers a new trial by how many there are.
+    free += list(range(max(by_number, default=-1) + 1, max(by_number, default=-1) + 1 + len(extra)))
+    for is_damaged, *_, trial_id in extra:
+        number = free.pop(0)
+        session.execute(
+            text("UPDATE trials SET number = :number WHERE trial_id = :trial"),
+            {"number": number, "trial": trial_id},
+        )
+        if not is_damaged:
+            _set_aside(session, trial_id, Fault("another trial has its number", True))
+    for number in [n for n in free if n < max(by_number, default=-1)]:
+        trial = TrialModel(study_id=study_id, number=number, state="FAIL")
+        session.add(trial)
+        session.flush()
+        _write_failure(session, trial.trial_id, "missing, filled in by check", False)

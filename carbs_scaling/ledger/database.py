@@ -3,18 +3,24 @@
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
+from optuna.storages._rdb.models import NOT_FOUND_MSG, TrialModel
+from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import ConfigError, StudyError
+from carbs_scaling.ledger.faults import fault_of
+from carbs_scaling.ledger.trials import FAULT
 from carbs_scaling.passwords import cleaned, remember
 
+_Made = TypeVar("_Made")
 _SQLITE_HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 30  # SQLite waits so long for another reader or writer, such as a dashboard
 _LAST_TABLE = "alembic_version"  # Optuna fills it when all others are there
@@ -23,11 +29,36 @@ _CREATED_MEANWHILE = re.compile("already exists|unique constraint|duplicate", re
 _CREATIONS, _CREATION_SECONDS = 50, 0.1  # attempts, and the pause between two
 
 
+class LedgerGone(StudyError):
+    """The database cannot be reached now, and may be soon: it restarts, or another process has it locked."""
+
+
+class LedgerFull(StudyError):
+    """The database's disk is full."""
+
+
+# What SQLite, PostgreSQL and MySQL and their drivers say of a database that may be there again in a moment.
+_GONE = re.compile(
+    "refused|timed? ?out|timeout expired|server closed|terminat|starting up|shutting down|recovery mode"
+    "|is locked|gone away|lost connection|connection is (lost|closed|bad)|connection (not open|already closed)"
+    "|too many (clients|connections)|connection slots|reset by peer|broken pipe|consuming input failed"
+    "|unreachable|no such file or directory.*running locally|connect to (mysql )?server",
+    re.IGNORECASE | re.DOTALL,
+)
+_FULL = re.compile("disk is full|no space left|disk full|quota exceeded", re.IGNORECASE)
+# Seconds after which a PostgreSQL server that says nothing counts as gone, instead of the system's hours.
+_POSTGRESQL_PATIENCE = {
+    "connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3,
+}  # fmt: skip
+
+
 @contextmanager
 def storage_errors(where: str) -> Iterator[None]:
     """Says in one line what a database driver says in fifty.
 
     Raises:
+        LedgerGone: the database cannot be reached at the moment.
+        LedgerFull: its disk is full.
         StudyError: the ledger cannot be read or written.
     """
     try:
@@ -35,7 +66,7 @@ def storage_errors(where: str) -> Iterator[None]:
     except ImportError as error:
         raise StudyError(
             f"the ledger {where} cannot be used ({str(error).splitlines()[0]}): install the database's "
-            "Python driver, such as psycopg2-binary or pymysql"
+            "Python driver, such as psycopg[binary] or pymysql"
         ) from error
     except json.JSONDecodeError as error:
         raise StudyError(
@@ -43,35 +74,100 @@ def storage_errors(where: str) -> Iterator[None]:
         ) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-        reason = cleaned(str(getattr(cause, "orig", None) or cause or error).splitlines()[0])
+        said = cleaned(str(getattr(cause, "orig", None) or cause or error))
+        reason = (said.strip().splitlines() or [type(cause).__name__])[0]
+        if _FULL.search(said):
+            raise LedgerFull(
+                f"the disk of the ledger {where} is full ({reason}): free some space and run the same command "
+                "again; nothing is lost"
+            ) from error
+        if getattr(cause, "connection_invalidated", False) or _GONE.search(said):
+            raise LedgerGone(
+                f"the ledger {where} cannot be reached ({reason}): run the same command again when it can"
+            ) from error
         advice = {
             "file is not a database": "the file is damaged or is something else: move it away to begin anew",
-            "database disk image is malformed": "the file is damaged: move it away to begin anew",
-            "disk is full": "free some space and run the same command again; nothing is lost",
-            "readonly database": "the folder or file is read-only: choose another study.directory",
+            "database disk image is malformed": "the file is damaged: move it away, and restore a backup or "
+            "begin anew",
+            "readonly database": "the folder or file is read-only, or was replaced while it was open: choose "
+            "another study.directory, or run the same command again",
             "unable to open database file": "check that the folder exists and can be written",
+            "disk I/O error": "check that the folder is still there and its disk is whole",
         }
         hint = next((text for key, text in advice.items() if key in reason), "check study.storage")
         raise StudyError(f"the ledger {where} cannot be used ({reason}): {hint}") from error
+    except LookupError as error:
+        if NOT_FOUND_MSG in str(error):
+            raise StudyError(f"the study or a trial of it was taken out of the ledger {where}") from error
+        # SQLAlchemy's word on a state or kind of value that Optuna does not have.
+        if not isinstance(error, KeyError) and "is not among the defined enum values" in str(error):
+            raise StudyError(
+                f"the ledger {where} holds a state that no trial can have ({str(error).split('.')[0]}): "
+                "carbs-scaling check names its trial"
+            ) from error
+        raise
 
 
-def storage_to_write(config: StudyConfig) -> optuna.storages.RDBStorage:
-    """The ledger's database, with its tables created where there are none."""
+class LedgerStorage(optuna.storages.RDBStorage):
+    """Optuna's storage, which a single damaged trial does not bring down.
+
+    What is wrong with a trial is looked for once, as it is read. It then counts as a failure with the user
+    attribute `FAULT`, and `read_trials` leaves it out.
+    """
+
+    def numbers(self, study_id: int) -> list[int]:
+        """Numbers of a study's trials, as they are stored, in the order of creation."""
+        query = sqlalchemy.select(TrialModel.number).where(TrialModel.study_id == study_id)
+        with self.engine.connect() as connection:
+            found = connection.execute(query.order_by(TrialModel.trial_id))
+            return [-1 if number is None else int(number) for (number,) in found]
+
+    def _build_frozen_trial_from_trial_model(self, trial: TrialModel) -> FrozenTrial:
+        fault = fault_of(trial)
+        if fault is None:
+            return super()._build_frozen_trial_from_trial_model(trial)
+        begun = trial.datetime_start or datetime.fromtimestamp(0)
+        return FrozenTrial(
+            number=trial.number,
+            state=TrialState.FAIL,
+            value=None,
+            datetime_start=begun,
+            datetime_complete=trial.datetime_complete or begun,
+            params={},
+            distributions={},
+            user_attrs={FAULT: fault.what},
+            system_attrs={},
+            intermediate_values={},
+            trial_id=trial.trial_id,
+        )
+
+
+def ledger_engine(config: StudyConfig) -> sqlalchemy.Engine:
+    """An engine of the ledger's database, beside the one that Optuna has."""
     url, options = database_of(config)
+    return sqlalchemy.create_engine(url, **options)
+
+
+def created_by_one(create: Callable[[], _Made]) -> _Made:
+    """Create what another process, such as a dashboard, may be creating too: what it made is taken over."""
     for attempt in range(_CREATIONS):
         try:
-            return optuna.storages.RDBStorage(
-                url.render_as_string(hide_password=False), engine_kwargs=options
-            )
+            return create()
         except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
-            # Another process, such as a dashboard, creates them at this moment: what it made is taken over.
             if attempt == _CREATIONS - 1 or not _CREATED_MEANWHILE.search(f"{error} {error.__cause__}"):
                 raise
             time.sleep(_CREATION_SECONDS)
     raise AssertionError
 
 
-def storage_to_read(config: StudyConfig) -> optuna.storages.RDBStorage:
+def storage_to_write(config: StudyConfig) -> LedgerStorage:
+    """The ledger's database, with its tables created where there are none."""
+    url, options = database_of(config)
+    shown = url.render_as_string(hide_password=False)
+    return created_by_one(lambda: LedgerStorage(shown, engine_kwargs=dict(options)))
+
+
+def storage_to_read(config: StudyConfig) -> LedgerStorage:
     """The ledger's database as it is: reading creates no file and no table.
 
     Raises:
@@ -89,7 +185,7 @@ def storage_to_read(config: StudyConfig) -> optuna.storages.RDBStorage:
                 raise KeyError(config.name)
     finally:
         engine.dispose()
-    return optuna.storages.RDBStorage(
+    return LedgerStorage(
         url.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=True
     )
 
@@ -97,7 +193,10 @@ def storage_to_read(config: StudyConfig) -> optuna.storages.RDBStorage:
 def database_of(config: StudyConfig) -> tuple[sqlalchemy.URL, dict[str, Any]]:
     """URL of the ledger's database, and options of its engine."""
     if config.storage is not None:
-        return database_url(config.storage), {}
+        url, patience = database_url(config.storage), {}
+        if url.get_driver_name() in ("psycopg", "psycopg2"):
+            patience = {key: value for key, value in _POSTGRESQL_PATIENCE.items() if key not in url.query}
+        return url, {"connect_args": patience} if patience else {}
     file = config.folder / "study.db"
     if file.exists():
         with file.open("rb") as stream:

@@ -7,22 +7,26 @@ that was running when the program died is found open and run again under its own
 import platform
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling import __version__
 from carbs_scaling.config import StudyConfig
-from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy
+from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy, warn
 from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
+from carbs_scaling.ledger.faults import numbering_faults
 from carbs_scaling.ledger.identity import differences, study_identity
 from carbs_scaling.ledger.imported import FinishedRun, add_runs
+from carbs_scaling.ledger.lease import Lease
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import (
+    FAULT,
     IMPORTED,
     OUTCOME,
     OWN_PROGRAM_SAYS,
@@ -45,6 +49,7 @@ from carbs_scaling.trial import (
 
 # The format of what is written into user attributes; a ledger of another one is refused, not misread.
 LEDGER_FORMAT = 2
+SHOWN = 5  # lines about damaged trials
 # What a study has where nobody but a sampler in somebody's own program wrote into it.
 OWN_PROGRAM: dict[str, Any] = {"comparable_by": [], "budget_flops": float("inf")}
 FAILED = {Status.DIVERGED: Diverged, Status.OUT_OF_MEMORY: OutOfMemory, Status.STOPPED: Stopped}
@@ -63,6 +68,7 @@ class Study:
         self._unwritten = dict(unwritten or {})
         self._attributes: dict[str, Any] = {**optuna_study.user_attrs, **self._unwritten}
         self._of_own_program = "ledger_format" not in self._attributes
+        self._torn = False  # whether a trial may have been opened without its record
         if self._of_own_program:
             said = self._attributes.get(OWN_PROGRAM_SAYS, {})
             metric = (optuna_study.metric_names or ["loss"])[0]
@@ -131,10 +137,19 @@ class Study:
                 raise WrongStudy(
                     f"study {config.name!r} has other objectives than loss and training FLOPs, both minimised"
                 )
-            return Study(study)
+            found = Study(study)
+        for line in shortened(found.faults()):
+            warn(f"{line}: it is left out; carbs-scaling check study.name={config.name} mends what can be")
+        return found
 
     @staticmethod
-    def begin(config: StudyConfig, task: Task, budget_flops: float, sampler: BaseSampler) -> "Study":
+    def begin(
+        config: StudyConfig,
+        task: Task,
+        budget_flops: float,
+        sampler: BaseSampler,
+        lease: Lease | None = None,
+    ) -> "Study":
         """Opens the study to go on with it, or creates it.
 
         Args:
@@ -142,16 +157,21 @@ class Study:
             task: what its trials are; its identity must not change while the study lives.
             budget_flops: the budget of this run of it; may be raised from one run to the next.
             sampler: proposes its points.
+            lease: what is written is undone where it is not held any more; None for a study of nobody else.
 
         Raises:
-            StudyError: it was begun with another identity, or the ledger cannot be used.
+            StudyError: it was begun with another identity, its trials are not numbered from 0 without a gap,
+                or the ledger cannot be used.
         """
         identity = study_identity(task, config.seed)
         where = shown_place(config)
         with storage_errors(where):
+            storage = storage_to_write(config)
+            if lease is not None:
+                lease.guard(storage)
             study = optuna.create_study(
                 study_name=config.name,
-                storage=storage_to_write(config),
+                storage=storage,
                 directions=["minimize", "minimize"],
                 sampler=sampler,
                 load_if_exists=True,
@@ -172,6 +192,12 @@ class Study:
                 return Study(study, unwritten)
             _check_format(config, attributes)
             _check_identity(config, attributes["identity"], identity)
+            wrong = numbering_faults(storage.numbers(study._study_id))
+            if wrong:
+                raise StudyError(
+                    f"the ledger of study {config.name!r} is damaged ({wrong[0]}): carbs-scaling check "
+                    f"study.name={config.name} mend=true mends it"
+                )
             study.set_user_attr("budget_flops", budget_flops)
             return Study(study)
 
@@ -180,10 +206,17 @@ class Study:
 
         Raises:
             BudgetSpent: from the sampler; no trial is left open if `affordable` was asked first.
+            LedgerGone: the ledger cannot be reached; asked again, what was begun is gone on with.
         """
         with storage_errors(self.name):
             self._write_attributes()
-            return self._open(self.optuna_study.ask(fixed_distributions=task.space), task, provenance)
+            if self._torn:
+                for record in self._without_record(task, provenance):
+                    return record
+            self._torn = True
+            record = self._open(self.optuna_study.ask(fixed_distributions=task.space), task, provenance)
+            self._torn = False
+            return record
 
     def _write_attributes(self) -> None:
         for name, value in self._unwritten.items():
@@ -203,20 +236,27 @@ class Study:
         own number, from the same completed trials.
         """
         with storage_errors(self.name):
-            records = []
-            for frozen in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if RECORD in frozen.user_attrs:
-                    records.append(self._record(stored(frozen)))
-                    continue
-                try:
-                    trial = optuna.trial.Trial(self.optuna_study, frozen._trial_id)  # Optuna samples it here
-                except BudgetSpent:
-                    self.optuna_study.tell(frozen.number, state=TrialState.FAIL)
-                    continue
-                for name, distribution in task.space.items():
-                    trial._suggest(name, distribution)
-                records.append(self._open(trial, task, provenance))
-            return records
+            left_open = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            kept = [self._record(stored(frozen)) for frozen in left_open if RECORD in frozen.user_attrs]
+            proposed = self._without_record(task, provenance)
+            return sorted([*kept, *proposed], key=lambda record: record.number)
+
+    def _without_record(self, task: Task, provenance: Mapping[str, Any]) -> list[TrialRecord]:
+        """Trials that are open without a record, proposed now under their own numbers."""
+        records = []
+        for frozen in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if RECORD in frozen.user_attrs:
+                continue
+            try:
+                trial = optuna.trial.Trial(self.optuna_study, frozen._trial_id)  # Optuna samples it here
+            except BudgetSpent:
+                self.optuna_study.tell(frozen.number, state=TrialState.FAIL)
+                continue
+            for name, distribution in task.space.items():
+                trial._suggest(name, distribution)
+            records.append(self._open(trial, task, provenance))
+        self._torn = False
+        return records
 
     def _open(self, trial: optuna.Trial, task: Task, provenance: Mapping[str, Any]) -> TrialRecord:
         """Writes all that is known before the run in one attribute: it is there, or it is not."""
@@ -235,22 +275,36 @@ class Study:
     def tell(self, number: int, outcome: TrialOutcome) -> TrialRecord:
         """Closes a trial with how it ended, charged for what was done of it.
 
-        A trial that somebody else has closed, as a dashboard can, stays as they left it.
+        A trial that is closed already stays as it is: somebody else did, as a dashboard can, or this was told
+        before the database went away.
+
+        Raises:
+            LedgerGone: the ledger cannot be reached; it can be told again.
         """
         with storage_errors(self.name):
-            frozen = self.optuna_study.get_trials(deepcopy=False)[number]
-            if frozen.state.is_finished():
-                return self._record(stored(frozen))
-            flops = charged_flops(frozen.user_attrs[RECORD]["flops"], outcome)
-            attributes = {"outcome": str(outcome.status), OUTCOME: outcome.to_dict(), "flops": flops}
-            for name, value in attributes.items():
-                # Through the storage: a reopened Trial would be sampled anew.
-                self.optuna_study._storage.set_trial_user_attr(frozen._trial_id, name, value)
-            if isinstance(outcome, Completed):
-                self.optuna_study.tell(number, [outcome.loss, flops])
-            else:
-                self.optuna_study.tell(number, state=TrialState.FAIL)
-            return self._record(stored(self.optuna_study.get_trials(deepcopy=False)[number]))
+            frozen = self._frozen(number)
+            if not frozen.state.is_finished():
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                    self._close(frozen, outcome)
+            return self._record(stored(self._frozen(number)))
+
+    def _close(self, frozen: FrozenTrial, outcome: TrialOutcome) -> None:
+        flops = charged_flops(frozen.user_attrs[RECORD]["flops"], outcome)
+        attributes = {"outcome": str(outcome.status), OUTCOME: outcome.to_dict(), "flops": flops}
+        # Through the storage: a reopened Trial would be sampled anew.
+        storage, trial_id = self.optuna_study._storage, frozen._trial_id
+        for name, value in attributes.items():
+            storage.set_trial_user_attr(trial_id, name, value)
+        if isinstance(outcome, Completed):
+            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [outcome.loss, flops])
+        else:
+            storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        trial_id = self.optuna_study._storage.get_trial_id_from_study_id_trial_number(
+            self.optuna_study._study_id, number
+        )
+        return self.optuna_study._storage.get_trial(trial_id)
 
     @property
     def space(self) -> dict[str, optuna.distributions.BaseDistribution]:
@@ -280,16 +334,13 @@ class Study:
             trials = read_trials(self.optuna_study)
         return trials if self._of_own_program else [t for t in trials if RECORD in t.attributes]
 
-    def _record(self, trial: StoredTrial) -> TrialRecord:
-        try:
-            return self._read_record(trial)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StudyError(
-                f"trial {trial.number} of study {self.name} is damaged ({type(error).__name__} {error}): "
-                f"carbs-scaling check study.name={self.name} mend=true sets it aside"
-            ) from error
+    def faults(self) -> list[str]:
+        """The trials that are damaged and left out everywhere, each named with what is wrong."""
+        with storage_errors(self.name):
+            trials = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return [f"trial {t.number}: {t.user_attrs[FAULT]}" for t in trials if FAULT in t.user_attrs]
 
-    def _read_record(self, trial: StoredTrial) -> TrialRecord:
+    def _record(self, trial: StoredTrial) -> TrialRecord:
         nothing: dict[str, Any] = {"roles": {}, "details": {}, "seed": 0, "provenance": {}}
         written = {**nothing, "flops": trial.flops or 0.0, **trial.attributes.get(RECORD, {})}
         outcome = None
@@ -327,6 +378,12 @@ def require_ledger(config: StudyConfig) -> None:
         raise WrongStudy(
             f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
         )
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    more = len(lines) - SHOWN
+    return lines if more <= 0 else [*lines[:SHOWN], f"{more} more trials are damaged"]
 
 
 def _outcome_of(trial: StoredTrial) -> TrialOutcome:

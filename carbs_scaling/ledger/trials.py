@@ -13,6 +13,7 @@ from carbs_scaling.trial import Status
 # User attributes of a trial: what was known before it ran, how it ended, and where a finished run from
 # elsewhere is from.
 RECORD, OUTCOME, IMPORTED = "record", "outcome_record", "imported"
+FAULT = "carbs_scaling_fault"  # of a trial that was found damaged as it was read; it is never stored
 LARGEST_LOSS = 1e50  # a larger one overflows when squared: it is that of a run which diverged
 OWN_PROGRAM_SAYS = (
     "carbs_scaling"  # user attribute of a study in somebody's own program: what the sampler says of it
@@ -48,12 +49,16 @@ class StoredTrial:
 
 
 def read_trials(study: Study) -> list[StoredTrial]:
-    """All trials that were begun, by number.
+    """All trials that were begun, by number; those that are damaged are left out.
 
     Optuna makes a failure of a loss that is NaN, and of an exception that `optimize` was told to catch.
     """
     trials = study.get_trials(deepcopy=False)
-    return [stored(trial) for trial in trials if trial.state is not TrialState.WAITING]
+    return [
+        stored(trial)
+        for trial in trials
+        if trial.state is not TrialState.WAITING and FAULT not in trial.user_attrs
+    ]
 
 
 def stored(trial: FrozenTrial) -> StoredTrial:

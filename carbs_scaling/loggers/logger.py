@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.ledger.curves import curve_path, read_curve
+from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.loggers import LOGGERS
+from carbs_scaling.trial import Completed
 
 logger = logging.getLogger(__name__)
 
@@ -126,3 +130,25 @@ def require_installed(name: str, kind: Any) -> None:
     """
     if find_spec(kind.package) is None:
         raise ConfigError(f"logger={name} needs a package: pip install 'carbs-scaling[{name}]'")
+
+
+def logged_run(study: str, record: TrialRecord, curves: Path) -> LoggedRun:
+    """A trial that ended, as trackers take it."""
+    outcome = ended(record)
+    results = {**outcome.metrics, "flops": record.flops, "seconds": outcome.seconds}
+    if isinstance(outcome, Completed):
+        results["loss"] = outcome.loss
+    points = []
+    for index, point in enumerate(read_curve(curve_path(curves, record.number))):
+        values = {k: float(v) for k, v in point.items() if k != "step" and isinstance(v, int | float)}
+        points.append((int(point.get("step", index)), values))
+    config = {k: v for k, v in flatten(record.values).items() if isinstance(v, bool | int | float | str)}
+    return LoggedRun(
+        study,
+        record.number,
+        {**config, "seed": record.seed},
+        results,
+        str(outcome.status),
+        outcome.message,
+        points,
+    )

@@ -23,7 +23,7 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.formula import Formula
 from carbs_scaling.frontier import pareto_front
-from carbs_scaling.ledger.presence import sole_coordinator
+from carbs_scaling.ledger.lease import sole_coordinator
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.samplers.sampler import Sampler, build_sampler
@@ -191,8 +191,8 @@ def sweep(sweeper: "CarbsScalingSweeper", arguments: list[str]) -> list[Sequence
         options["seed"],
     )
     budget, sampler = _sampler(task, options)
-    with sole_coordinator(place):
-        study = Study.begin(place, task, budget, sampler)
+    with sole_coordinator(place) as lease:
+        study = Study.begin(place, task, budget, sampler, lease)
         batches = _run(sweeper, task, study, sampler)
         write_atomically(
             folder / RESULTS, OmegaConf.to_yaml(OmegaConf.create(results(study, options))).encode()

@@ -72,35 +72,78 @@ def test_a_whole_ledger_is_said_to_be_so_and_is_not_touched(composed, whole, cap
 
 
 @pytest.mark.parametrize(
-    ("key", "how", "is_unreadable", "leaves_a_trial"),
+    ("key", "how", "leaves_a_trial"),
     [
-        ("outcome_record", without_status, True, True),
-        ("outcome_record", cut_short, True, True),
-        ("outcome_record", with_odd_field, True, True),
-        ("outcome_record", with_another_loss, False, True),
-        ("record", cut_short, True, False),
-        ("record", with_odd_field, True, False),
-        ("record", of_another_kind, True, False),
+        ("outcome_record", without_status, True),
+        ("outcome_record", cut_short, True),
+        ("outcome_record", with_odd_field, True),
+        ("outcome_record", with_another_loss, True),
+        ("record", cut_short, False),
+        ("record", with_odd_field, False),
+        ("record", of_another_kind, False),
     ],
 )
-def test_damage_is_named_and_set_aside(composed, whole, capsys, key, how, is_unreadable, leaves_a_trial):
+def test_damage_is_named_left_out_and_set_aside(composed, whole, capsys, key, how, leaves_a_trial):
     place = whole()
     before = Study.load(place).records()
     number = damage(place, key, how)
-    if is_unreadable:
-        with pytest.raises(StudyError, match="carbs-scaling check"):
-            Study.load(place).records()
+    others = [record for record in before if record.number != number]
+    capsys.readouterr()
+    assert Study.load(place).records() == others
+    warned = capsys.readouterr().err
+    assert warned.startswith(f"carbs-scaling: warning: trial {number}: ")
+    assert warned.count("\n") == 1
     with pytest.raises(StudyError, match="mend=true sets it aside"):
         checked(composed, place)
-    assert f"trial {number}: its " in capsys.readouterr().out
+    assert f"trial {number}: " in capsys.readouterr().out
     checked(composed, place, "mend=true")
     after = {record.number: record for record in Study.load(place).records()}
-    assert [after[r.number] for r in before if r.number != number] == [
-        r for r in before if r.number != number
-    ]
+    assert [after[r.number] for r in others] == others
     assert (number in after) == leaves_a_trial
     if leaves_a_trial:
         assert after[number].status is Status.MACHINE
         assert after[number].flops == 0
         assert "set aside by check" in after[number].outcome.message
     checked(composed, place)  # and nothing is wrong any more
+
+
+def test_a_search_goes_on_beside_a_damaged_trial(whole):
+    place = whole()
+    number = damage(place, "outcome_record", cut_short)
+    study = search(toy_config(place.directory, "toy", "in_process", "random", flops=8e5))
+    assert number not in {record.number for record in study.records()}
+    assert not any(record.running for record in study.records())
+
+
+def test_gaps_and_numbers_that_are_there_twice_are_mended(composed, whole, capsys):
+    place = whole()
+    before = Study.load(place).records()
+    with sqlite3.connect(place.folder / "study.db") as connection:
+        connection.execute("UPDATE trials SET number = 1 WHERE number = 2")
+        connection.execute("DELETE FROM trials WHERE number = 4")
+    with pytest.raises(StudyError, match=r"is damaged \(the number 1 is there 2 times\).*mend=true"):
+        search(toy_config(place.directory, "toy", "in_process", "random", flops=8e5))
+    with pytest.raises(StudyError):
+        checked(composed, place)
+    said = capsys.readouterr().out
+    for what in ("the number 1 is there 2 times", "no trial has the number 2", "no trial has the number 4"):
+        assert what in said
+    assert "rows of trial_params belong to no trial" in said
+    checked(composed, place, "mend=true")
+    after = Study.load(place).records()
+    untouched = [record for record in before if record.number not in (1, 2, 4)]
+    assert [record for record in after if record.number not in (1, 2, 4)] == untouched
+    study = search(toy_config(place.directory, "toy", "in_process", "random", flops=8e5))
+    assert sorted({t.number for t in study.optuna_study.trials}) == list(
+        range(len(study.optuna_study.trials))
+    )
+    assert len(study.records()) > len(before)
+    checked(composed, place)
+
+
+def test_open_trials_that_nobody_runs_are_told_of(composed, whole, capsys):
+    place = whole()
+    with sqlite3.connect(place.folder / "study.db") as connection:
+        connection.execute("UPDATE trials SET state = 'RUNNING' WHERE number = 3")
+    checked(composed, place)
+    assert "the next search runs the open trials again" in capsys.readouterr().out

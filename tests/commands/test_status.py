@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from carbs_scaling.commands import status, stop
 from carbs_scaling.errors import StudyError
-from carbs_scaling.ledger.presence import NOW, ask_to_stop, is_searched, stop_request
+from carbs_scaling.ledger.lease import ask_to_stop, who_searches
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.trial import Status
 from tests.toy_task import ToyTask, search, toy_config
@@ -52,10 +52,10 @@ def test_a_search_is_seen_while_it_runs_and_stopped(composed, tmp_path, capsys):
     assert running["stops"] is None
     assert [trial["trial"] for trial in running["running"]] == [2]
     assert running["completed"] + running["failed"] == 2
-    assert "toy: a search is running, asked to stop after the running trials" in seen["text"]
+    assert "toy: a search is running (process " in seen["text"]
+    assert "), asked to stop after the running trials" in seen["text"]
     assert [record.running for record in study.records()] == [False] * 3
-    assert stop_request(config.study.folder) is None
-    assert not is_searched(config.study.folder)
+    assert who_searches(config.study) is None
     # The same command goes on to the budget.
     assert len(search(config, interfered(None)).records()) > 3
     assert "toy: no search is running" in told(composed, capsys, tmp_path)
@@ -63,19 +63,17 @@ def test_a_search_is_seen_while_it_runs_and_stopped(composed, tmp_path, capsys):
 
 def test_stopped_now_its_trial_stays_open(tmp_path):
     config = toy_config(tmp_path, "toy", "in_process", **FEW)
-    folder = config.study.folder
     with pytest.raises(KeyboardInterrupt):
-        search(config, interfered(lambda: ask_to_stop(folder, now=True)))
-    assert stop_request(folder) is None
+        search(config, interfered(lambda: ask_to_stop(config.study, now=True)))
+    assert who_searches(config.study) is None
     records = Study.load(config.study).records()
     assert len(records) <= 4
     done = search(config, interfered(None)).records()
     assert [r.point for r in done[: len(records)]] == [r.point for r in records]
-    assert NOW == "now"
 
 
 def test_there_is_nothing_to_stop(composed, tmp_path, capsys):
-    with pytest.raises(StudyError, match="no search of study 'toy' is running"):
+    with pytest.raises(StudyError, match="no study 'toy'"):
         told(composed, capsys, tmp_path, verb=stop)
     assert not list(tmp_path.iterdir())
 

@@ -7,7 +7,7 @@ import pytest
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import StudyError
 from carbs_scaling.ledger.identity import differences
-from carbs_scaling.ledger.presence import sole_coordinator
+from carbs_scaling.ledger.lease import sole_coordinator
 from carbs_scaling.ledger.study import LEDGER_FORMAT, Study, spent_flops, trial_seed
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.trial import Completed, Diverged, MachineFailure
@@ -164,7 +164,7 @@ def test_a_study_of_somebody_else_is_not_touched(tmp_path):
 def test_two_searches_of_one_study_are_refused(tmp_path):
     with (
         sole_coordinator(config(tmp_path)),
-        pytest.raises(StudyError, match="another process"),
+        pytest.raises(StudyError, match="is being searched by process"),
         sole_coordinator(config(tmp_path)),
     ):
         pass
