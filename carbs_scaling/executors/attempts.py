@@ -138,8 +138,7 @@ class RemoteExecutor(ABC):
         running = list(self._running.values())
         try:
             for attempt in running:
-                with contextlib.suppress(OSError):
-                    (attempt.folder / STOP).touch()
+                self._tell_to_stop(attempt)
             self._drop_waiting(running)
             deadline = time.monotonic() + STOP_SECONDS
             while running and time.monotonic() < deadline:
@@ -221,7 +220,12 @@ class RemoteExecutor(ABC):
                     continue
                 attempt.killed = f"its job gave no sign of life for {SILENT_SECONDS:.0f} s"
             if attempt.killed:
+                self._tell_to_stop(attempt)  # a job that is cancelled may still put itself into the queue again
                 self._end(attempt)
+
+    def _tell_to_stop(self, attempt: Attempt) -> None:
+        with contextlib.suppress(OSError):
+            (attempt.folder / STOP).touch()
 
     def _judged(self, attempt: Attempt, result: Mapping[str, Any] | Lost) -> TrialOutcome | None:
         """The trial's outcome; None where it was begun again, or has raised."""

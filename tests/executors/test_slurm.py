@@ -45,8 +45,8 @@ def test_a_preempted_job_keeps_its_state_and_goes_on(executor, config, tmp_path)
     os.kill(first, signal.SIGUSR2)
     wait_for(lambda: kept(tmp_path / "log"), executor)
     if not config.local:  # Slurm lets a job that comes back wait for two minutes
-        hurry = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-        wait_for(lambda: subprocess.run(hurry, capture_output=True).returncode == 0, executor)
+        wait_for(lambda: executor._queue.alive([job]).get(job) == "PENDING", executor)
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
     assert wait_for(lambda: executor.wait(0.1)) == [(0, Completed(loss=7.0))]
     assert len(attempts(tmp_path / "log")) == 2
 
