@@ -7,7 +7,7 @@ missing from a preset is an error and not a silent choice.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -127,7 +127,12 @@ class ExecutorConfig:
     `workers`: trials at once; null for one a GPU, or one a core where there is no GPU.
     `memory_bytes`: what a trial may need by estimate; null for most of a GPU's (`executors.memory`).
     `retries`: times that a trial is begun again that the machine failed.
+
+    Attributes:
+        elsewhere: whether trials run on machines whose devices this process does not see.
     """
+
+    elsewhere: ClassVar[bool] = False
 
     name: str = MISSING
     workers: int | None = MISSING

@@ -12,7 +12,7 @@ from carbs_scaling.config import SearchConfig
 from carbs_scaling.errors import CarbsScalingError, ConfigError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.executors.executor import Executor
-from carbs_scaling.executors.memory import require_device, trial_memory_bytes, trials_a_gpu
+from carbs_scaling.executors.memory import gpus_a_trial, require_device, trial_memory_bytes, trials_a_gpu
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
 from carbs_scaling.ledger.database import LedgerGone, storage_errors
@@ -143,8 +143,10 @@ class Search:
         self._limits = SearchLimits(self._config)
         sampler = build_sampler(self._config, self._task)
         self._loggers = Loggers(self._config.logger, self._config.study.name, self._config.study.folder)
-        executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(self._config.executor)
         study, folder = self._config.study, self._config.study.folder
+        executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(
+            self._config.executor, folder / "executor"
+        )
         known = runs_of_studies(study, self._config.warm_start, self._task)
         with (
             sole_coordinator(study, self._kept_at) as self._lease,
@@ -394,7 +396,7 @@ class Search:
             Job(self._task, record.point, context),
             self._config.energy,
             executor.device,
-            gpus=getattr(executor, "gpus_per_trial", 1),
+            gpus=gpus_a_trial(executor),
             sharing=trials_a_gpu(executor),
         )
 

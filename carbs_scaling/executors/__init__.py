@@ -3,5 +3,8 @@
 from carbs_scaling.registry import Registry
 
 EXECUTORS = Registry(
-    "carbs_scaling.executors", "EXECUTOR", "executor.name", shared=frozenset({"executor", "memory"})
+    "carbs_scaling.executors",
+    "EXECUTOR",
+    "executor.name",
+    shared=frozenset({"executor", "memory", "attempts", "parcel", "queues"}),
 )

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from carbs_scaling.config import ExecutorConfig
@@ -47,8 +48,12 @@ class ExecutorEntry(Protocol):
 
     config_type: type[ExecutorConfig]
 
-    def from_config(self, config: Any) -> Executor:
+    def from_config(self, config: Any, folder: Path) -> Executor:
         """The executor of a checked configuration.
+
+        Args:
+            config: of the type `config_type`.
+            folder: where it may keep files of its own, such as what says which jobs run elsewhere.
 
         Raises:
             ConfigError: it cannot run here.

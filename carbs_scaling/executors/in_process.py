@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 from carbs_scaling.config import ExecutorConfig
 from carbs_scaling.errors import ConfigError
@@ -35,7 +36,7 @@ class InProcessExecutor:
         self._submitted: deque[tuple[int, Job]] = deque()
 
     @staticmethod
-    def from_config(config: InProcessConfig) -> "InProcessExecutor":
+    def from_config(config: InProcessConfig, folder: Path) -> "InProcessExecutor":
         """One slot, whatever the device."""
         return InProcessExecutor(config.retries)
 

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -128,7 +129,7 @@ class ProcessExecutor:
         self._foreign_children = set(multiprocessing.active_children())
 
     @staticmethod
-    def from_config(config: ProcessesConfig) -> "ProcessExecutor":
+    def from_config(config: ProcessesConfig, folder: Path) -> "ProcessExecutor":
         """One slot a worker.
 
         Raises:

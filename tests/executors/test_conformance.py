@@ -7,8 +7,7 @@ import pytest
 from carbs_scaling.errors import DataError
 from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.trial import Completed, Diverged, MachineFailure, OutOfMemory
-
-OWN = {"processes": {"trials_per_worker": None, "gpus_per_trial": 1, "trial_minutes": None}}
+from tests.executors.engines import CASES, engine_config
 
 
 class Job:
@@ -39,13 +38,18 @@ def fail_times(count, log):
     return Completed(loss=1.0)
 
 
-@pytest.fixture(params=EXECUTORS.names)
-def executor(request):
-    entry = EXECUTORS.load(request.param)
-    common = {"name": request.param, "workers": 1, "device": "cpu", "memory_bytes": None, "retries": 1}
-    executor = entry.from_config(entry.config_type(**common, **OWN.get(request.param, {})))
+def test_every_executor_is_tested():
+    assert {case.split()[0] for case in CASES} == set(EXECUTORS.names)
+
+
+@pytest.fixture(params=CASES)
+def executor(request, tmp_path):
+    config = engine_config(request.param, request.getfixturevalue)
+    executor = EXECUTORS.load(config.name).from_config(config, tmp_path / "mine" / "executor")
     yield executor
     executor.close()
+    # What is pickled in there is for nobody else.
+    assert not [path for path in tmp_path.glob("mine/executor/**/") if path.stat().st_mode & 0o077]
 
 
 def collect(executor, count):
