@@ -12,7 +12,7 @@ from sqlalchemy import text
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import WrongStudy
 from carbs_scaling.ledger.database import database_of, shown_place, storage_errors
-from carbs_scaling.ledger.trials import OUTCOME, RECORD
+from carbs_scaling.ledger.trials import INHERITED, OUTCOME, RECORD
 from carbs_scaling.trial import Completed, MachineFailure, TrialOutcome
 
 # What a trial's values may differ from its own record by: both are the same float.
@@ -20,6 +20,7 @@ TOLERANCE = 1e-9
 # What is written of a trial before its run; a finished run from elsewhere has some of it.
 RECORD_FIELDS: dict[str, Any] = {
     "roles": dict, "details": dict, "flops": int | float, "seed": int, "provenance": dict,
+    "parent": int, INHERITED: int | float,
 }  # fmt: skip
 
 
