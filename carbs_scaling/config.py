@@ -17,6 +17,7 @@ from carbs_scaling.names import require_name
 
 DEVICES = ("auto", "cpu", "cuda")
 FORMATS = ("table", "csv", "json", "parquet")
+TRIALS, STOPPING = ("fresh", "continued"), ("none", "law")
 
 
 def require(condition: bool, message: str) -> None:
@@ -121,6 +122,34 @@ class BudgetConfig:
 
 
 @dataclass(frozen=True)
+class TrialsConfig:
+    """How a trial begins and ends.
+
+    `name`: `fresh`, or `continued` from the states that others left. `disk_bytes`: of those states.
+    `stopping`: `law` ends a run when the probability to reach the front at its cost falls below `stop_below`.
+    """
+
+    name: str = MISSING
+    disk_bytes: float = MISSING
+    stopping: str = MISSING
+    stop_below: float = MISSING
+
+    def __post_init__(self) -> None:
+        require_choice("trials.name", self.name, TRIALS)
+        require_choice("trials.stopping", self.stopping, STOPPING)
+        require(self.disk_bytes >= 0, f"trials.disk_bytes={self.disk_bytes} must not be negative")
+        require(0 < self.stop_below < 1, f"trials.stop_below={self.stop_below} must lie in (0, 1)")
+
+    @property
+    def continued(self) -> bool:
+        """Whether trials may go on from others."""
+        return self.name == "continued"
+
+
+FRESH = TrialsConfig("fresh", 0.0, "none", 0.01)
+
+
+@dataclass(frozen=True)
 class ExecutorConfig:
     """What every executor is told; one with options of its own extends it.
 
@@ -200,6 +229,7 @@ class SearchConfig:
     energy: EnergyConfig
     warm_start: list[str]
     logger: list[str]
+    trials: TrialsConfig = FRESH
 
     def __post_init__(self) -> None:
         require_names("warm_start", self.warm_start, "study")

@@ -29,7 +29,7 @@ from carbs_scaling.search_limits import SearchLimits
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
-from carbs_scaling.trial import MachineFailure, Status, TrialOutcome
+from carbs_scaling.trial import MachineFailure, ParentLost, Status, TrialOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def trial_limits(config: SearchConfig) -> Limits:
         config.budget.flops * config.budget.max_trial_fraction,
         trial_memory_bytes(config.executor),
         config.executor.device,
+        config.trials,
     )
 
 
@@ -94,7 +95,10 @@ def build_sampler(config: SearchConfig, task: Task) -> samplers.Sampler:
         return least <= task.flops(point) <= most and task.allowed(point)
 
     try:
-        legal = LegalSpace(Encoding(task.space), task.flops, task.roles, task.project, allowed, task.rates)
+        legal = LegalSpace(
+            Encoding(task.space), task.flops, task.roles, task.project, allowed, task.rates,
+            price=task.price if task.continues else None,
+        )  # fmt: skip
     except ValueError as error:
         limits = (
             "budget.flops x budget.min_trial_fraction or x budget.max_trial_fraction, "
@@ -191,6 +195,7 @@ class Search:
             "sampler": self._config.sampler["name"],
             "co2_intensity": f"{energy.intensity:g} g a kWh ({energy.intensity_source})",
         }
+        self._retire()  # what was not told when the last run of this study ended
         with self._proposing:
             left_open = self._study.unfinished(self._task, self._provenance)
         self._kept = KeptOutcomes(self._config.study.folder)
@@ -200,7 +205,6 @@ class Search:
         self._left_open = self._affordable([r for r in left_open if r.number not in recorded])
         if any(record.completed and not record.imported for record in self._study.records()):
             self._alike = None
-        self._retire()  # what was not told when the last run of this study ended
         while True:
             try:
                 ended = self._turn(sampler, executor)
@@ -260,14 +264,18 @@ class Search:
                 self._note(f"trial {number} is only recorded, and not kept until it is: {trouble}")
 
     def _record_ended(self) -> None:
-        outcome = None
+        last = None
         while self._kept.waiting:
             record, outcome = self._kept.waiting[0]
-            self._tell(record.number, outcome)
+            if isinstance(outcome, ParentLost):
+                self._left_open += self._begun_anew(record.number, outcome)
+            else:
+                self._tell(record.number, outcome)
+                last = outcome
             self._kept.done()
             self._may_ask = True
-        if outcome is not None:
-            self._stop_if_hopeless(outcome)
+        if last is not None:
+            self._stop_if_hopeless(last)
 
     def _outlast(self, error: LedgerGone, executor: Executor) -> None:
         """Waits a moment for a ledger that cannot be reached, while trials go on.
@@ -296,13 +304,25 @@ class Search:
         remaining = self._config.budget.flops - spent_flops(self._study.records())
         affordable = []
         for record in left_open:
-            if record.flops <= remaining:
-                remaining -= record.flops
+            if record.price_flops <= remaining:
+                remaining -= record.price_flops
                 affordable.append(record)
             else:
                 lowered = MachineFailure(message="the lowered budget no longer pays for it")
                 self._study.tell(record.number, lowered)
         return affordable
+
+    def _begun_anew(self, number: int, outcome: ParentLost) -> list[TrialRecord]:
+        """The trial at its full price, since its parent's state is gone; none if that is too much."""
+        record = self._study.begin_anew(number)
+        logger.warning("trial %d begins anew: %s", number, outcome.message)
+        records = self._study.records()
+        committed = sum(other.price_flops for other in records if other.running and other.number != number)
+        if record.price_flops <= self._config.budget.flops - spent_flops(records) - committed:
+            return [record]
+        lost = f"{outcome.message}, and the budget does not pay for the whole run"
+        self._study.tell(number, MachineFailure(message=lost))
+        return []
 
     def _may_propose(self, sampler: samplers.Sampler) -> bool:
         records = self._study.records()
@@ -369,6 +389,13 @@ class Search:
         folder = str(self._config.study.folder)
         self._task.recorded({record.number for record in ended}, folder)
         self._task.retire(off_front, folder)
+        if self._task.continues:
+            running = [record for record in self._study.records() if record.running]
+            parents = [record.parent for record in running if record.parent is not None]
+            usable = [r.number for r in ended if r.completed or r.status is Status.STOPPED]
+            # Parents of running trials, then the front, then the newest: what is proposed next is near those.
+            useful = sorted(usable, key=lambda n: (n in parents, n in on_front, n), reverse=True)
+            self._task.keep_trunks(useful, [record.number for record in running], folder)
 
     def _progress_by_curve(self, number: int, outcome: TrialOutcome) -> TrialOutcome:
         """A worker that died said nothing: how far it came is read off the loss curve that it left."""
@@ -391,7 +418,7 @@ class Search:
         curve: Path = curve_path(self._curves, record.number)
         folder = str(self._config.study.folder)
         executor = self._config.executor
-        context = TrialContext(record.number, record.seed, executor.device, str(curve), folder)
+        context = TrialContext(record.number, record.seed, executor.device, str(curve), folder, record.parent)
         return MeteredJob(
             Job(self._task, record.point, context),
             self._config.energy,

@@ -1,12 +1,14 @@
 """The door to what a trial is: search, ledger, executors and reports know tasks only by it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution
 
+from carbs_scaling.config import FRESH, TrialsConfig
 from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
+from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.trial import TrialOutcome
 
 Point = dict[str, Any]
@@ -25,6 +27,8 @@ class TrialContext:
         device: `auto`, `cpu`, `cuda` or `cuda:1`.
         curve_path: file for its progress (`ledger.curves`); None for none.
         study_folder: where a task may keep files of its own beside the ledger; None for nowhere.
+        parent: number of the trial that this one goes on from; None where it begins anew.
+        stop_rule: when it ends early, since it cannot reach the front; None: never.
     """
 
     number: int
@@ -32,6 +36,8 @@ class TrialContext:
     device: str = "cpu"
     curve_path: str | None = None
     study_folder: str | None = None
+    parent: int | None = None
+    stop_rule: StopRule | None = None
 
 
 class Task(Protocol):
@@ -48,6 +54,7 @@ class Task(Protocol):
         flops_convention: how FLOPs are counted; studies that count differently are not compared.
         comparable_by: keys of `identity`, such as `data.sha256`, that must agree between studies for their
             losses to mean the same.
+        continues: whether trials may go on from others; `parent` and `price` say from which, at what cost.
         rates: what is known of the best learning rate before any run. A task whose rates are not AdamW's
             also names it in `identity`, as `rates`: the arguments of `laws.prior.rates.rate_prior`.
     """
@@ -59,6 +66,7 @@ class Task(Protocol):
     flops_convention: str = "own"
     comparable_by: tuple[str, ...] = ()
     rates: RatePrior = ADAMW
+    continues: bool = False
 
     def flops(self, point: Point) -> float:
         """FLOPs of the whole run at a point, known before it is run: finite and positive."""
@@ -72,6 +80,29 @@ class Task(Protocol):
             CarbsScalingError, OSError: nothing can be run; the search stops.
         """
         ...
+
+    def parent(self, point: Point, completed: Mapping[int, Point]) -> int | None:
+        """The trial that a run at a legal point would go on from now; None where it begins anew.
+
+        Args:
+            point: legal.
+            completed: points of trials that completed or were stopped, by number. What they left may be gone.
+        """
+        return None
+
+    def price(self, point: Point, completed: Mapping[int, Point]) -> float:
+        """FLOPs that running a legal point would really cost now; see `parent`."""
+        return self.flops(point)
+
+    def keep_trunks(self, useful: Sequence[int], running: Collection[int], study_folder: str) -> None:
+        """Told before the first trial and after each whose state is to be kept for others to go on from.
+
+        Args:
+            useful: trials whose state may be dropped where it does not fit, the most useful first.
+            running: trials that are running: what they left is not touched.
+            study_folder: where a task may keep files of its own.
+        """
+        return None
 
     def identity(self) -> dict[str, Any]:
         """What must not change while a study lives, as plain JSON values."""
@@ -130,11 +161,13 @@ class Limits:
         max_trial_flops: FLOPs of the dearest run.
         memory_bytes: of a device; None for no limit.
         device: where trials run: `auto`, `cpu` or `cuda`.
+        trials: whether they may go on from others.
     """
 
     max_trial_flops: float
     memory_bytes: int | None = None
     device: str = "auto"
+    trials: TrialsConfig = FRESH
 
 
 class TaskEntry(Protocol):

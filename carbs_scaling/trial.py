@@ -42,7 +42,8 @@ class TrialOutcome:
     """What a trial gives back; the base of one type for each `Status`.
 
     Args:
-        progress: share of the run that was done, in [0, 1]; the trial is charged for it.
+        progress: share of the run that was done, in [0, 1], with what was inherited from a parent; the trial
+            is charged for it, less what was inherited.
         seconds: wall time of the run itself, without preparation and evaluation.
         device: where it ran, such as `cpu` or `NVIDIA H100`.
         peak_memory_bytes: most device memory held; None where it was not measured.
@@ -130,9 +131,15 @@ class OutOfMemory(TrialOutcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped(TrialOutcome):
-    """A trial that was ended early on purpose."""
+    """A trial that was ended early on purpose.
+
+    Args:
+        at_least: loss that it would not have come below, as far as is known; None where nothing is.
+    """
 
     status: ClassVar[Status] = Status.STOPPED
+
+    at_least: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +151,23 @@ class MachineFailure(TrialOutcome):
     progress: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParentLost(TrialOutcome):
+    """A trial whose parent's state is gone: nothing was trained, and it has to begin anew at the full price.
+
+    It says so to the search alone, and is in no ledger.
+    """
+
+    status: ClassVar[Status] = Status.MACHINE
+
+    progress: float = 0.0
+
+
 _TYPES: dict[Status, type[TrialOutcome]] = {
     kind.status: kind for kind in (Completed, Diverged, OutOfMemory, Stopped, MachineFailure)
 }
 
 
-def charged_flops(whole_run_flops: float, outcome: TrialOutcome) -> float:
-    """FLOPs that a trial is charged: of the whole run, the share that was done."""
+def flops_so_far(whole_run_flops: float, outcome: TrialOutcome) -> float:
+    """FLOPs of what was done of a run, with what it inherited from a parent."""
     return whole_run_flops * outcome.progress

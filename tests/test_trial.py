@@ -12,7 +12,7 @@ from carbs_scaling.trial import (
     OutOfMemory,
     Stopped,
     TrialOutcome,
-    charged_flops,
+    flops_so_far,
 )
 
 OUTCOMES = [
@@ -31,7 +31,7 @@ def test_an_outcome_comes_back_from_json(outcome):
 
 
 def test_a_trial_is_charged_for_what_was_done_of_it():
-    assert [charged_flops(1e6, outcome) for outcome in OUTCOMES] == [1e6, 2.5e5, 1e5, 5e5, 0]
+    assert [flops_so_far(1e6, outcome) for outcome in OUTCOMES] == [1e6, 2.5e5, 1e5, 5e5, 0]
 
 
 @pytest.mark.parametrize("loss", [nan, inf])

@@ -105,6 +105,7 @@ def spending(name: str, study: "Study") -> "Spending":
         sampler="+".join(samplers),
         budget_flops=study.budget_flops,
         flops=np.array([record.flops for record in records]),
+        charged=np.array([record.price_flops for record in records]),
         loss=np.array([record.loss if record.completed else np.nan for record in records]),
         recipe=np.array([numbers.setdefault(record_key(record), len(numbers)) for record in records]),
         joules=np.array([np.nan if energy is None else energy.joules for energy in energies]),

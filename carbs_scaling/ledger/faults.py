@@ -10,8 +10,8 @@ from typing import Any
 from optuna.distributions import json_to_distribution
 from optuna.storages._rdb.models import TrialModel, TrialValueModel
 
-from carbs_scaling.ledger.trials import IMPORTED, OUTCOME, RECORD
-from carbs_scaling.trial import Completed, TrialOutcome, charged_flops
+from carbs_scaling.ledger.trials import IMPORTED, INHERITED, OUTCOME, RECORD
+from carbs_scaling.trial import Completed, TrialOutcome, flops_so_far
 
 # What a trial's values may differ from its own record by: both are the same float.
 TOLERANCE = 1e-9
@@ -19,6 +19,9 @@ TOLERANCE = 1e-9
 RECORD_FIELDS: dict[str, Any] = {
     "roles": dict, "details": dict, "flops": int | float, "seed": int, "provenance": dict,
 }  # fmt: skip
+# What is written of a trial that goes on from another.
+ORIGIN_FIELDS: dict[str, Any] = {"parent": int, INHERITED: int | float}
+ALL_FIELDS = RECORD_FIELDS | ORIGIN_FIELDS
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ def _record_fault(read: dict[str, Any]) -> str | None:
     if not isinstance(fields, dict):
         return "its record is no mapping"
     for name, value in fields.items():
-        if name not in RECORD_FIELDS:
+        if name not in ALL_FIELDS:
             return f"its record has a field {name!r}, which is not its own"
-        if not isinstance(value, RECORD_FIELDS[name]) or isinstance(value, bool):
+        if not isinstance(value, ALL_FIELDS[name]) or isinstance(value, bool):
             return f"the {name} of its record is of another kind"
     missing = sorted(set(RECORD_FIELDS) - set(fields))
     if missing and IMPORTED not in read:
@@ -109,7 +112,7 @@ def _outcome_fault(trial: TrialModel, read: dict[str, Any]) -> Fault | None:
         return Fault(f"the {odd} of its outcome is of another kind", True)
     if isinstance(outcome, Completed) != (state == "COMPLETE"):
         return Fault(f"its outcome is {outcome.status}, but its state {state.lower()}", True)
-    charged = charged_flops(read[RECORD].get("flops", 0.0), outcome)
+    charged = flops_so_far(read[RECORD].get("flops", 0.0), outcome)
     if "flops" in read[RECORD] and not _same(read.get("flops", charged), charged):
         return Fault(f"its FLOPs are {read['flops']}, and {charged} by its own record", True)
     if not isinstance(outcome, Completed):

@@ -1,7 +1,7 @@
 """What the other trials of a study say: losses, costs, failures, and what is still running."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from optuna.study import Study
@@ -23,12 +23,14 @@ class History:
     Args:
         points: completed ones.
         loss: their losses, finite.
-        flops: what they were charged.
+        flops: of their whole runs.
         failed: points that diverged, ran out of memory, were pruned or broke without a word; those that the
             machine lost or that were stopped on purpose are not in it.
         pending: points that are running.
         spent_flops: of completed and failed trials that were not imported.
         committed_flops: of running trials.
+        continuable: points of completed and stopped trials, by number, that others may go on from.
+        bounded: points that were stopped, with the loss that each would at least have ended at.
         begun: trials that count against a limit on them: neither imported nor lost to the machine.
     """
 
@@ -40,6 +42,8 @@ class History:
     spent_flops: float
     committed_flops: float
     begun: int = 0
+    continuable: dict[int, Point] = field(default_factory=dict)
+    bounded: list[tuple[Point, float]] = field(default_factory=list)
 
     def remaining_flops(self, budget_flops: float | None) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
@@ -107,22 +111,26 @@ def read_history(
             point = (proposed or {}).get(trial.number) if point is None else point
             if point is not None:
                 history.pending.append(point)
-                committed += _expected(point, space)
+                committed += max(0.0, _expected(point, space) - trial.inherited_flops)
             continue
         if trial.imported:
             pass  # paid for elsewhere
-        elif trial.flops is not None:
-            spent += trial.flops
+        elif trial.charged_flops is not None:
+            spent += trial.charged_flops
         elif point is not None:
             spent += _expected(point, space)
         if point is None:
             continue
+        if trial.may_be_continued:
+            history.continuable[trial.number] = point
         if trial.status is Status.COMPLETED and trial.loss is not None and trial.flops is not None:
             history.points.append(point)
             history.loss.append(trial.loss)
             history.flops.append(trial.flops)
         elif trial.status in FAILURES:
             history.failed.append(point)
+        elif trial.status is Status.STOPPED and trial.at_least is not None:
+            history.bounded.append((point, trial.at_least))
     return replace(history, spent_flops=spent, committed_flops=committed, begun=begun)
 
 

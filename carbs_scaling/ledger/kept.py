@@ -13,7 +13,7 @@ from typing import Any
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.files import write_atomically
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.trial import TrialOutcome
+from carbs_scaling.trial import ParentLost, TrialOutcome
 
 FOLDER = "ended"
 # Given back to the file system when the disk is full, so that what a trial cost hours for can be written.
@@ -55,6 +55,8 @@ class KeptOutcomes:
     def add(self, record: TrialRecord, outcome: TrialOutcome) -> str:
         """Let an outcome wait, on disk as well; why it is not on disk, or nothing."""
         self.waiting.append((record, outcome))
+        if isinstance(outcome, ParentLost):
+            return ""  # nothing to keep: the trial begins anew
         content = {
             "number": record.number,
             "seed": record.seed,

@@ -17,11 +17,13 @@ class TrialRecord:
         point: values of the searched dimensions.
         roles: those of `params`, `tokens`, `learning_rate`, `batch_tokens` that the point has.
         details: fixed and derived values of the point, plain JSON.
-        flops: charged where it has ended, else expected.
+        flops: of the whole run, with what it inherited: of what was done where it has ended, else expected.
         seed: of the trial.
         outcome: how it ended; None while it runs.
         provenance: what else its record names: versions, the sampler, a hash of the data.
         wall_seconds: from its proposal to its end; None while it runs, or where that was not stored.
+        parent: number of the trial that it goes on from; None where it began anew.
+        inherited_flops: of `flops`, those of its parent, which it does not pay for again.
     """
 
     number: int
@@ -33,11 +35,18 @@ class TrialRecord:
     outcome: TrialOutcome | None
     provenance: dict[str, Any]
     wall_seconds: float | None = field(default=None, compare=False)
+    parent: int | None = None
+    inherited_flops: float = 0.0
 
     @property
     def running(self) -> bool:
         """Whether it has not ended."""
         return self.outcome is None
+
+    @property
+    def price_flops(self) -> float:
+        """What the trial pays for: charged where it has ended, else expected."""
+        return max(0.0, self.flops - self.inherited_flops)
 
     @property
     def imported(self) -> bool:

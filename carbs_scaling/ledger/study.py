@@ -28,10 +28,12 @@ from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.ledger.trials import (
     FAULT,
     IMPORTED,
+    INHERITED,
     OUTCOME,
     OWN_PROGRAM_SAYS,
     RECORD,
     StoredTrial,
+    continuable,
     read_trials,
     stored,
 )
@@ -44,7 +46,7 @@ from carbs_scaling.trial import (
     Status,
     Stopped,
     TrialOutcome,
-    charged_flops,
+    flops_so_far,
 )
 
 # The format of what is written into user attributes; a ledger of another one is refused, not misread.
@@ -269,8 +271,30 @@ class Study:
             "seed": trial_seed(self.identity["seed"], trial.number),
             "provenance": {**task.provenance(), **provenance, **versions},
         }
+        if task.continues:
+            written |= self._origin(trial.number, point, task)
         trial.set_user_attr(RECORD, written)
         return TrialRecord(number=trial.number, point=point, outcome=None, **written)
+
+    def _origin(self, number: int, point: dict[str, Any], task: Task) -> dict[str, Any]:
+        """Parent, inherited FLOPs and seed of a trial that goes on from another; nothing of any other."""
+        trials = read_trials(self.optuna_study)
+        completed = continuable(trial for trial in trials if trial.number != number)
+        parent = task.parent(point, completed)
+        if parent is None:
+            return {}
+        seed = next(t.attributes[RECORD]["seed"] for t in trials if t.number == parent)
+        inherited = max(0.0, task.flops(point) - task.price(point, completed))
+        return {"parent": parent, INHERITED: inherited, "seed": seed}
+
+    def begin_anew(self, number: int) -> TrialRecord:
+        """A running trial whose parent's state is gone: now without a parent, at the full price."""
+        with storage_errors(self.name):
+            frozen = self._frozen(number)
+            written = {k: v for k, v in frozen.user_attrs[RECORD].items() if k not in ("parent", INHERITED)}
+            written["seed"] = trial_seed(self.identity["seed"], number)
+            self.optuna_study._storage.set_trial_user_attr(frozen._trial_id, RECORD, written)
+            return self._record(stored(self._frozen(number)))
 
     def tell(self, number: int, outcome: TrialOutcome) -> TrialRecord:
         """Closes a trial with how it ended, charged for what was done of it.
@@ -289,7 +313,7 @@ class Study:
             return self._record(stored(self._frozen(number)))
 
     def _close(self, frozen: FrozenTrial, outcome: TrialOutcome) -> None:
-        flops = charged_flops(frozen.user_attrs[RECORD]["flops"], outcome)
+        flops = flops_so_far(frozen.user_attrs[RECORD]["flops"], outcome)
         attributes = {"outcome": str(outcome.status), OUTCOME: outcome.to_dict(), "flops": flops}
         # Through the storage: a reopened Trial would be sampled anew.
         storage, trial_id = self.optuna_study._storage, frozen._trial_id
@@ -348,7 +372,7 @@ class Study:
             fields = trial.attributes.get(OUTCOME)
             if fields is not None:
                 outcome = TrialOutcome.from_dict(fields)
-                written["flops"] = charged_flops(written["flops"], outcome)
+                written["flops"] = flops_so_far(written["flops"], outcome)
             elif self._of_own_program:
                 outcome = _outcome_of(trial)
                 written["flops"] = written["flops"] if trial.flops is None else trial.flops
@@ -396,7 +420,7 @@ def _outcome_of(trial: StoredTrial) -> TrialOutcome:
 
 def spent_flops(records: Iterable[TrialRecord]) -> float:
     """What the ended trials were charged; imported runs were paid for elsewhere."""
-    return sum(record.flops for record in records if not record.running and not record.imported)
+    return sum(record.price_flops for record in records if not record.running and not record.imported)
 
 
 def trial_seed(seed: int, number: int) -> int:

@@ -46,9 +46,9 @@ def speed_of(records: Sequence[TrialRecord]) -> Speed | None:
     Trials that are still running say nothing: neither what they take nor what they take beside their run.
     """
     ended = [
-        (record.flops, record.outcome.seconds, record.wall_seconds)
+        (record.price_flops, record.outcome.seconds, record.wall_seconds)
         for record in records
-        if record.outcome is not None and record.outcome.seconds > 0 and record.flops > 0
+        if record.outcome is not None and record.outcome.seconds > 0 and record.price_flops > 0
     ]
     runs = [(flops, seconds) for flops, seconds, _ in ended]
     if not runs:

@@ -1,5 +1,6 @@
 """The trials of an Optuna study as they are stored: the one place that says how each of them ended."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
@@ -14,6 +15,7 @@ from carbs_scaling.trial import Status
 # elsewhere is from.
 RECORD, OUTCOME, IMPORTED = "record", "outcome_record", "imported"
 FAULT = "carbs_scaling_fault"  # of a trial that was found damaged as it was read; it is never stored
+INHERITED = "inherited_flops"  # in the record; of a trial of somebody's own program an attribute of its own
 LARGEST_LOSS = 1e50  # a larger one overflows when squared: it is that of a run which diverged
 OWN_PROGRAM_SAYS = (
     "carbs_scaling"  # user attribute of a study in somebody's own program: what the sampler says of it
@@ -30,11 +32,12 @@ class StoredTrial:
         status: how it ended; None while it runs. A trial that failed without a word, was pruned, or has a
             loss that is not finite, diverged.
         loss: where it completed.
-        flops: that it was charged, where it says so.
+        flops: of the whole run as far as it was done, where it says so.
         attributes: user attributes.
         ended_at: when it ended.
         wall_seconds: from its proposal to its end; None while it runs.
         imported: whether it is a finished run from elsewhere, which no budget pays for.
+        inherited_flops: of the whole run, those of a parent, which are not paid again.
     """
 
     number: int
@@ -46,6 +49,23 @@ class StoredTrial:
     ended_at: datetime | None
     wall_seconds: float | None
     imported: bool = False
+    inherited_flops: float = 0.0
+
+    @property
+    def charged_flops(self) -> float | None:
+        """FLOPs that it was charged, where it says what it took."""
+        return None if self.flops is None else max(0.0, self.flops - self.inherited_flops)
+
+    @property
+    def at_least(self) -> float | None:
+        """Loss that a stopped trial would at least have ended at, where it says so."""
+        bound = self.attributes.get(OUTCOME, {}).get("at_least")
+        return None if bound is None else float(bound)
+
+    @property
+    def may_be_continued(self) -> bool:
+        """Whether it may have left a state to go on from."""
+        return self.status in (Status.COMPLETED, Status.STOPPED) and not self.imported
 
 
 def read_trials(study: Study) -> list[StoredTrial]:
@@ -76,7 +96,13 @@ def stored(trial: FrozenTrial) -> StoredTrial:
         trial.datetime_complete,
         wall,
         imported,
+        _not_negative(float(trial.user_attrs.get(RECORD, trial.user_attrs).get(INHERITED, 0.0))),
     )
+
+
+def continuable(trials: Iterable[StoredTrial]) -> dict[int, dict[str, Any]]:
+    """Parameters of the trials that others may go on from, by number."""
+    return {trial.number: trial.params for trial in trials if trial.may_be_continued}
 
 
 def _ending(trial: FrozenTrial) -> tuple[Status | None, float | None, float | None]:

@@ -40,11 +40,12 @@ class Spending:
         name: of the study.
         sampler: that proposed its trials; `-` where its ledger does not say.
         budget_flops: that it was last run with.
-        flops: charged for each trial, in the order in which they ended, shape (n,).
+        flops: of each whole run, in the order in which the trials ended, shape (n,).
         loss: of each trial, NaN for one that gave none, shape (n,).
         recipe: a number for each trial, the same for runs that differ by their seed alone, shape (n,); None
             where all differ.
         joules: that each trial took, NaN where that is not known, shape (n,); None where it is for none.
+        charged: FLOPs that each was charged, shape (n,); None for `flops`.
     """
 
     name: str
@@ -54,11 +55,17 @@ class Spending:
     loss: Array
     recipe: NDArray[np.int64] | None = None
     joules: Array | None = None
+    charged: Array | None = None
+
+    @property
+    def paid(self) -> Array:
+        """FLOPs that each trial was charged, shape (n,)."""
+        return self.flops if self.charged is None else self.charged
 
     @property
     def spent_flops(self) -> float:
-        """Of all trials."""
-        return float(self.flops.sum())
+        """Charged for all trials."""
+        return float(self.paid.sum())
 
     @property
     def spent_joules(self) -> float | None:
@@ -88,7 +95,7 @@ class Spending:
 
     def ended_within(self, flops: float) -> int:
         """How many trials had ended when `flops` had been spent."""
-        return int(np.searchsorted(np.cumsum(self.flops), flops * (1 + 1e-9), side="right"))
+        return int(np.searchsorted(np.cumsum(self.paid), flops * (1 + 1e-9), side="right"))
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ def compare(studies: Sequence[Spending]) -> list[Comparison]:
 
     def flops_to_match(study: Spending) -> float | None:
         trials = trials_to_area(study, target, reference)
-        return None if trials is None else float(study.flops[:trials].sum())
+        return None if trials is None else float(study.paid[:trials].sum())
 
     return [
         Comparison(

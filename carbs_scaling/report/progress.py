@@ -71,7 +71,7 @@ class SearchProgress:
         if record.imported:
             self.imported += 1
         else:
-            self.spent_flops += record.flops
+            self.spent_flops += record.price_flops
             self.counts[ended(record).status] += 1
         if record.completed:
             self.completed.append(record)
@@ -87,12 +87,14 @@ class SearchProgress:
     @property
     def committed_flops(self) -> float:
         """What the running trials are expected to cost in all."""
-        return sum(trial.record.flops for trial in self.running.values())
+        return sum(trial.record.price_flops for trial in self.running.values())
 
     @property
     def done_flops(self) -> float:
         """What has been computed: ended trials, and running ones as far as they are."""
-        return self.spent_flops + sum(t.record.flops * t.fraction for t in self.running.values())
+        return self.spent_flops + sum(
+            max(0.0, t.record.flops * t.fraction - t.record.inherited_flops) for t in self.running.values()
+        )
 
     @property
     def elapsed_seconds(self) -> float:

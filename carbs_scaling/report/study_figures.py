@@ -260,7 +260,7 @@ def budget_figure(ended: Sequence[tuple[datetime, TrialRecord]], budget_flops: f
     seconds = [(at - ended[0][0]).total_seconds() for at, _ in ended]
     unit, size = ("hours", 3600) if seconds[-1] > 2 * 3600 else ("minutes", 60)
     times = np.array(seconds) / size
-    spent = np.cumsum([record.flops for _, record in ended]) / budget_flops * 100
+    spent = np.cumsum([record.price_flops for _, record in ended]) / budget_flops * 100
     best = np.minimum.accumulate([record.loss if record.completed else np.inf for _, record in ended])
     figure.add_scatter(
         x=times, y=spent, mode="lines", name="budget spent", line={"color": FRONT_COLOUR, "shape": "hv"},

@@ -1,7 +1,8 @@
 """Points to look at: the cheap design that a search begins with, and the candidates of a proposal."""
 
-from collections.abc import Set
-from math import ceil, hypot, log2, sqrt
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from math import ceil, hypot, inf, log2, sqrt
 
 import numpy as np
 from scipy.stats import qmc
@@ -25,6 +26,33 @@ _DESIGN_STEP = 1.0
 _FLOOR_SPREAD = 0.1
 # Farthest from a law's floor that a run for a target is looked for.
 _TARGET_REACH = 1.0
+# Runs whose continuations are looked at, and lengths of each: evenly spread in the log, up to the longest.
+_CONTINUED, _LENGTHS = 48, 12
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the next run may cost.
+
+    Args:
+        space: of the runs.
+        price: most FLOPs that may be paid.
+        flops: most FLOPs of the whole run, with what is not paid again.
+        completed: points of trials that a run may go on from, by number.
+    """
+
+    space: LegalSpace
+    price: float
+    flops: float = inf
+    completed: Mapping[int, Point] = field(default_factory=dict)
+
+    def prices(self, pool: Candidates) -> Array:
+        """FLOPs that each candidate would really cost, shape (m,)."""
+        return pool.flops if self.space.price is None else self.space.prices(pool.points, self.completed)
+
+    def pays(self, pool: Candidates) -> Array:
+        """Which candidates keep to it, shape (m,)."""
+        return (self.prices(pool) <= self.price) & (pool.flops <= self.flops)
 
 
 def design_point(space: LegalSpace, history: History, rng: np.random.Generator, cap: float) -> Point | None:
@@ -136,10 +164,10 @@ def candidates(
     history: History,
     model: LawEnsembleModel,
     rng: np.random.Generator,
-    limit: float,
+    limit: Limit,
     count: int,
 ) -> Candidates:
-    """Somewhat over `count` points of at most `limit` FLOPs.
+    """Somewhat over `count` points that keep to the limit, and continuations of runs where those are cheaper.
 
     They are spread over the space, on the valley floor of drawn laws, and around the front.
     """
@@ -153,7 +181,33 @@ def candidates(
     centres = [space.encoding.position(history.points[i]) for i in front]
     near = around(centres or [space.encoding.position(space.cheapest)], 0.1, count // 2, rng)
     knobs = np.concatenate([spread_out[: count // 2], guided, near])
-    return affordable_pool(space, knobs, tried(history), limit)
+    pool = affordable_pool(space, knobs, tried(history), limit)
+    return pool if space.price is None else joined(pool, continuations(space, history, pool, limit))
+
+
+def continuations(space: LegalSpace, history: History, but: Candidates, limit: Limit) -> Candidates:
+    """Longer runs of what ended, where they cost less than anew: of the front, then of the newest."""
+    front = {point_key(history.points[i]) for i in pareto_front(history.flops, history.loss)}
+    numbers = sorted(
+        history.continuable, key=lambda n: (point_key(history.continuable[n]) in front, n), reverse=True
+    )
+    found: dict[Key, Point] = {}
+    for number in numbers[:_CONTINUED]:
+        point = history.continuable[number]
+        position = space.encoding.position(point)
+        for name in space.length_names:
+            knob = list(space.encoding.distributions).index(name)
+            if position[knob] >= 1:
+                continue
+            for share in np.linspace(0, 1, _LENGTHS + 1)[1:]:
+                longer = position.copy()
+                longer[knob] += share * (1 - position[knob])
+                legal = space.legal({**point, name: space.encoding.point(longer)[name]})
+                found.setdefault(point_key(legal), legal)
+    taken = tried(history) | {point_key(point) for point in but.points}
+    new = space.describe([p for key, p in found.items() if key not in taken and space.permits(p)])
+    cheaper = limit.prices(new) < new.flops * (1 - 1e-9)
+    return new.take(np.flatnonzero(cheaper & limit.pays(new)))
 
 
 def target_candidates(
@@ -161,7 +215,7 @@ def target_candidates(
     history: History,
     theta: Array,
     rng: np.random.Generator,
-    limit: float,
+    limit: Limit,
     count: int,
 ) -> Candidates:
     """Points of any size within a factor of e or so of one law's valley floor, for what they teach about it.
@@ -181,15 +235,16 @@ def target_candidates(
     return affordable_pool(space, knobs, tried(history), limit)
 
 
-def affordable_pool(space: LegalSpace, knobs: Array, taken: Set[Key], limit: float) -> Candidates:
-    """Legal points nearest to rows of `knobs` (m, k) that cost at most `limit` and are not `taken`."""
+def affordable_pool(space: LegalSpace, knobs: Array, taken: Set[Key], limit: Limit) -> Candidates:
+    """Legal points nearest to rows of `knobs` (m, k) that keep to the limit and are not `taken`."""
     batch = space.candidates(knobs, but=taken)
-    return batch.take(np.flatnonzero(batch.flops <= limit))
+    return batch.take(np.flatnonzero(limit.pays(batch)))
 
 
 def tried(history: History) -> set[Key]:
     """Keys of the points of all other trials."""
-    return {point_key(p) for p in history.points + history.pending + history.failed}
+    stopped = [point for point, _ in history.bounded]
+    return {point_key(p) for p in history.points + history.pending + history.failed + stopped}
 
 
 def _features(space: LegalSpace, knobs: Array) -> Array:

@@ -28,8 +28,8 @@ from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
 from carbs_scaling.ledger.imported import Reader, add_runs, read_rows, require_some
-from carbs_scaling.ledger.trials import OWN_PROGRAM_SAYS, read_trials
-from carbs_scaling.samplers.candidates import design_point
+from carbs_scaling.ledger.trials import INHERITED, OWN_PROGRAM_SAYS, read_trials
+from carbs_scaling.samplers.candidates import Limit, design_point
 from carbs_scaling.samplers.checks import TrialChecks, record_own
 from carbs_scaling.samplers.front_search import FrontSearch
 from carbs_scaling.samplers.options import SamplerOptions
@@ -84,6 +84,9 @@ class CarbsSampler(Sampler):
         members: laws in the surrogate's ensemble; 1 leaves the uncertainty of the law out.
         learning: share in which a run is also worth what it teaches about the valley for later runs.
         law_mean: whether the prior mean is the loss law; else it is a constant.
+        price: FLOPs that a point would really cost now, given the points of the trials that it may go on
+            from, by number (completed and stopped ones); at most `flops(point)`, which stays its place on the
+            front. Gains are weighed against it, and the budget is charged it. None: every run begins anew.
 
     Raises:
         ValueError: an argument that cannot be.
@@ -110,6 +113,7 @@ class CarbsSampler(Sampler):
         members: int = SamplerOptions.members,
         learning: float = SamplerOptions.learning,
         law_mean: bool = SamplerOptions.law_mean,
+        price: Callable[[Point, Mapping[int, Point]], float] | None = None,
     ) -> None:
         self.options = SamplerOptions(
             target=target,
@@ -135,6 +139,7 @@ class CarbsSampler(Sampler):
                 project,
                 allowed,
                 rates,
+                price=price,
             ),
             None if budget_flops is None or isinf(budget_flops) else float(budget_flops),
             int(np.random.default_rng().integers(2**32)) if seed is None else int(seed),
@@ -166,10 +171,14 @@ class CarbsSampler(Sampler):
             self._introduce(study)
             self._learn_conditions(study)
             try:
-                point = self.propose(self._history(study, but=trial.number), trial.number)
+                history = self._history(study, but=trial.number)
+                point = self.propose(history, trial.number)
             except BudgetSpent as spent:
                 return self.end(study, trial, spent)
             self._proposed[trial.number] = point
+            if self.space.price is not None:
+                inherited = self.space.cost(point) - float(self.space.prices([point], history.continuable)[0])
+                study._storage.set_trial_user_attr(trial._trial_id, INHERITED, inherited)
             return point
 
     def affordable(self, study: Study) -> bool:
@@ -266,10 +275,10 @@ class CarbsSampler(Sampler):
         if self._trials_left(history) <= 0:
             raise BudgetSpent(f"n_trials={self.options.n_trials} were run")
         limit = self._limit(history)
-        self.require_affordable(limit)
+        self.require_affordable(min(limit.price, limit.flops))
         rng = np.random.default_rng([self.seed, number])
         if self._designs(history) or len(history.points) < 2:
-            return self._design_point(history, rng, limit)
+            return self._design_point(history, rng, min(limit.price, limit.flops))
         if self.target is not None:
             count = 2 * self.options.candidates
             overhead = self._overhead(history)
@@ -293,13 +302,14 @@ class CarbsSampler(Sampler):
         proposed: Point | None,
     ) -> float:
         """FLOPs of a trial that is about to end."""
+        inherited = float(trial.user_attrs.get(INHERITED, 0.0))
         if state is TrialState.COMPLETE and values is not None and isfinite(values[1]):
-            return float(values[1])
+            return max(0.0, float(values[1]) - inherited)
         if state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
             return 0.0
         if proposed is None:
             proposed = self.space.point_of(trial.params)
-        return 0.0 if proposed is None else self.space.cost(proposed)
+        return 0.0 if proposed is None else max(0.0, self.space.cost(proposed) - inherited)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
@@ -331,10 +341,10 @@ class CarbsSampler(Sampler):
             return overhead
         return max(overhead, _SHARE_OF_A_TRIAL * history.remaining_flops(self.budget_flops) / left)
 
-    def _limit(self, history: History) -> float:
+    def _limit(self, history: History) -> Limit:
         """Dearest run that may be proposed now."""
         cap = self.options.max_trial_flops
-        return min(self.may_cost(history), float("inf") if cap is None else cap)
+        return Limit(self.space, self.may_cost(history), inf if cap is None else cap, history.continuable)
 
     def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
@@ -387,6 +397,7 @@ def _build(space: LegalSpace, budget_flops: float, seed: int, options: SamplerOp
         allowed=space.allowed,
         rates=space.rates,
         **asdict(options),
+        price=space.price,
     )
     return sampler
 

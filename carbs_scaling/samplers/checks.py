@@ -9,7 +9,7 @@ import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from carbs_scaling.ledger.trials import RECORD
+from carbs_scaling.ledger.trials import INHERITED, RECORD
 from carbs_scaling.space.projection import LegalSpace
 
 # Factors of the declared FLOPs between which reported ones are fine: runs may end early, or count otherwise.
@@ -99,7 +99,16 @@ def record_own(
     checks.values(trial.number, values, cost)
     roles = {name: float(value) for name, value in (space.roles(point) or {}).items() if value}
     provenance = {"sampler": "carbs"}
-    written = {"roles": roles, "details": {}, "flops": cost, "seed": 0, "provenance": provenance}
+    written: dict[str, Any] = {
+        "roles": roles,
+        "details": {},
+        "flops": cost,
+        "seed": 0,
+        "provenance": provenance,
+    }
+    inherited = study._storage.get_trial(trial._trial_id).user_attrs.get(INHERITED, 0.0)
+    if inherited:
+        written[INHERITED] = inherited
     study._storage.set_trial_user_attr(trial._trial_id, RECORD, written)
 
 

@@ -16,7 +16,7 @@ from carbs_scaling.acquisition.lesson import LessonGain, ValleySpread
 from carbs_scaling.acquisition.price import KnownRows, LogGainPerCost, known_costs, per_flop
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.history import History
-from carbs_scaling.samplers.candidates import affordable_pool, around, candidates, joined, tried
+from carbs_scaling.samplers.candidates import Limit, affordable_pool, around, candidates, joined, tried
 from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import Candidates, LegalSpace, point_key
@@ -41,6 +41,7 @@ class FrontState:
         overhead_flops: what a trial costs beside its FLOPs.
         history: of the other trials.
         lesson: what the laws do not agree on, and the share in which a lesson about it counts.
+        prices: FLOPs that candidates would really cost, shape (m,); None: those of their whole runs.
     """
 
     model: LawEnsembleModel
@@ -50,15 +51,19 @@ class FrontState:
     overhead_flops: float
     history: History
     lesson: tuple[ValleySpread, float] | None = None
+    prices: Callable[[Candidates], np.ndarray] | None = None
 
 
 def front_gain_per_flop(state: FrontState, pool: Candidates) -> AcquisitionFunction:
-    """Log of the expected gain of the front, with what a run teaches, per FLOP, of candidates of `pool`."""
+    """Log of the expected gain of the front, with what a run teaches, per FLOP paid, of `pool`."""
     costs = known_costs(pool.rows, torch.from_numpy(pool.flops))
     gains: list[AcquisitionFunction] = [ExpectedFrontGain(state.model, state.front, costs)]
     if state.lesson is not None:
         gains.append(LessonGain(state.model, *state.lesson))
-    return LogGainPerCost(gains, per_flop(costs, state.overhead_flops), state.feasibility)
+    paid = costs
+    if state.prices is not None:
+        paid = known_costs(pool.rows, torch.from_numpy(state.prices(pool)))
+    return LogGainPerCost(gains, per_flop(paid, state.overhead_flops), state.feasibility)
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,9 @@ class FrontSearch:
     acquisition: Callable[[FrontState, Candidates], AcquisitionFunction] = front_gain_per_flop
 
     def best(
-        self, history: History, model: LawEnsembleModel, rng: np.random.Generator, limit: float
+        self, history: History, model: LawEnsembleModel, rng: np.random.Generator, limit: Limit
     ) -> Point | None:
-        """The best new point of at most `limit` FLOPs; the front's least often run one where all are known.
+        """The best new point that keeps to `limit`; the front's least often run one where all are known.
 
         None where there is neither.
 
@@ -94,16 +99,18 @@ class FrontSearch:
         pool = candidates(self.space, history, state.model, rng, limit, self.options.candidates)
         if not len(pool):
             return self._again(history, known, limit)
-        return self._refined(replace(state, lesson=self._lesson(state, pool, limit)), pool, rng, limit)
+        prices = None if self.space.price is None else limit.prices
+        state = replace(state, lesson=self._lesson(state, pool, limit.price), prices=prices)
+        return self._refined(state, pool, rng, limit)
 
-    def _again(self, history: History, known: History, limit: float) -> Point | None:
-        """A point of the front that costs at most `limit`, of those the one with the fewest runs."""
+    def _again(self, history: History, known: History, limit: Limit) -> Point | None:
+        """A point of the front that keeps to `limit`, of those the one with the fewest runs."""
         front = [known.points[i] for i in pareto_front(known.flops, known.loss)]
         payable = [
             p
             for p in front
             # An imported run may lie where nothing may be run.
-            if self.space.cost(p) <= limit
+            if self.space.cost(p) <= min(limit.price, limit.flops)
             and self.space.permits(p)
             and point_key(self.space.legal(p)) == point_key(p)
         ]
@@ -147,7 +154,7 @@ class FrontSearch:
         share = self.options.learning * float(np.exp(-runs / (8 * self.space.encoding.knobs)))
         return None if spread is None else (spread, share)
 
-    def _refined(self, state: FrontState, pool: Candidates, rng: np.random.Generator, limit: float) -> Point:
+    def _refined(self, state: FrontState, pool: Candidates, rng: np.random.Generator, limit: Limit) -> Point:
         """The best candidate, after moves around the best of `pool`."""
         taken = tried(state.history)
         for spread in _SPREADS:

@@ -9,7 +9,7 @@ from carbs_scaling.acquisition.target_information import TargetInformation, Targ
 from carbs_scaling.laws.fit.law_fit import fit_plain_law
 from carbs_scaling.laws.form.law import value
 from carbs_scaling.ledger.history import History
-from carbs_scaling.samplers.candidates import target_candidates
+from carbs_scaling.samplers.candidates import Limit, target_candidates
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.surrogate.feasibility import feasibility_of
@@ -22,11 +22,11 @@ def most_informative(
     history: History,
     target: tuple[float, float],
     rng: np.random.Generator,
-    limit: float,
+    limit: Limit,
     overhead_flops: float,
     count: int,
 ) -> Point | None:
-    """The best of `count` new points that cost at most `limit` FLOPs; None where there is none.
+    """The best of `count` new points that keep to `limit`; None where there is none.
 
     Args:
         history: at least two completed trials.
@@ -38,7 +38,7 @@ def most_informative(
     if not len(pool):
         return None
     rows = pool.rows
-    costs = known_costs(rows, torch.from_numpy(pool.flops))
+    costs = known_costs(rows, torch.from_numpy(limit.prices(pool)))
     feasibility = feasibility_of(space, history, LawMean(model.theta, space.has_role, 1.0))
     acquisition = LogGainPerCost([TargetInformation(model)], per_flop(costs, overhead_flops), feasibility)
     best, _ = optimize_acqf_discrete(acquisition, q=1, choices=rows)

@@ -69,6 +69,8 @@ class LegalSpace:
         allowed: whether a legal point may be run at all, or None where every one may.
         rates: what is known of the best learning rate before any run.
         conditions: when dimensions do not matter.
+        price: FLOPs that a point would really cost now, given the points of trials that it may go on from, by
+            number; None: all that `flops` says.
     """
 
     encoding: Encoding
@@ -78,6 +80,7 @@ class LegalSpace:
     allowed: Callable[[Point], bool] | None = None
     rates: RatePrior = ADAMW
     conditions: Conditions = field(default_factory=Conditions)
+    price: Callable[[Point, Mapping[int, Point]], float] | None = None
 
     def __post_init__(self) -> None:
         knobs = qmc.Sobol(self.encoding.knobs, rng=_PROBE_SEED).random(_PROBES)
@@ -93,6 +96,7 @@ class LegalSpace:
         self.centre: tuple[float, float, float, float] = (n, d, e, b)
         self._find_extremes(points)
         self.floor_field = self._floor_field(points)
+        self.length_names = [] if self.price is None else self._length_knobs()
         self._role_knobs = {name: self._role_knob(name) for name in ("learning_rate", "batch_tokens")}
 
     def legal(self, point: Point) -> Point:
@@ -140,6 +144,31 @@ class LegalSpace:
         if not (isfinite(flops) and flops > 0):
             raise ValueError(f"flops({point}) gave {told!r}, which is no positive number")
         return flops
+
+    def prices(self, points: list[Point], completed: Mapping[int, Point]) -> np.ndarray:
+        """FLOPs that each of m points would really cost now, at most those of its whole run, shape (m,)."""
+        whole = np.array([self.cost(point) for point in points])
+        if self.price is None or not len(points):
+            return whole
+        told = np.array([float(self.price(dict(point), completed)) for point in points])
+        if not (np.isfinite(told).all() and (told >= 0).all()):
+            raise ValueError(f"price() gave {told[~(told >= 0)][:1]}, which is no number of FLOPs")
+        return np.minimum(told, whole)
+
+    def _length_knobs(self) -> list[str]:
+        """Dimensions that change a run's tokens and nothing else that laws read; else all that cost."""
+        names = [n for n, moves in zip(self.encoding.distributions, self.moves_cost, strict=True) if moves]
+        if not self.has_role[1]:
+            return names
+        found = []
+        for name in names:
+            knobs = np.full((3, self.encoding.knobs), 0.5)
+            knobs[:, list(self.encoding.distributions).index(name)] = (0.3, 0.5, 0.7)
+            logs = self._log_roles([self.legal(point) for point in self.encoding.points(knobs)])
+            others = np.nan_to_num(logs[:, [0, 2, 3]])
+            if np.ptp(logs[:, 1]) > 1e-9 and (np.ptp(others, axis=0) < 1e-9).all():
+                found.append(name)
+        return found
 
     def candidates(self, knobs: np.ndarray, but: Set[Key] = frozenset()) -> Candidates:
         """Legal, allowed points nearest to rows of `knobs` (m, k), without repeats.

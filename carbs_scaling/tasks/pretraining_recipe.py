@@ -26,7 +26,12 @@ from carbs_scaling.training.recipe import OPTIMIZER_VALUES, Recipe
 from carbs_scaling.training.recipe_file import LOCAL_DATA_KEYS, Prediction, RecipeFile
 
 # Of a run's schedule where the identity of a study leaves out what its shape does not read.
-UNREAD_SCHEDULE = {"decay_fraction": 1.0, "decay_shape": "linear", "decay_exponent": 1.0}
+UNREAD_SCHEDULE: dict[str, Any] = {
+    "decay_fraction": 1.0,
+    "decay_shape": "linear",
+    "decay_exponent": 1.0,
+    "warmup_steps": None,
+}
 # How much a factor of e in width / depth weighs against one in N, squared: the loss depends on the aspect
 # weakly (Kaplan et al. 2020, arXiv 2001.08361, section 3.1), so N is met first.
 ASPECT_WEIGHT = 0.01

@@ -236,6 +236,18 @@ class PretrainingSpace:
         # A rate that follows from the others teaches nothing about its own valley.
         return roles if self._law is not None else {**roles, "learning_rate": values["learning_rate"]}
 
+    def recipe_key(self, point: Point) -> tuple[str, ...]:
+        """What runs have in common that differ in their length alone, to nine digits."""
+        values = self._with_heads(self._complete(point))
+        others = {name: value for name, value in values.items() if name != self._length}
+        # A law's rate may depend on the length.
+        rate = self._learning_rate(values)
+        return tuple(f"{name}={value:.9g}" for name, value in sorted({**others, "rate": rate}.items()))
+
+    def steps(self, point: Point) -> int:
+        """Optimizer steps of a point."""
+        return self._steps(self._with_heads(self._complete(point)))
+
     @property
     def _cheapest(self) -> Point:
         """Smallest shape, fewest tokens, smallest batch; whole steps leave it within 5% of the cheapest."""

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ from carbs_scaling.tasks.pretraining_config import TrainedModelConfig
 from carbs_scaling.tasks.pretraining_memory import MemoryLimit, activation_size
 from carbs_scaling.tasks.pretraining_recipe import data_settings
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
+from carbs_scaling.tasks.trunks import FOLDER, Trunks
 from carbs_scaling.training.checkpoint import CheckpointPlan, run_identity
 from carbs_scaling.training.config import SCORES
 from carbs_scaling.training.job import TrainingJob
@@ -86,6 +87,11 @@ class TrainedModel(Task):
             raise ConfigError("space: every dimension is fixed; give at least one a range, or use train")
         if isinstance(text, PreparedText):
             self.description += self._repeats(text)
+        self.continues = limits.trials.continued
+        self._disk_bytes = limits.trials.disk_bytes
+        if self.continues:
+            self._require_trunks()
+        self.trunks = Trunks(self.legal, config.schedule)
         self.memory: MemoryLimit | None = None
         if limits.memory_bytes is not None:
             self.memory = MemoryLimit(
@@ -138,6 +144,35 @@ class TrainedModel(Task):
         """N, D, batch in tokens, and the learning rate where it is not a law's."""
         return self.legal.roles(point)
 
+    def _require_trunks(self) -> None:
+        """Refuses a configuration in which no run can go on from another."""
+        schedule, space = self.config.schedule, self.config.space
+        if schedule.name != "wsd" or schedule.warmup_steps is None:
+            raise ConfigError(
+                "trials=continued needs schedule=wsd and schedule.warmup_steps, such as 40: with others the "
+                "rates depend on a run's length from its first step on; +experiment=continued sets both"
+            )
+        if "warmup_fraction" in self.space:
+            raise ConfigError(
+                f"space.warmup_fraction={space['warmup_fraction']}: schedule.warmup_steps is read"
+            )
+
+    def parent(self, point: Point, completed: Mapping[int, Point]) -> int | None:
+        """The trial whose trunk is the longest that the run can begin with."""
+        found = self.trunks.longest(point, completed) if self.continues else None
+        return None if found is None else found[0]
+
+    def price(self, point: Point, completed: Mapping[int, Point]) -> float:
+        """FLOPs of the steps after the trunk."""
+        flops = self.flops(point)
+        found = self.trunks.longest(point, completed) if self.continues else None
+        return flops if found is None else flops * (1 - found[1] / self.legal.steps(point))
+
+    def keep_trunks(self, useful: Sequence[int], running: Collection[int], study_folder: str) -> None:
+        """Keeps those that fit into `trials.disk_bytes`."""
+        if self.continues:
+            self.trunks.look(Path(study_folder) / FOLDER, useful, running, self._disk_bytes)
+
     def details(self, point: Point) -> dict[str, Any]:
         """The whole recipe and shape, and FLOPs in every convention."""
         return self.legal.details(point)
@@ -173,6 +208,13 @@ class TrainedModel(Task):
             checkpoints = CheckpointPlan(str(place), how.checkpoint_minutes, run)
         if folder is not None and how.keep_models != "none":
             model_folder = str(Path(folder) / MODELS / f"{context.number:05d}")
+        trunk = goes_on_from = None
+        if self.continues and folder is not None:
+            same = self.legal.recipe_key(point)
+            run, place = run_identity("trunk", same, context.seed, self.identity()), Path(folder) / FOLDER
+            trunk = CheckpointPlan(str(place / f"{context.number:05d}"), 0.0, run)
+            if context.parent is not None:
+                goes_on_from = CheckpointPlan(str(place / f"{context.parent:05d}"), 0.0, run)
         return TrainingJob(
             recipe=recipe,
             text=self.text,
@@ -187,6 +229,9 @@ class TrainedModel(Task):
             checkpoints=checkpoints,
             model_folder=model_folder,
             tokenizer=self.text.tokenizer,
+            trunk=trunk,
+            goes_on_from=goes_on_from,
+            stop_rule=context.stop_rule,
         )
 
     def recorded(self, numbers: Collection[int], study_folder: str) -> None:
@@ -222,7 +267,9 @@ class TrainedModel(Task):
         objective = asdict(config.objective)
         if not config.objective.gradient_noise_scale:
             del objective["gradient_noise_scale"]
+        trials = {"trials": {"name": "continued"}} if self.continues else {}
         return {
+            **trials,
             "space": config.space,
             "model": config.model.plain(),
             "optimizer": asdict(config.optimizer),

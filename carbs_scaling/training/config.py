@@ -38,7 +38,7 @@ class ScheduleConfig:
     """The shape of the learning rate after warmup, down to `final_fraction` of its peak.
 
     `decay_fraction` and `decay_shape` are read, and checked, by `wsd` only; `decay_exponent` where a decay
-    has the shape `power`.
+    has the shape `power`. `warmup_steps`: of every run, in place of its recipe's `warmup_fraction`.
     """
 
     name: str = MISSING
@@ -46,6 +46,7 @@ class ScheduleConfig:
     decay_fraction: float = MISSING
     decay_shape: str = MISSING
     decay_exponent: float = MISSING
+    warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
         require_choice("schedule.name", self.name, SCHEDULES)
@@ -54,6 +55,10 @@ class ScheduleConfig:
         )
         require(
             0 < self.decay_fraction <= 1, f"schedule.decay_fraction={self.decay_fraction} must lie in (0, 1]"
+        )
+        require(
+            self.warmup_steps is None or self.warmup_steps >= 0,
+            f"schedule.warmup_steps={self.warmup_steps} must not be negative, or null",
         )
         if self.name == "wsd":
             require_choice("schedule.decay_shape", self.decay_shape, DECAY_SHAPES)
@@ -74,6 +79,8 @@ class ScheduleConfig:
         names = ["name", "final_fraction"]
         if self.name == "wsd":
             names += ["decay_fraction", "decay_shape"]
+        if self.warmup_steps is not None:
+            names.append("warmup_steps")
         return (*names, "decay_exponent") if self.has_power_decay else tuple(names)
 
 

@@ -1,6 +1,7 @@
 """The loss curve of a trial: a file of JSON lines that grows while it trains."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -21,12 +22,15 @@ class LossCurve:
     Args:
         path: of the file.
         kept_step: points up to this step are kept of a file that exists, others dropped: 0 for a new curve.
+        inherited: points that a new curve begins with.
     """
 
-    def __init__(self, path: str | None, kept_step: int = 0) -> None:
+    def __init__(
+        self, path: str | None, kept_step: int = 0, inherited: Sequence[dict[str, float]] = ()
+    ) -> None:
         self._handle = None
         if path is not None:
-            kept = _lines_to(Path(path), kept_step)
+            kept = [json.dumps(point) + "\n" for point in inherited] or _lines_to(Path(path), kept_step)
             # Kept open for the whole run, and closed by `__exit__`.
             self._handle = Path(path).open("w", encoding="utf-8")  # noqa: SIM115
             self._handle.writelines(kept)
@@ -53,6 +57,11 @@ class LossCurve:
         if self._handle is not None:
             self._handle.write(json.dumps(point) + "\n")
             self._handle.flush()
+
+
+def points_to(path: str | None, step: int) -> list[dict[str, float]]:
+    """The points of a curve up to a step; none without a file."""
+    return [] if path is None else [json.loads(line) for line in _lines_to(Path(path), step)]
 
 
 def _lines_to(path: Path, step: int) -> list[str]:

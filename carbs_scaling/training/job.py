@@ -6,6 +6,7 @@ from carbs_scaling.data.examples import LabelledExamples
 from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.data.rows import PreparedRows
 from carbs_scaling.optimizers.optimizer import Hyperparameters
+from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.training.checkpoint import CheckpointPlan
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.recipe import Recipe
@@ -28,6 +29,9 @@ class TrainingJob:
         checkpoints: where the run keeps its state from time to time, and goes on from; None for nowhere.
         model_folder: where the trained model is saved (`training.saved_model`); None for nowhere.
         tokenizer: of the text, saved with the model; `none` for a model without one.
+        trunk: where the state before the decay is left for longer runs of the recipe; None for nowhere.
+        goes_on_from: where a shorter run left such a state that this one begins with; None: it begins anew.
+        stop_rule: when it ends early; None: never.
     """
 
     recipe: Recipe
@@ -43,6 +47,9 @@ class TrainingJob:
     checkpoints: CheckpointPlan | None = None
     model_folder: str | None = None
     tokenizer: str = "bytes"
+    trunk: CheckpointPlan | None = None
+    goes_on_from: CheckpointPlan | None = None
+    stop_rule: StopRule | None = None
 
 
 def hyperparameters(job: TrainingJob) -> Hyperparameters:

@@ -28,7 +28,7 @@ from carbs_scaling.training.checkpoint import (
     save_checkpoint,
 )
 from carbs_scaling.training.config import SCORES
-from carbs_scaling.training.curve import LossCurve, point_interval
+from carbs_scaling.training.curve import LossCurve, point_interval, points_to
 from carbs_scaling.training.device import choose_device, device_name
 from carbs_scaling.training.distributed import Ranks
 from carbs_scaling.training.divergence import DivergenceCheck
@@ -38,10 +38,10 @@ from carbs_scaling.training.job import TrainingJob, hyperparameters, micro_batch
 from carbs_scaling.training.learning import Learning, learning, objective_value
 from carbs_scaling.training.losses import ResponseLosses
 from carbs_scaling.training.noise_scale import NoiseMeter
-from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step
+from carbs_scaling.training.schedules import build_scheduler, set_scheduler_step, trunk_steps
 from carbs_scaling.training.step import is_out_of_memory, precision
 from carbs_scaling.training.step_building import build_step, compiled_model, is_compiled, measured_step
-from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
+from carbs_scaling.trial import Completed, Diverged, OutOfMemory, ParentLost, Stopped, TrialOutcome
 
 # Steps between two readings of the loss: each waits for the GPU.
 CHECK_STEPS = 16
@@ -53,7 +53,7 @@ Watch = Callable[[int, float, float], None]
 
 @dataclass
 class _Tally:
-    """What a run has done so far, also when it ends early."""
+    """What a run has done so far, also when it ends early; `stopped`: by its rule."""
 
     steps: int = 0
     started: float | None = None
@@ -63,6 +63,7 @@ class _Tally:
     float32_loss: float | None = None
     measured: dict[str, float] = field(default_factory=dict)
     epochs: float | None = None
+    stopped: bool = False
 
     def seconds_so_far(self) -> float:
         """Of this process and, for a run that goes on from a checkpoint, of those before it."""
@@ -73,7 +74,8 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
     """Train one model and score it on the held-out windows.
 
     Divergence and lack of memory are outcomes, not exceptions: the search learns from them. With checkpoints
-    it goes on from the last one of the same run, and ends as the unbroken run does.
+    it goes on from the last one of the same run, and ends as the unbroken run does. The outcome is
+    `ParentLost` where the state that it begins with is gone.
 
     Args:
         job: the same in all processes of a run.
@@ -100,6 +102,8 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             loss, trouble = _train_and_score(job, device, tally, watch, ranks)
+    except _TrunkLost as lost:
+        return ParentLost(message=str(lost))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or ranks.size > 1:
             raise
@@ -125,10 +129,17 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
         metrics["epochs"] = tally.epochs
     if loss is None:
         progress = tally.steps / job.recipe.steps
+        if tally.stopped:
+            bound = None if job.stop_rule is None else job.stop_rule.at_least
+            return Stopped(progress=progress, message=trouble, metrics=metrics, at_least=bound, **common)
         return kind(progress=progress, message=trouble, metrics=metrics, **common)
     value = objective_value(job.objective.metric, tally.measured)
     of_laws = loss if job.objective.metric in SCORES else None
     return Completed(loss=value, loss_of_laws=of_laws, metrics={**tally.measured, **metrics}, **common)
+
+
+class _TrunkLost(Exception):
+    """The state that a run begins with cannot be read."""
 
 
 def _train_and_score(
@@ -148,8 +159,18 @@ def _train_and_score(
 
     model = ranks.place(build(), device)
     checkpoint = None if job.checkpoints is None else ranks.load(job.checkpoints)
+    inherited: list[dict[str, float]] = []
+    if checkpoint is None and job.goes_on_from is not None:
+        checkpoint = ranks.load(job.goes_on_from)
+        if checkpoint is None:
+            raise _TrunkLost(f"there is no whole state in {job.goes_on_from.folder}")
+        checkpoint = _begun_by_parent(checkpoint)
+        inherited = [
+            {**point, "progress": point["step"] / job.recipe.steps, "seconds": 0.0}
+            for point in checkpoint.state["curve"]
+        ]
     curve_path = job.curve_path if ranks.first else None
-    with LossCurve(curve_path, 0 if checkpoint is None else checkpoint.step) as curve:
+    with LossCurve(curve_path, 0 if checkpoint is None else checkpoint.step, inherited) as curve:
         run = _Run(model, job, learnt, device, tally, curve, watch, ranks)
         if trouble := run.train(checkpoint):
             return None, trouble
@@ -174,6 +195,11 @@ def _train_and_score(
                 tally.float32_loss = ranks.mean_loss(partial(score, in_float32=True), indices)
                 ranks.on_first(partial(save, ranks.gathered(model, build), job.model_folder))
             return loss, ""
+
+
+def _begun_by_parent(trunk: Checkpoint) -> Checkpoint:
+    """A trunk as the first state of another run, whose seconds are its own."""
+    return Checkpoint(trunk.step, {**trunk.state, "seconds": 0.0, "has_saved": False}, trunk.tensors)
 
 
 class _Run:
@@ -219,6 +245,8 @@ class _Run:
         self._windows = learnt.train
         self._since_point: list[float] = []
         self._has_saved = False
+        self._leaves_at = 0 if job.trunk is None else trunk_steps(job.schedule, recipe.steps)
+        self._ruled_share, self._since_rule = 0.0, [0.0, 0]  # sum and count of losses since the last look
 
     def train(self, checkpoint: Checkpoint | None) -> str:
         """Run the steps that are left; returns why the run diverged, or an empty text."""
@@ -238,7 +266,8 @@ class _Run:
                 at_point = tally.steps % every == 0 or tally.steps == recipe.steps
                 # Several processes read after the same steps, whichever was asked to stop.
                 at_stop = stop.asked and self._ranks.size == 1
-                was_read = at_point or len(unread) == CHECK_STEPS or at_stop
+                at_end_of_trunk = tally.steps == self._leaves_at
+                was_read = at_point or len(unread) == CHECK_STEPS or at_stop or at_end_of_trunk
                 if was_read:
                     losses = self._ranks.mean(torch.stack(unread))
                     unread.clear()
@@ -247,6 +276,10 @@ class _Run:
                 if at_point:
                     self._add_point()
                 self._scheduler.step()
+                if at_end_of_trunk:
+                    self._leave_trunk()
+                if was_read and (reason := self._reason_to_stop()):
+                    return reason
                 if was_read:
                     self._save_if_due(stop)
         if self._device.type == "cuda":
@@ -264,12 +297,29 @@ class _Run:
         """Why the run has diverged after these further losses; empty if it has not."""
         tally = self._tally
         self._since_point += losses
+        self._since_rule = [self._since_rule[0] + sum(losses), self._since_rule[1] + len(losses)]
         tally.seconds = tally.seconds_so_far()
         tally.epochs = self._windows.repeats(tally.steps * self._job.recipe.batch_size)
         trouble = self._divergence.reason(losses)
         if self._watch is not None and not trouble:
             self._watch(tally.steps, tally.seconds, sum(losses) / len(losses))
         return trouble
+
+    def _reason_to_stop(self) -> str:
+        """Why the rule ends the run here, with a trunk where there is one to leave; empty if it does not."""
+        rule, tally = self._job.stop_rule, self._tally
+        share = tally.steps / self._job.recipe.steps
+        if rule is None or share == 1 or not rule.passes(self._ruled_share, share):
+            return ""
+        loss = self._since_rule[0] / max(1, self._since_rule[1])
+        stops = rule.stops(self._ruled_share, share, loss)
+        self._ruled_share, self._since_rule = share, [0.0, 0]
+        if not stops:
+            return ""
+        if tally.steps < self._leaves_at:
+            self._leave_trunk()
+        tally.stopped, tally.seconds = True, tally.seconds_so_far()
+        return f"it would hardly have come below {rule.at_least:.4g}, the front at its FLOPs"
 
     def _add_point(self) -> None:
         recipe, tally = self._job.recipe, self._tally
@@ -312,8 +362,18 @@ class _Run:
         if stopping:
             raise KeyboardInterrupt
 
+    def _leave_trunk(self) -> None:
+        """Writes the state that longer runs of the recipe go on from."""
+        if self._job.trunk is not None:
+            self._write(self._job.trunk, {"curve": points_to(self._job.curve_path, self._tally.steps)})
+
     def _save(self, plan: CheckpointPlan) -> None:
+        self._write(plan, {"has_saved": True, "rule": [self._ruled_share, *self._since_rule]})
+        self._saved_at, self._has_saved = time.perf_counter(), True
+
+    def _write(self, plan: CheckpointPlan, more: dict[str, Any]) -> None:
         state = {
+            **more,
             "seconds": self._tally.seconds,
             "since_point": self._since_point,
             "divergence": self._divergence.state(),
@@ -323,10 +383,12 @@ class _Run:
         }
         tensors = self._ranks.whole(run_tensors(self._model, self._optimizer))
         self._ranks.on_first(partial(save_checkpoint, plan, Checkpoint(self._tally.steps, state, tensors)))
-        self._saved_at, self._has_saved = time.perf_counter(), True
 
     def _go_on_from(self, checkpoint: Checkpoint) -> None:
-        state, self._has_saved = checkpoint.state, True
+        state, self._has_saved = checkpoint.state, checkpoint.state["has_saved"]
+        self._ruled_share, *self._since_rule = state.get(
+            "rule", [checkpoint.step / self._job.recipe.steps, 0.0, 0]
+        )
         tensors = self._ranks.laid_out(checkpoint.tensors, self._model, self._optimizer)
         restore_tensors(self._model, self._optimizer, tensors)
         set_scheduler_step(self._scheduler, checkpoint.step)

@@ -37,7 +37,9 @@ def learning_rate_factor(schedule: ScheduleConfig, warmup_fraction: float, step:
     Warmup rises linearly over the first `warmup_fraction` of the steps, from above 0: no step is lost.
     After it, `cosine`, `linear` and `power` fall over all that is left; `wsd` (warmup, stable, decay; Hu et
     al., arXiv 2404.06395) stays at the peak and falls in its `decay_shape` over the last `decay_fraction` of
-    the steps; `constant` stays. `final_fraction` would be reached one step after the last.
+    the steps; `constant` stays. `final_fraction` would be reached one step after the last. With
+    `schedule.warmup_steps` the rise takes so many steps in runs of any length; a decay that begins before its
+    end begins at the rate that was reached.
 
     Args:
         schedule: shape and final value.
@@ -45,6 +47,8 @@ def learning_rate_factor(schedule: ScheduleConfig, warmup_fraction: float, step:
         step: 0-based; beyond the last, where a trainer looks ahead, it stays at its end.
         steps: of the whole run.
     """
+    if schedule.warmup_steps is not None:
+        return _after_fixed_warmup(schedule, schedule.warmup_steps, step, steps)
     warmup = round(warmup_fraction * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -56,6 +60,31 @@ def learning_rate_factor(schedule: ScheduleConfig, warmup_fraction: float, step:
     progress = min(1.0, max(0, step - (steps - decay)) / max(1, decay))
     fall = decay_factor(shape, progress, schedule.decay_exponent)
     return schedule.final_fraction + (1 - schedule.final_fraction) * fall
+
+
+def trunk_steps(schedule: ScheduleConfig, steps: int) -> int:
+    """Steps before the decay of a run of `steps`, which are the same in all longer runs of its recipe.
+
+    Only of `wsd` with `warmup_steps`: other rates depend on the length of the run from the first step on.
+    """
+    if schedule.name != "wsd" or schedule.warmup_steps is None:
+        return 0
+    return steps - max(1, round(schedule.decay_fraction * steps))
+
+
+def _after_fixed_warmup(schedule: ScheduleConfig, warmup: int, step: int, steps: int) -> float:
+    """`learning_rate_factor` with a warmup of so many steps."""
+    shape = schedule.name
+    start = min(warmup, steps - 1)
+    if shape == "constant":
+        start = steps
+    elif shape == "wsd":
+        start, shape = trunk_steps(schedule, steps), schedule.decay_shape
+    rise = min(1.0, (min(step, start) + 1) / (warmup + 1))
+    if step < start or schedule.name == "constant":
+        return rise
+    fall = decay_factor(shape, min(1.0, (step - start) / max(1, steps - start)), schedule.decay_exponent)
+    return rise * (schedule.final_fraction + (1 - schedule.final_fraction) * fall)
 
 
 def build_scheduler(

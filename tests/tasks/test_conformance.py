@@ -13,7 +13,7 @@ from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.task import Job, TrialContext
 from carbs_scaling.tasks import TASKS
-from carbs_scaling.trial import Completed, TrialOutcome, charged_flops
+from carbs_scaling.trial import Completed, TrialOutcome, flops_so_far
 from tests.own_program import written
 from tests.small_models import sums, trained_folder
 from tests.toy_task import ToyTask
@@ -110,5 +110,5 @@ def test_the_same_seed_gives_the_same_loss_in_a_pickled_copy(task, points, tmp_p
     assert isinstance(first, Completed)
     assert isinstance(second, Completed)
     assert first.loss == second.loss
-    assert charged_flops(task.flops(point), first) == task.flops(point)
+    assert flops_so_far(task.flops(point), first) == task.flops(point)
     assert TrialOutcome.from_dict(json.loads(json.dumps(first.to_dict()))) == first

@@ -1,0 +1,161 @@
+"""The search with prices by trunk against the same search at full prices, on synthetic problems.
+
+    OMP_NUM_THREADS=1 python benchmarks/continued_replay.py [--seeds 3] [--problems "published law"]
+
+A run of the same recipe with fewer tokens leaves a trunk before its decay: a longer one pays for what comes
+after. What that costs in loss is in the table: continued runs end `--penalty` higher, as a decay over the
+last 30% from a constant rate does against the best cosine, and their best rate is half the cosine's. Arms:
+
+    fresh        cosine, full prices
+    continued    trunks, and a sampler that knows the prices
+    blind        trunks and their prices charged, by a sampler that takes each run at its full price
+
+Regret: 1 - area of the noise-free losses of what was run / that of the true front of fresh runs. The figure is
+the share of fresh's FLOPs that an arm has spent when its regret is that of fresh at the end.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from _problems import BANK, Problem
+from optuna.trial import TrialState
+
+from carbs_scaling.frontier import hypervolume
+from carbs_scaling.samplers.carbs import CarbsSampler
+from carbs_scaling.samplers.sampler import new_study
+
+DECAY = 0.3
+SAME = ("width", "depth", "learning_rate", "batch_sequences")
+
+
+def main() -> None:
+    """Prints a row a problem."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--problems", default="", help="part of a problem's name")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--max-trials", type=int, default=60)
+    parser.add_argument("--budget", type=float, default=2.0, help="in dearest runs")
+    parser.add_argument("--penalty", type=float, default=0.003)
+    parser.add_argument("--arms", default="fresh,continued,blind")
+    parser.add_argument("--smoke", action="store_true", help="one problem, one seed, 16 trials")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/continued_replay.json"))
+    options = parser.parse_args()
+    if options.smoke:
+        options.problems, options.seeds, options.max_trials = "published", 1, 16
+    torch.set_num_threads(1)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(options.output.read_text()) if options.output.exists() else {}
+    arms = options.arms.split(",")
+    bank = [problem for problem in BANK if options.problems in problem.name]
+    for seed in range(options.seeds):
+        for problem in bank:
+            for arm in arms:
+                key = key_of(arm, problem, options, seed)
+                if key not in results:
+                    results[key] = one_search(arm, problem, seed, options)
+                    options.output.write_text(json.dumps(results, indent=1))
+    print("| problem | " + " | ".join(f"{arm}: regret, share to fresh's" for arm in arms) + " |")
+    print("| --- | " + " | ".join("---" for _ in arms) + " |")
+    shares = {arm: [] for arm in arms}
+    for problem in bank:
+        row = [problem.name]
+        for arm in arms:
+            runs = [
+                (
+                    results[key_of(arm, problem, options, seed)],
+                    results[key_of("fresh", problem, options, seed)],
+                )
+                for seed in range(options.seeds)
+            ]
+            share = [needed(run, fresh) for run, fresh in runs]
+            shares[arm] += share
+            row.append(f"{np.mean([run['regret'][-1] for run, _ in runs]):.4f}, {np.median(share):.2f}")
+        print("| " + " | ".join(row) + " |")
+    for arm in arms:
+        reached = [share for share in shares[arm] if np.isfinite(share)]
+        print(
+            f"{arm}: median share {np.median(shares[arm]):.2f}, mean of those that got there "
+            f"{np.mean(reached) if reached else np.nan:.2f} ({len(reached)} of {len(shares[arm])})"
+        )
+
+
+def key_of(arm: str, problem: Problem, options: argparse.Namespace, seed: int) -> str:
+    """Of a search in the JSON."""
+    return f"{arm}|{problem.name}|{options.budget:g}|{options.max_trials}|{options.penalty:g}|{seed}"
+
+
+def needed(run: dict, fresh: dict) -> float:
+    """FLOPs until the final regret of fresh is reached, as a share of what fresh had spent by then."""
+    goal = fresh["regret"][-1]
+    first = {}
+    for name, one in (("own", run), ("fresh", fresh)):
+        there = [paid for paid, regret in zip(one["paid"], one["regret"], strict=True) if regret <= goal]
+        first[name] = there[0] if there else np.inf
+    return first["own"] / first["fresh"]
+
+
+def price(problem: Problem, point: dict, completed: dict[int, dict]) -> float:
+    """FLOPs after the longest trunk of the recipe that is no longer than the run before its decay."""
+    most = (1 - DECAY) * point["tokens"] * (1 + 1e-12)
+    trunks = [
+        (1 - DECAY) * other["tokens"]
+        for other in completed.values()
+        if all(abs(other[name] / point[name] - 1) < 1e-9 for name in SAME)
+    ]
+    longest = max([tokens for tokens in trunks if tokens <= most], default=0.0)
+    return problem.flops(point) * (1 - longest / point["tokens"])
+
+
+def one_search(arm: str, problem: Problem, seed: int, options: argparse.Namespace) -> dict:
+    """Spends the budget: (FLOPs paid, regret) after each trial."""
+    noise = np.random.default_rng([7, seed])
+    budget = options.budget * problem.budget / 5
+    fresh = arm == "fresh"
+
+    def cost(point: dict, completed: dict[int, dict]) -> float:
+        return problem.flops(point) if fresh else price(problem, point, completed)
+
+    told = {} if arm in ("fresh", "blind") else {"price": cost}
+    sampler = CarbsSampler(
+        problem.distributions,
+        problem.flops,
+        problem.roles,
+        problem.project,
+        budget,
+        seed=seed,
+        overhead_flops=budget / (2 * options.max_trials),
+        **told,
+    )
+    study = new_study(sampler)
+    began, best, total = time.perf_counter(), problem.best_area(), 0.0
+    done, flops, truth, paid, regrets = {}, [], [], [], []
+    while len(paid) < options.max_trials and total < budget and sampler.affordable(study):
+        trial = study.ask(problem.distributions)
+        point = dict(trial.params)
+        total += cost(point, done)
+        # A constant rate is best at half the cosine's, which a cosine has on average.
+        as_cosine = point if fresh else {**point, "learning_rate": 2 * point["learning_rate"]}
+        loss = problem.loss(as_cosine, noise)
+        if loss is None:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            more = 0.0 if fresh else options.penalty
+            study.tell(trial, [loss + more, problem.flops(point)])
+            done[trial.number] = point
+            flops.append(problem.flops(point))
+            truth.append(problem.true_loss(as_cosine) + more)
+        paid.append(total)
+        area = hypervolume(np.array(flops), np.array(truth), problem.reference) if flops else 0.0
+        regrets.append(1 - area / best)
+    seconds = time.perf_counter() - began
+    return {"paid": paid, "regret": regrets, "budget": budget, "seconds": seconds, "whole": sum(flops)}
+
+
+if __name__ == "__main__":
+    main()
