@@ -27,6 +27,7 @@ FIRST_RATE = 0.01
 STAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 RIDGE = ((1, 1), (-1, -1))
 MOST_LOSS = 1e9
+EDGE = 0.35  # half a step of the lattice
 FAR = 1.08  # runs whose loss is more than this many times the best one's tell nothing of the valley's bottom
 
 
@@ -186,11 +187,13 @@ class Valley:
         bottoms: (ln rate, ln batch) of least loss by model, shape (s, 2).
         losses: there, shape (s,).
         hessian: of the loss, shape (2, 2); positive definite where the runs identify a bottom.
+        at_edge: whether a bottom would lie beyond the batches that were run, and stands at their end; shape (s,).
     """
 
     bottoms: np.ndarray
     losses: np.ndarray
     hessian: np.ndarray
+    at_edge: np.ndarray
 
     @property
     def identified(self) -> bool:
@@ -199,7 +202,10 @@ class Valley:
 
 
 def fit_valley(
-    places: Sequence[np.ndarray], losses: Sequence[np.ndarray], hessian: np.ndarray | None = None
+    places: Sequence[np.ndarray],
+    losses: Sequence[np.ndarray],
+    hessian: np.ndarray | None = None,
+    limited: bool = True,
 ) -> Valley:
     """Least squares of `loss = c + g z + z' H z / 2` with c and g of each model's own, and one H.
 
@@ -209,17 +215,20 @@ def fit_valley(
         places: (ln rate, ln batch) of each model's runs, shape (n, 2) each.
         losses: shape (n,) each; infinite ones are left out.
         hessian: H where it is known, shape (2, 2); then all runs that did not diverge count.
+        limited: whether a best batch beyond those that were run is taken to be at their end.
 
     Raises:
         ValueError: a model has fewer than three runs near its best.
     """
     rows, values, count = [], [], len(places)
-    origins = []
+    origins, reaches = [], []
     for number, (z, loss) in enumerate(zip(places, losses, strict=True)):
         near = np.asarray(loss) <= (FAR * np.min(loss) if hessian is None else MOST_LOSS)
         if near.sum() < 3:
             raise ValueError(f"model {number} has {near.sum()} runs near its best: three are needed")
         origins.append(np.asarray(z)[near].mean(axis=0))
+        batches = np.asarray(z)[near, 1] - origins[-1][1]
+        reaches.append((batches.min() - EDGE, batches.max() + EDGE))
         for place, value in zip(np.asarray(z)[near] - origins[-1], np.asarray(loss)[near], strict=True):
             own = np.zeros(3 * count)
             own[3 * number : 3 * number + 3] = (1, *place)
@@ -236,7 +245,18 @@ def fit_valley(
         hessian = np.array([[a, b], [b, c]])
     own = solution[: 3 * count].reshape(count, 3)
     moves = -np.linalg.solve(hessian, own[:, 1:].T).T
-    return Valley(np.array(origins) + moves, own[:, 0] + (own[:, 1:] * moves).sum(axis=1) / 2, hessian)
+    at_edge = np.zeros(count, dtype=bool)
+    if limited:
+        low, high = np.array(reaches).T
+        if np.linalg.eigvalsh(hessian)[0] <= 0:  # no bottom: the best batch is an end
+            moves[:, 1] = np.where(own[:, 2] > 0, low, high)
+        held = np.clip(moves[:, 1], low, high)
+        at_edge = held != moves[:, 1]
+        moves[:, 1] = held
+        moves[:, 0] = -(own[:, 1] + hessian[0, 1] * held) / hessian[0, 0]
+    bends = np.einsum("ni,ij,nj->n", moves, hessian, moves) / 2
+    least = own[:, 0] + (own[:, 1:] * moves).sum(axis=1) + bends
+    return Valley(np.array(origins) + moves, least, hessian, at_edge)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Swept:
         params: N of each size, shape (s,).
         valley: their best (ln rate, ln batch in tokens).
         rate, batch: lines through them against ln N.
-        edge: sizes whose best run has the smallest batch that there is.
+        edge: sizes whose best batch lies at an end of those that were run.
     """
 
     params: np.ndarray
@@ -101,7 +101,7 @@ def summary(runs: Runs, models: list[Model], swept: list[dict[tuple[int, int], f
         params.append(record["params"])
     valley = fit_valley(places, losses)
     x = np.log(params)
-    edge = sum(min(seen, key=lambda point: seen[point])[1] == 0 for seen in swept)
+    edge = int(valley.at_edge.sum())
     lines = [fit_line(x, valley.bottoms[:, column]) for column in (0, 1)]
     return Swept(np.array(params), valley, *lines, edge)
 
@@ -138,7 +138,7 @@ def as_table(found: dict[str, Swept], runs: Runs, tokens: float) -> str:
         exponents = [f"{line.slope:+.2f} ({line.low:+.2f} to {line.high:+.2f})" for line in (one.rate, one.batch)]
         if not one.valley.identified:
             exponents[1] = "not identified: no least loss in the batch"
-        note = f"; {one.edge} at the least batch" if one.edge else ""
+        note = f"; {one.edge} with the best batch at an end" if one.edge else ""
         lines.append(
             f"| {name} | {exponents[0]} | {exponents[1]}{note} | {ends[0]} | {ends[1]} | {count} | {minutes:.1f} |"
         )

@@ -118,7 +118,7 @@ def moved_by(seen: dict[tuple[int, int], float], tokens_a_sequence: float, law: 
     at = np.log(law.at(params))
     if not law.valley.identified or np.isfinite(losses).sum() < 3:
         return places[int(np.argmin(losses))] - at
-    bottom = fit_valley([places], [losses], law.valley.hessian).bottoms[0]
+    bottom = fit_valley([places], [losses], law.valley.hessian, limited=False).bottoms[0]
     return np.clip(bottom - at, -np.log(8), np.log(8))
 
 

@@ -38,9 +38,20 @@ def test_bottoms_of_paraboloids_are_found() -> None:
 def test_five_runs_and_a_known_shape_give_a_bottom() -> None:
     z, loss = runs_of(1)
     valley = fit_valley([z[:5]], [loss[:5]], HESSIAN)
+    assert not valley.at_edge.any()
     np.testing.assert_allclose(valley.bottoms[0], BOTTOMS[1], atol=1e-9)
     with pytest.raises(ValueError, match="three are needed"):
         fit_valley([z[:2]], [loss[:2]], HESSIAN)
+
+
+def test_a_best_batch_beyond_the_runs_stands_at_their_end() -> None:
+    z = BOTTOMS[0] + np.array([[0.0, -2.0], [0.7, -2.0], [-0.7, -2.0], [0.0, -1.3], [0.7, -1.3]])
+    valley = fit_valley([z], [loss_of(z, 0)], HESSIAN)
+    assert valley.at_edge.tolist() == [True]
+    assert valley.bottoms[0, 1] == pytest.approx(z[:, 1].max() + np.log(2) / 2, abs=0.01)
+    # The best rate is that of this batch, along the valley.
+    along = BOTTOMS[0, 0] - HESSIAN[0, 1] / HESSIAN[0, 0] * (valley.bottoms[0, 1] - BOTTOMS[0, 1])
+    assert valley.bottoms[0, 0] == pytest.approx(along)
 
 
 def test_runs_that_diverged_are_left_out() -> None:

@@ -17,7 +17,7 @@ BOTTOMS = np.column_stack([np.log(0.03) - 0.4 * np.log(N / 1e3), np.log(128) + 0
 
 def law(hessian: np.ndarray = HESSIAN) -> Swept:
     lines = [fit_line(np.log(N), BOTTOMS[:, i]) for i in (0, 1)]
-    return Swept(N, Valley(BOTTOMS, np.ones(3), hessian), *lines, 0)
+    return Swept(N, Valley(BOTTOMS, np.ones(3), hessian, np.zeros(3, dtype=bool)), *lines, 0)
 
 
 def star(bottom: np.ndarray) -> dict[tuple[int, int], float]:
