@@ -42,9 +42,19 @@ def _as_postgres(command: list[str]) -> subprocess.CompletedProcess:
 
 
 class Server:
-    """A server that is started and stopped at will."""
+    """A server that is started and stopped at will.
 
-    def __init__(self) -> None:
+    Args:
+        folder, port: of an earlier one, which is gone on with.
+    """
+
+    def __init__(self, folder: str | None = None, port: int = 0) -> None:
+        if folder is not None and Path(folder, "data").exists():
+            self.folder, self.port = Path(folder), port
+            with contextlib.suppress(RuntimeError):
+                self.stop()
+            self.start()
+            return
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self.folder.chmod(0o700)
         if os.getuid() == 0:

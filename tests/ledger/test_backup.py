@@ -1,4 +1,4 @@
-"""A whole study as one file, and back into either database; nothing is overwritten, nothing else is written."""
+"""A whole study as one file, and back into either database; nothing is overwritten."""
 
 import dataclasses
 import json
@@ -54,17 +54,16 @@ def test_a_restored_study_is_the_same_and_goes_on(config, composed, file, tmp_pa
 
 def test_nothing_is_overwritten(config, composed, file, tmp_path):
     content = file.read_bytes()
+    named = (f"study.directory={config.study.directory}", "study.name=toy", f"output={file}")
+    again = composed(*named, verb="backup")
     with pytest.raises(CarbsScalingError, match="is there already"):
-        composed_backup = composed(
-            f"study.directory={config.study.directory}", "study.name=toy", f"output={file}", verb="backup"
-        )
-        backup.run(composed_backup)
+        backup.run(again)
     assert file.read_bytes() == content
     with pytest.raises(StudyError, match="is not overwritten"):
         restored(composed, file, config.study.directory)
     url = f"study.storage=sqlite:///{tmp_path}/shared.db"
     restored(composed, file, tmp_path / "a", url)
-    with pytest.raises(StudyError, match="holds study 'toy' already"):
+    with pytest.raises(StudyError, match="holds a study 'toy' already"):
         restored(composed, file, tmp_path / "b", url)
     assert not (tmp_path / "b").exists()
 
