@@ -3,8 +3,6 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from carbs_scaling.compute.energy import MeteredJob
@@ -26,6 +24,7 @@ from carbs_scaling.numbers import scientific
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers import sampler as samplers
 from carbs_scaling.search_limits import SearchLimits
+from carbs_scaling.search_log import Stopwatch, Timings, logged_to
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
@@ -42,29 +41,6 @@ MACHINE_FAILURES_IN_A_ROW = 3
 OUT_OF_MEMORY_IN_A_ROW = 10
 # So many that fail with the same words before any has completed are a program that cannot run at all.
 FAILED_ALIKE_IN_A_ROW = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Timings:
-    """Where the wall time of a search went, in seconds, for `benchmarks/search_overhead.py`."""
-
-    wall: float
-    proposing: float
-    recording: float
-    display: float
-
-
-class Stopwatch:
-    """Adds up the seconds spent inside its `with` blocks."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        self._begun = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._begun
 
 
 def trial_limits(config: SearchConfig) -> Limits:
@@ -426,22 +402,3 @@ class Search:
             gpus=gpus_a_trial(executor),
             sharing=trials_a_gpu(executor),
         )
-
-
-@contextmanager
-def logged_to(file: Path) -> Iterator[None]:
-    """What the package logs meanwhile goes to `file`, and not into the display."""
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    package = logging.getLogger("carbs_scaling")
-    before = package.level, package.propagate
-    package.setLevel(logging.INFO)
-    package.propagate = False
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(before[0])
-        package.propagate = before[1]
-        handler.close()

@@ -56,6 +56,22 @@ VERBS = {
         "whether the ledger of a study is whole; mends what can be",
         ("study.name=mine", "study.name=mine mend=true", "study.name=mine study.directory=/data/studies"),
     ),
+    "backup": Verb(
+        "a whole study as one file",
+        (
+            "study.name=mine output=mine.zip",
+            "study.name=mine output=/backups/mine.zip study.directory=/data/studies",
+            "study.name=mine output=mine.zip study.storage=postgresql+psycopg://me@host/db",
+        ),
+    ),
+    "restore": Verb(
+        "a study from the file of a backup, on any database",
+        (
+            "input=mine.zip",
+            "input=mine.zip rename=mine-again",
+            "input=mine.zip study.directory=/data/studies study.storage=postgresql+psycopg://me@host/db",
+        ),
+    ),
     "front": Verb(
         "the front of a study as a table, a file and plots",
         (

@@ -57,6 +57,31 @@ class CheckConfig:
     mend: bool
 
 
+@dataclass(frozen=True)
+class BackupConfig:
+    """All of `conf/backup.yaml`."""
+
+    study: StudyConfig
+    output: str | None
+
+    def __post_init__(self) -> None:
+        require(bool(self.output), "output= needs a file, such as output=mine.zip")
+
+
+@dataclass(frozen=True)
+class RestoreConfig:
+    """All of `conf/restore.yaml`."""
+
+    study: StudyConfig
+    input: str | None
+    rename: str | None
+
+    def __post_init__(self) -> None:
+        require(bool(self.input), "input= needs the file of a backup, such as input=mine.zip")
+        if self.rename is not None:
+            require_name("rename", self.rename, "study.directory")
+
+
 REPORT_FORMATS = ("html", "pdf", "png")
 
 

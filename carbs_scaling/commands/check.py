@@ -15,7 +15,7 @@ def run(composed: DictConfig) -> None:
 
     from carbs_scaling.ledger.checking import check_ledger
     from carbs_scaling.ledger.lease import sole_coordinator, who_searches
-    from carbs_scaling.ledger.study import require_ledger
+    from carbs_scaling.ledger.refusals import require_ledger
 
     require_ledger(config.study)
     name = config.study.name

@@ -22,8 +22,8 @@ def run(composed: DictConfig) -> None:
 
     from carbs_scaling.commands.search import counted_in_trials
     from carbs_scaling.ledger.imported import read_rows, require_some
-    from carbs_scaling.ledger.other_studies import reader_of
     from carbs_scaling.ledger.lease import sole_coordinator
+    from carbs_scaling.ledger.other_studies import reader_of
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.search import build_sampler
 

@@ -12,7 +12,7 @@ def run(composed: DictConfig) -> None:
     config = load_config(StopConfig, composed)
 
     from carbs_scaling.ledger.lease import ask_to_stop, who_searches
-    from carbs_scaling.ledger.study import require_ledger
+    from carbs_scaling.ledger.refusals import require_ledger
 
     require_ledger(config.study)
     if who_searches(config.study) is None:

@@ -16,6 +16,7 @@ import torch
 from carbs_scaling.data.example_encoding import PAD, ImageEncoder, InputForm, TextEncoder
 from carbs_scaling.data.example_tables import columns_of, read_tables
 from carbs_scaling.data.examples_config import ExamplesConfig
+from carbs_scaling.data.prepared import holds_arrays, map_array
 from carbs_scaling.data.token_files import cache_folder
 from carbs_scaling.data.windows import Indices, ShuffledWindows
 from carbs_scaling.errors import DataError, NoSuchText
@@ -73,8 +74,9 @@ class Examples(ShuffledWindows):
 
     def __init__(self, examples: LabelledExamples, split: str) -> None:
         folder = Path(examples.folder)
-        self._inputs = np.load(folder / f"{split}_inputs.npy", mmap_mode="r")
-        self._labels = np.load(folder / f"{split}_labels.npy")
+        count = examples.train_examples if split == "train" else examples.validation_examples
+        self._inputs = map_array(folder / f"{split}_inputs.npy", count)
+        self._labels = map_array(folder / f"{split}_labels.npy", count)
         self._of_images = examples.form.of_images
         self.sequence_length = examples.form.sequence_length
         self.vocabulary_size = len(examples.classes)
@@ -178,7 +180,7 @@ def _build(config: ExamplesConfig, form: InputForm, cache: Path, scratch: Path) 
         tokenizer="none" if form.of_images else config.tokenizer,
         revision=config.revision,
     )
-    if not (folder / META).is_file():
+    if not holds_arrays(folder, arrays):
         files = scratch / "files"
         files.mkdir()
         for name, array in arrays.items():

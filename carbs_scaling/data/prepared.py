@@ -1,20 +1,24 @@
 """A text as token files in the cache: what trials need to know of it, and how it is kept."""
 
 import errno
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from carbs_scaling.data.tokenization import token_dtype
-from carbs_scaling.errors import DataError
+from carbs_scaling.errors import DataError, warn
 
 # Raised whenever the same text and settings would give other token files.
 FORMAT = 2
 META = "meta.json"
+CHANGED = "{file} was cut short or taken away since the search began: run the same command again"
 
 
 @dataclass(frozen=True)
@@ -73,27 +77,64 @@ def write_meta(files: Path, text: PreparedText, **also: Any) -> None:
         text: with paths in `files`, or elsewhere.
         also: further facts for people.
     """
-    values = {"format": FORMAT, **asdict(text), **also}
+    values = {"format": FORMAT, **asdict(text), "digests": _digests(text), **also}
     for name in ("train_path", "validation_path", "tokenizer"):
         if Path(values[name]).is_relative_to(files):
             values[name] = f"./{Path(values[name]).relative_to(files)}"
     (files / META).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
-def read_folder(folder: Path, description: str) -> PreparedText | None:
-    """The text in a folder of the cache, or None where a file is missing or not as long as it should be."""
+def read_folder(folder: Path, description: str, *, whole: bool = True) -> PreparedText | None:
+    """The text in a folder of the cache, or None where a file is missing or is not what was written.
+
+    Args:
+        folder: of the cache.
+        description: one line for people.
+        whole: read the files to their ends and compare their hashes, and not their lengths alone.
+    """
     meta = read_json(folder / META)
     if meta is None or meta.get("format") != FORMAT:
         return None
-    for name in ("train_path", "validation_path", "tokenizer"):
-        if meta[name].startswith("./"):
-            meta[name] = str(folder / meta[name])
-    fields = {name: meta[name] for name in PreparedText.__dataclass_fields__}
-    text = PreparedText(**{**fields, "description": description})
-    is_whole = _is_whole(text.validation_path, text.validation_tokens, text) and (
-        text.train_tokens is None or _is_whole(text.train_path, text.train_tokens, text)
-    )
-    return text if is_whole else None
+    try:
+        for name in ("train_path", "validation_path", "tokenizer"):
+            if meta[name].startswith("./"):
+                meta[name] = str(folder / meta[name])
+        fields = {name: meta[name] for name in PreparedText.__dataclass_fields__}
+        text = PreparedText(**{**fields, "description": description})
+        damage = _damage(text, meta["digests"] if whole else None)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        damage = f"{META} is damaged"
+    if damage:
+        warn(f"the token files in {folder} cannot be used ({damage}): they are made anew")
+        return None
+    return text
+
+
+def _files(text: PreparedText) -> dict[str, tuple[str, int]]:
+    """Path and number of ids of each file that is there as a whole."""
+    files = {"validation": (text.validation_path, text.validation_tokens)}
+    if text.train_tokens is not None:
+        files["train"] = (text.train_path, text.train_tokens)
+    return files
+
+
+def _digests(text: PreparedText) -> dict[str, str]:
+    return {name: _digest(path) for name, (path, _) in _files(text).items()}
+
+
+def _digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _damage(text: PreparedText, digests: dict[str, str] | None) -> str:
+    """What is wrong with its files; empty for nothing."""
+    for name, (path, tokens) in _files(text).items():
+        if not _is_whole(path, tokens, text):
+            return f"{Path(path).name} is missing, or not as long as it was"
+        if digests is not None and digests[name] != _digest(path):
+            return f"{Path(path).name} holds something else than what was written"
+    return ""
 
 
 def _is_whole(path: str, tokens: int, text: PreparedText) -> bool:
@@ -107,13 +148,61 @@ def _is_whole(path: str, tokens: int, text: PreparedText) -> bool:
     return size == wanted if text.dtype is None else size >= wanted
 
 
+def holds_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether a folder of the cache holds these arrays, `NAME.npy` each, as they were written."""
+    if not (folder / META).is_file():
+        return False
+    for name, array in arrays.items():
+        try:
+            same = np.array_equal(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False), array)
+        except (OSError, ValueError, EOFError):
+            same = False
+        if not same:
+            warn(f"{folder / name}.npy holds something else than what was written: it is made anew")
+            return False
+    return True
+
+
+def map_array(file: Path, rows: int | None = None) -> npt.NDArray[Any]:
+    """The array of a `.npy` file, mapped.
+
+    Raises:
+        DataError: it is missing or cut short.
+    """
+    try:
+        array: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{CHANGED.format(file=file)} ({str(error).splitlines()[0]})") from error
+    if rows is not None and len(array) < rows:
+        raise DataError(f"{CHANGED.format(file=file)} ({len(array)} instead of {rows} entries)")
+    return array
+
+
+def map_ids(path: str, tokens: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """The ids in a file, [tokens], mapped: raw ones of a type, or `.npy`.
+
+    Raises:
+        DataError: it is missing, or shorter than it was when the text was prepared.
+    """
+    if path.endswith(".npy"):
+        return map_array(Path(path), tokens)[:tokens]
+    try:
+        size = Path(path).stat().st_size
+        if size < tokens * dtype.itemsize:
+            wanted = f"{size} instead of {tokens * dtype.itemsize} bytes"
+            raise DataError(f"{CHANGED.format(file=path)} ({wanted})")
+        return np.memmap(path, dtype=dtype, mode="r", shape=(tokens,))
+    except OSError as error:
+        raise DataError(f"{CHANGED.format(file=path)} ({error.strerror or error})") from error
+
+
 def publish(files: Path, folder: Path, description: str) -> PreparedText:
     """Move finished files to their place in one step, unless another process was first.
 
     Raises:
         DataError: they were damaged meanwhile.
     """
-    kept = read_folder(folder, description)
+    kept = read_folder(folder, description) if folder.exists() else None
     if kept is None:
         if folder.exists():  # damaged: moved to the scratch folder, which the caller removes
             folder.replace(files.parent / "damaged")
@@ -122,7 +211,7 @@ def publish(files: Path, folder: Path, description: str) -> PreparedText:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        kept = read_folder(folder, description)
+        kept = read_folder(folder, description, whole=False)
     if kept is None:
         raise DataError(f"the token files in {folder} were damaged while they were made: run it again")
     return kept

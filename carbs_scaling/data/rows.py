@@ -17,6 +17,7 @@ from omegaconf import MISSING
 from carbs_scaling.config import require, require_choice
 from carbs_scaling.data.example_encoding import load_fast_tokenizer
 from carbs_scaling.data.example_tables import read_tables
+from carbs_scaling.data.prepared import holds_arrays, map_array
 from carbs_scaling.data.token_files import cache_folder
 from carbs_scaling.data.windows import Indices, ShuffledWindows
 from carbs_scaling.errors import DataError, NoSuchText
@@ -95,7 +96,8 @@ class RowWindows(ShuffledWindows):
     """
 
     def __init__(self, rows: PreparedRows, split: str) -> None:
-        self._rows = np.load(Path(rows.folder) / f"{split}.npy", mmap_mode="r")
+        count = rows.train_rows if split == "train" else rows.validation_rows
+        self._rows = map_array(Path(rows.folder) / f"{split}.npy", count)
         self.sequence_length, self.vocabulary_size = rows.sequence_length, rows.vocabulary_size
 
     def __len__(self) -> int:
@@ -161,7 +163,7 @@ def _build(config: RowsConfig, length: int, cache: Path, scratch: Path) -> Prepa
         tokenizer=config.tokenizer,
         revision=config.revision,
     )
-    if not (folder / META).is_file():
+    if not holds_arrays(folder, {"train": train, "validation": held_out}):
         files = scratch / "files"
         files.mkdir()
         np.save(files / "train.npy", train)

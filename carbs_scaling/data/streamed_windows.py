@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from carbs_scaling.data.blocks import BlockPlace
+from carbs_scaling.data.prepared import map_ids
 from carbs_scaling.data.stream import TokenStream
 from carbs_scaling.errors import CarbsScalingError, DataError
 
@@ -121,7 +122,10 @@ class StreamedWindows:
                 return None
             while len(self._blocks) >= OPEN_BLOCKS:
                 del self._blocks[next(iter(self._blocks))]
-            self._blocks[number] = np.memmap(file, dtype=self._dtype, mode="r")
+            end = self._stream.end()
+            is_last = end is not None and number == end[0] - 1
+            tokens = end[1] if end is not None and is_last else self._stream.block_tokens
+            self._blocks[number] = map_ids(str(file), tokens, self._dtype)
         return self._blocks[number]
 
     def _make_ahead(self, number: int) -> None:

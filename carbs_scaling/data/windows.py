@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from carbs_scaling.data.prepared import PreparedText
+from carbs_scaling.data.prepared import PreparedText, map_ids
 from carbs_scaling.data.stream import open_stream
 from carbs_scaling.data.streamed_windows import StreamedWindows
 from carbs_scaling.errors import DataError
@@ -108,12 +108,12 @@ def training_windows(text: PreparedText, sequence_length: int) -> Windows:
     """The windows that are trained on.
 
     Raises:
-        DataError: the text is too short for one.
+        DataError: the text is too short for one, or its file was cut short.
     """
     if text.train_tokens is None:
         stream = open_stream(text.train_path)
         return StreamedWindows(stream, text.ids_dtype, text.vocabulary_size, sequence_length)
-    ids = read_ids(text.train_path, text.ids_dtype)[: text.train_tokens]
+    ids = map_ids(text.train_path, text.train_tokens, text.ids_dtype)
     return TokenWindows(ids, text.vocabulary_size, sequence_length)
 
 
@@ -121,18 +121,10 @@ def validation_windows(text: PreparedText, sequence_length: int) -> TokenWindows
     """All held-out windows; `validation_indices` says which are scored.
 
     Raises:
-        DataError: the text is too short for one.
+        DataError: the text is too short for one, or its file was cut short.
     """
-    ids = read_ids(text.validation_path, text.ids_dtype)[: text.validation_tokens]
+    ids = map_ids(text.validation_path, text.validation_tokens, text.ids_dtype)
     return TokenWindows(ids, text.vocabulary_size, sequence_length, "validation")
-
-
-def read_ids(path: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """The ids in a file, [n], mapped: raw ones of a type, or `.npy`."""
-    if path.endswith(".npy"):
-        ids: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return ids
-    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def training_order(windows: int, batch_size: int, steps: int, seed: int) -> Iterator[Indices]:

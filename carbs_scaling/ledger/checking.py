@@ -48,8 +48,9 @@ def check_ledger(config: StudyConfig, mend: bool) -> Checked:
     """Read every value of a study's trials; with `mend` mend what is wrong.
 
     A trial that cannot be read is set aside as a failure of the machine, which teaches nothing and costs
-    nothing. Of two trials of one number the worse one is set aside under a number of its own, a missing number
-    is filled by such a failure, and rows of trials that are not there are removed. The rest is not touched.
+    nothing. Of two trials of one number the worse one is set aside under a number of its own, a missing
+    number is filled by such a failure, and rows of trials that are not there are removed. The rest is not
+    touched.
 
     Raises:
         StudyError: there is no such study, or the database cannot be used.

@@ -40,7 +40,8 @@ class LedgerFull(StudyError):
 # What SQLite, PostgreSQL and MySQL and their drivers say of a database that may be there again in a moment.
 _GONE = re.compile(
     "refused|timed? ?out|timeout expired|server closed|terminat|starting up|shutting down|recovery mode"
-    "|is locked|gone away|lost connection|connection is (lost|closed|bad)|connection (not open|already closed)"
+    "|is locked|gone away|lost connection|connection is (lost|closed|bad)"
+    "|connection (not open|already closed)"
     "|too many (clients|connections)|connection slots|reset by peer|broken pipe|consuming input failed"
     "|unreachable|no such file or directory.*running locally|connect to (mysql )?server",
     re.IGNORECASE | re.DOTALL,
@@ -78,8 +79,8 @@ def storage_errors(where: str) -> Iterator[None]:
         reason = (said.strip().splitlines() or [type(cause).__name__])[0]
         if _FULL.search(said):
             raise LedgerFull(
-                f"the disk of the ledger {where} is full ({reason}): free some space and run the same command "
-                "again; nothing is lost"
+                f"the disk of the ledger {where} is full ({reason}): free some space and run the same "
+                "command again; nothing is lost"
             ) from error
         if getattr(cause, "connection_invalidated", False) or _GONE.search(said):
             raise LedgerGone(
@@ -89,11 +90,13 @@ def storage_errors(where: str) -> Iterator[None]:
             "file is not a database": "the file is damaged or is something else: move it away to begin anew",
             "database disk image is malformed": "the file is damaged: move it away, and restore a backup or "
             "begin anew",
-            "readonly database": "the folder or file is read-only, or was replaced while it was open: choose "
-            "another study.directory, or run the same command again",
+            "readonly database": "the folder or file is read-only: choose another study.directory",
             "unable to open database file": "check that the folder exists and can be written",
+            "deleted or moved": "put it back, or restore a backup, and run the same command again",
             "disk I/O error": "check that the folder is still there and its disk is whole",
         }
+        if getattr(getattr(cause, "orig", None), "sqlite_errorname", "") == "SQLITE_READONLY_DBMOVED":
+            reason = "its file was deleted or moved while it was open"
         hint = next((text for key, text in advice.items() if key in reason), "check study.storage")
         raise StudyError(f"the ledger {where} cannot be used ({reason}): {hint}") from error
     except LookupError as error:

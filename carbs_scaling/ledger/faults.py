@@ -1,4 +1,4 @@
-"""What can be wrong with one stored trial: looked for below Optuna, which a single damaged value brings down."""
+"""What can be wrong with one stored trial, below Optuna, which a single damaged value brings down."""
 
 import json
 import math

@@ -238,9 +238,7 @@ def _taken(engine: sqlalchemy.Engine, name: str, token: str, say: Callable[[str]
         if seen is None:
             seen, watched_since = (row.token, row.beats), now
             if not holder.can_be_seen:
-                say(
-                    f"{holder} searched study {name!r}: waiting for up to {LEASE_SECONDS:g} s for a sign of it"
-                )
+                say(f"{holder} searched study {name!r}: waiting up to {LEASE_SECONDS:g} s for a sign of it")
         gone = not holder.lives if holder.can_be_seen else now - watched_since >= LEASE_SECONDS
         if (row.token, row.beats) != seen or (holder.can_be_seen and not gone):
             raise StudyError(

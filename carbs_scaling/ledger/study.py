@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,10 +20,11 @@ from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy, warn
 from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
 from carbs_scaling.ledger.faults import numbering_faults
-from carbs_scaling.ledger.identity import differences, study_identity
+from carbs_scaling.ledger.identity import study_identity
 from carbs_scaling.ledger.imported import FinishedRun, add_runs
 from carbs_scaling.ledger.lease import Lease
 from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.ledger.refusals import LEDGER_FORMAT, check_format, check_identity, require_ledger
 from carbs_scaling.ledger.trials import (
     FAULT,
     IMPORTED,
@@ -49,8 +49,6 @@ from carbs_scaling.trial import (
     flops_so_far,
 )
 
-# The format of what is written into user attributes; a ledger of another one is refused, not misread.
-LEDGER_FORMAT = 2
 SHOWN = 5  # lines about damaged trials
 # What a study has where nobody but a sampler in somebody's own program wrote into it.
 OWN_PROGRAM: dict[str, Any] = {"comparable_by": [], "budget_flops": float("inf")}
@@ -134,7 +132,7 @@ class Study:
             if "identity" not in study.user_attrs and not study.get_trials(deepcopy=False):
                 raise StudyError(f"study {config.name!r} holds no trial yet")
             if "identity" in study.user_attrs:
-                _check_format(config, study.user_attrs)
+                check_format(config, study.user_attrs)
             elif study.directions != [optuna.study.StudyDirection.MINIMIZE] * 2:
                 raise WrongStudy(
                     f"study {config.name!r} has other objectives than loss and training FLOPs, both minimised"
@@ -192,8 +190,8 @@ class Study:
                     "identity": identity,  # last: it says that the others are there
                 }
                 return Study(study, unwritten)
-            _check_format(config, attributes)
-            _check_identity(config, attributes["identity"], identity)
+            check_format(config, attributes)
+            check_identity(config, attributes["identity"], identity)
             wrong = numbering_faults(storage.numbers(study._study_id))
             if wrong:
                 raise StudyError(
@@ -388,22 +386,6 @@ class Study:
         )
 
 
-def require_ledger(config: StudyConfig) -> None:
-    """Refuse a study whose ledger is a file that is not there.
-
-    Raises:
-        StudyError: there is none of this name.
-    """
-    file = config.folder / "study.db"
-    if config.storage is None and not file.is_file():
-        folder = Path(config.directory)
-        names = sorted(p.parent.name for p in folder.glob("*/study.db"))
-        there = f"there are {', '.join(names)}" if names else "there are none yet"
-        raise WrongStudy(
-            f"no study {config.name!r} in {folder}/ ({there}): set study.name and study.directory"
-        )
-
-
 def shortened(lines: list[str]) -> list[str]:
     """The first of many lines, and how many more there are."""
     more = len(lines) - SHOWN
@@ -428,22 +410,3 @@ def trial_seed(seed: int, number: int) -> int:
     import numpy as np
 
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _check_identity(config: StudyConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = differences(before, now)
-    if changed:
-        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-        raise WrongStudy(
-            f"study {config.name!r} was begun with another {changed[0]}{more}: "
-            "undo the change, or take another study.name"
-        )
-
-
-def _check_format(config: StudyConfig, attributes: Mapping[str, Any]) -> None:
-    found = attributes.get("ledger_format")
-    if found != LEDGER_FORMAT:
-        raise StudyError(
-            f"study {config.name!r} has ledger format {found}, this program writes {LEDGER_FORMAT}: "
-            "use the version that made it, or take another study.name"
-        )

@@ -23,6 +23,7 @@ from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.trial import Completed
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 PointKey = tuple[tuple[tuple[str, str], ...], float]
 
 # In every row, in this order; metrics, roles, the point, its details and the provenance follow.
@@ -156,6 +157,11 @@ def write_front(rows: Sequence[dict[str, Any]], format: str, output: str | Path 
         raise CarbsScalingError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
+def as_cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it, as OWASP advises."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+
+
 def _encode(rows: Sequence[dict[str, Any]], format: str) -> bytes:
     if format == "json":
         return (json.dumps(list(rows), indent=2, allow_nan=False) + "\n").encode()
@@ -164,6 +170,7 @@ def _encode(rows: Sequence[dict[str, Any]], format: str) -> bytes:
     # As objects: pandas would turn a column of integers with a gap into floats.
     frame = pd.DataFrame(list(rows), columns=list(rows[0]) if rows else list(COLUMNS), dtype=object)
     if format == "csv":
+        frame = frame.rename(columns=as_cell).map(as_cell)
         return str(frame.to_csv(index=False, lineterminator="\n")).encode()
     if format == "parquet":
         buffer = io.BytesIO()

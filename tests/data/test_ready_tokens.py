@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from carbs_scaling.data.prepared import map_ids
 from carbs_scaling.data.token_files import prepare_text
-from carbs_scaling.data.windows import read_ids, training_windows, validation_windows
+from carbs_scaling.data.windows import training_windows, validation_windows
 from carbs_scaling.errors import ConfigError, DataError
 
 IDS = np.random.default_rng(0).integers(300, size=5000)
@@ -53,7 +54,7 @@ def test_ids_say_what_a_text_is_and_not_how_they_are_stored(tmp_path, tokens_con
     ]
     assert len({text.sha256 for text in texts}) == 1
     for text in texts:
-        assert read_ids(text.train_path, text.ids_dtype)[:4500].tolist() == IDS[:4500].tolist()
+        assert map_ids(text.train_path, 4500, text.ids_dtype).tolist() == IDS[:4500].tolist()
         assert prepare_text(tokens_config(*parts)).validation_tokens == 500
 
 

@@ -8,7 +8,8 @@ from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import StudyError
 from carbs_scaling.ledger.identity import differences
 from carbs_scaling.ledger.lease import sole_coordinator
-from carbs_scaling.ledger.study import LEDGER_FORMAT, Study, spent_flops, trial_seed
+from carbs_scaling.ledger.refusals import LEDGER_FORMAT
+from carbs_scaling.ledger.study import Study, spent_flops, trial_seed
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.trial import Completed, Diverged, MachineFailure
 from tests.toy_task import ToyTask
