@@ -61,6 +61,7 @@ class Study:
     def __init__(self, optuna_study: optuna.Study, unwritten: Mapping[str, Any] | None = None) -> None:
         self.optuna_study = optuna_study
         self._unwritten = dict(unwritten or {})
+        self._ended: dict[int, TrialRecord] = {}  # nothing of a trial that has ended changes
         self._attributes: dict[str, Any] = {**optuna_study.user_attrs, **self._unwritten}
         self._of_own_program = "ledger_format" not in self._attributes
         if self._of_own_program:
@@ -281,8 +282,13 @@ class Study:
         return trials if self._of_own_program else [t for t in trials if RECORD in t.attributes]
 
     def _record(self, trial: StoredTrial) -> TrialRecord:
+        if trial.number in self._ended:
+            return self._ended[trial.number]
         try:
-            return self._read_record(trial)
+            record = self._read_record(trial)
+            if trial.status is not None:
+                self._ended[trial.number] = record
+            return record
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StudyError(
                 f"trial {trial.number} of study {self.name} is damaged ({type(error).__name__} {error}): "

@@ -6,6 +6,7 @@ entropy of single tokens. A few such outliers spoil the fit of a valley, so they
 
 import numpy as np
 
+AT_ONCE = 1000  # runs that are compared with all others at once: ten thousand would take 2 GB
 HALF_AGAIN = 1.5  # times the better run's loss; the widest valleys of published sweeps reach 1.3
 ALIKE = 0.005  # difference in ln N or ln D below which sizes count as equal
 # Below this share of the better run's rate, a high loss is the effect of too low a rate, not a collapse.
@@ -27,8 +28,12 @@ def collapsed(logs: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarra
         loss: final losses, finite, shape (n,).
     """
     n, d, rate = logs[:, 0], logs[:, 1], logs[:, 2]
-    no_larger = (n[None] <= n[:, None] + ALIKE) & (d[None] <= d[:, None] + ALIKE)
-    better = np.where(no_larger, loss[None], np.inf).argmin(axis=1)
+    better = np.concatenate(
+        [
+            np.where((n <= n[part] + ALIKE) & (d <= d[part] + ALIKE), loss, np.inf).argmin(axis=1)
+            for part in np.array_split(np.arange(len(loss))[:, None], 1 + len(loss) // AT_ONCE)
+        ]
+    )
     least = loss[better]
     broke = (
         (least > 0)
