@@ -1,15 +1,15 @@
-"""Many slots: the share of them that is busy, and what the search loses by proposing before others have ended.
+"""Many slots: the share of them that is busy, and what a search loses by proposing before others have ended.
 
     OMP_NUM_THREADS=1 python benchmarks/scaling.py                                # both tables
     OMP_NUM_THREADS=1 python benchmarks/scaling.py --slots 32 --trials-a-slot 4 --seeds 0
 
-Busy: trials that sleep for a log-normal time with a median of 30 s, in a real search with its ledger in SQLite,
-after 300 runs that are known; the sampler really proposes. The slots take no processor, as those of other machines
-do. Counted from when all are taken until no trial is begun any more. `--time-scale .1` shortens the sleep alone,
-which asks ten times as many proposals a second.
+Busy: trials that sleep for a log-normal time with a median of 30 s, in a real search with its ledger in
+SQLite, after 300 runs that are known; the sampler really proposes. The slots take no processor, as those of
+other machines do. Counted from when all are taken until no trial is begun any more. `--time-scale .1`
+shortens the sleep alone, which asks for ten times as many proposals a second.
 
-Regret: on published runs (`replay.py`), at equal FLOPs, when 1, 8 or 32 trials run at a time, each for a time in
-proportion to its FLOPs.
+Regret: on published runs (`replay.py`), at equal FLOPs, when 1, 8 or 32 trials run at a time, each for a time
+in proportion to its FLOPs.
 """
 
 import argparse
