@@ -26,7 +26,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--samplers", default="ours")
-    parser.add_argument("--trials", default="30,100,300,1000,2000")
+    parser.add_argument("--trials", default="30,100,300,1000,2000,10000")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", default="benchmarks/results/suggest_latency.json")
     parser.add_argument("--one", help="internal: SAMPLER,TRIALS measured in this process")

@@ -220,7 +220,7 @@ class RemoteExecutor(ABC):
                     continue
                 attempt.killed = f"its job gave no sign of life for {SILENT_SECONDS:.0f} s"
             if attempt.killed:
-                self._tell_to_stop(attempt)  # a job that is cancelled may still put itself into the queue again
+                self._tell_to_stop(attempt)  # else a cancelled job may put itself into the queue again
                 self._end(attempt)
 
     def _tell_to_stop(self, attempt: Attempt) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from optuna.study import Study
 
+from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.runs.collapse import collapsed
 from carbs_scaling.ledger.trials import read_trials
 from carbs_scaling.space.encoding import Point
@@ -64,6 +65,36 @@ class History:
             loss=[float(np.mean([self.loss[i] for i in same])) for same in runs.values()],
             flops=[float(np.mean([self.flops[i] for i in same])) for same in runs.values()],
         )
+
+
+def essential(history: History, most: int) -> History:
+    """The history with about `most` of its completed points, where there are more.
+
+    Half are those nearest to the front: layer by layer, each the front of what the ones before it leave. The
+    others are spread evenly over all costs. Repeats of a point go with it.
+    """
+    runs: dict[Key, list[int]] = {}
+    if len(history.points) > most:
+        for i, point in enumerate(history.points):
+            runs.setdefault(point_key(point), []).append(i)
+    if len(runs) <= most:
+        return history
+    same = list(runs.values())
+    flops = np.array([np.mean([history.flops[i] for i in group]) for group in same])
+    loss = np.array([np.mean([history.loss[i] for i in group]) for group in same])
+    left, near = np.arange(len(same)), np.array([], dtype=int)
+    while len(near) < most // 2:
+        layer = pareto_front(flops[left], loss[left])
+        near, left = np.append(near, left[layer]), np.delete(left, layer)
+    others = left[np.argsort(flops[left], kind="stable")]
+    spread = others[np.linspace(0, len(others) - 1, max(most - len(near), 0)).astype(int)]
+    kept = sorted(i for group in np.append(near, spread) for i in same[group])
+    return replace(
+        history,
+        points=[history.points[i] for i in kept],
+        loss=[history.loss[i] for i in kept],
+        flops=[history.flops[i] for i in kept],
+    )
 
 
 def without_collapsed(history: History, space: LegalSpace) -> History:

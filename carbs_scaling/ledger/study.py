@@ -66,6 +66,7 @@ class Study:
     def __init__(self, optuna_study: optuna.Study, unwritten: Mapping[str, Any] | None = None) -> None:
         self.optuna_study = optuna_study
         self._unwritten = dict(unwritten or {})
+        self._ended: dict[int, TrialRecord] = {}  # nothing of a trial that has ended changes
         self._attributes: dict[str, Any] = {**optuna_study.user_attrs, **self._unwritten}
         self._of_own_program = "ledger_format" not in self._attributes
         self._torn = False  # whether a trial may have been opened without its record
@@ -363,6 +364,14 @@ class Study:
         return [f"trial {t.number}: {t.user_attrs[FAULT]}" for t in trials if FAULT in t.user_attrs]
 
     def _record(self, trial: StoredTrial) -> TrialRecord:
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        record = self._read_record(trial)
+        if trial.status is not None:
+            self._ended[trial.number] = record
+        return record
+
+    def _read_record(self, trial: StoredTrial) -> TrialRecord:
         nothing: dict[str, Any] = {"roles": {}, "details": {}, "seed": 0, "provenance": {}}
         written = {**nothing, "flops": trial.flops or 0.0, **trial.attributes.get(RECORD, {})}
         outcome = None

@@ -2,7 +2,8 @@
 
 `CarbsSampler` works in anybody's two-objective study (loss, training FLOPs), by `ask` and `tell` or by
 `optimize`. A proposal is a pure function of (seed, trial number, the other trials): it can be made again
-after a restart, and no global random state is used or touched.
+after a restart, and no global random state is used or touched. Only proposals for
+several workers, made while no trial ends, share what the first of them has fitted.
 """
 
 import logging
@@ -26,7 +27,7 @@ from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
-from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
+from carbs_scaling.ledger.history import MACHINE, History, essential, without_collapsed
 from carbs_scaling.ledger.imported import Reader, add_runs, read_rows, require_some
 from carbs_scaling.ledger.trials import INHERITED, OWN_PROGRAM_SAYS, read_trials
 from carbs_scaling.samplers.candidates import Limit, design_point
@@ -51,6 +52,9 @@ _DESIGN_SHARE = 0.02
 _SHARE_OF_A_TRIAL = 3.0
 # And never beyond this share of a limited number of trials.
 _DESIGN_SHARE_OF_TRIALS = 0.2
+# Runs that a proposal rests on. A thousand take 1.3 s, and ten thousand 105 s and 5 GB, where all of them are
+# conditioned on (benchmarks/suggest_latency.py); on published runs the choice loses nothing (docs/log.md).
+MOST_RUNS = 800
 _PROPOSING = threading.Lock()  # not of the sampler, which people pickle
 
 
@@ -155,8 +159,13 @@ class CarbsSampler(Sampler):
             raise ValueError("a target needs points with the roles params and tokens")
         self.fallbacks: Counter[str] = Counter()
         self._introduced = False
+        # The last model, with the space and the runs that it was fitted to.
+        self._fitted: tuple[LegalSpace, list[float], list[float], LawEnsembleModel] | None = None
         self.checks = TrialChecks()
         self.checks.roles(self.space, roles is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fitted": None}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -292,7 +301,7 @@ class CarbsSampler(Sampler):
         return FrontSearch(self.space, self.options, self.budget_flops, self._overhead(history))
 
     def _history(self, study: Study, but: int | None = None) -> History:
-        return without_collapsed(self.read(study, but), self.space)
+        return essential(without_collapsed(self.read(study, but), self.space), MOST_RUNS)
 
     def _charge(
         self,
@@ -361,7 +370,20 @@ class CarbsSampler(Sampler):
         return self._cheapest("no new point for the design") if point is None else point
 
     def model_of(self, history: History, rng: np.random.Generator) -> LawEnsembleModel:
-        """The model of the loss after the completed trials of `history`, at least two."""
+        """The model of the loss after the completed trials of `history`, at least two.
+
+        Where several proposals are made while no trial ends, one fit serves them all: with many workers the
+        fits would leave them idle. A search that runs one trial at a time fits for each.
+        """
+        if self._fitted is not None and history.pending:
+            space, loss, flops, model = self._fitted
+            if space is self.space and loss == history.loss and flops == history.flops:
+                return model
+        model = self._fit(history, rng)
+        self._fitted = self.space, history.loss, history.flops, model
+        return model
+
+    def _fit(self, history: History, rng: np.random.Generator) -> LawEnsembleModel:
         known = self.space.describe(history.points)
         fitter = SurrogateFitter(
             self.space.centre,

@@ -1,0 +1,225 @@
+"""Many slots: the share of them that is busy, and what a search loses by proposing before others have ended.
+
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py                                # both tables
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py --slots 32 --trials-a-slot 4 --seeds 0
+
+Busy: trials that sleep for a log-normal time with a median of 30 s, in a real search with its ledger in
+SQLite, after 300 runs that are known; the sampler really proposes. The slots take no processor, as those of
+other machines do. Counted from when all are taken until no trial is begun any more. `--time-scale .1`
+shortens the sleep alone, which asks for ten times as many proposals a second.
+
+Regret: on published runs (`replay.py`), at equal FLOPs, when 1, 8 or 32 trials run at a time, each for a time
+in proportion to its FLOPs.
+"""
+
+import argparse
+import heapq
+import io
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import optuna
+import torch
+from _problems import BANK
+from _replay_table import ReplayTable
+from _samplers import Spending, Task, build
+from replay import MARKS, regret_at
+from rich.console import Console
+
+from carbs_scaling import search as search_module
+from carbs_scaling import task as task_door
+from carbs_scaling.config import BudgetConfig, EnergyConfig, ExecutorConfig, SearchConfig, StudyConfig
+from carbs_scaling.errors import BudgetSpent
+from carbs_scaling.ledger.imported import FinishedRun
+from carbs_scaling.ledger.study import Study
+from carbs_scaling.report.live import SearchDisplay
+from carbs_scaling.samplers.sampler import new_study
+from carbs_scaling.trial import Completed, Diverged, TrialOutcome
+
+MEDIAN_SECONDS, LOG_SD = 30.0, 0.5
+KNOWN = 300
+
+
+@dataclass
+class SleepingTask(task_door.Task):
+    """A problem of the bank as a task."""
+
+    name: str = "sleep"
+    description: str = "trials that sleep"
+    problem: object = field(default_factory=lambda: BANK[0])
+
+    def __post_init__(self) -> None:
+        self.space = self.problem.distributions
+        self.project, self.flops, self.roles = self.problem.project, self.problem.flops, self.problem.roles
+
+    def run(self, point: dict, context: task_door.TrialContext) -> TrialOutcome:
+        """The loss at once; the executor lets it take its time."""
+        loss = self.problem.loss(point, np.random.default_rng(context.seed))
+        return Diverged(progress=1.0, message="diverged") if loss is None else Completed(loss=loss)
+
+    def identity(self) -> dict:
+        """Its name."""
+        return {"problem": self.problem.name}
+
+
+class SleepingExecutor:
+    """Slots that sleep: on other machines, so that they take nothing of this one."""
+
+    def __init__(self, slots: int, time_scale: float) -> None:
+        self.slots, self.scale = slots, time_scale
+        self.rng = np.random.default_rng(0)
+        self.ends: list[tuple[float, int, TrialOutcome]] = []
+        self.spans: list[tuple[float, float]] = []  # begin and end of each trial
+
+    @property
+    def free(self) -> int:
+        """Slots without a trial."""
+        return self.slots - len(self.ends)
+
+    def submit(self, number: int, job) -> None:
+        """Begins a sleep."""
+        now, long = time.monotonic(), self.scale * MEDIAN_SECONDS * np.exp(LOG_SD * self.rng.normal())
+        self.spans.append((now, now + long))
+        heapq.heappush(self.ends, (now + long, number, job()))
+
+    def wait(self, timeout: float) -> list[tuple[int, TrialOutcome]]:
+        """Trials whose time is over."""
+        first = self.ends[0][0] if self.ends else np.inf
+        time.sleep(max(min(first - time.monotonic(), timeout), 0.0))
+        ended = []
+        while self.ends and self.ends[0][0] <= time.monotonic():
+            ended.append(heapq.heappop(self.ends)[1:])
+        return ended
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+def busy(slots: int, time_scale: float, trials_a_slot: int) -> dict:
+    """A search of some trials a slot, at least 40, and the share of its slots that were busy."""
+    task, executor = SleepingTask(), SleepingExecutor(slots, time_scale)
+    problem, rng = task.problem, np.random.default_rng(1)
+    count = max(trials_a_slot * slots, 40)
+    with tempfile.TemporaryDirectory() as folder:
+        config = SearchConfig(
+            study=StudyConfig(f"slots{slots}", folder, None, 0),
+            budget=BudgetConfig(50 * problem.budget, 0.15, 0.0, 0.0, 0.0, None, None, count),
+            task={"name": "sleep"},
+            sampler={"name": "carbs"},
+            executor=ExecutorConfig("sleep", slots, "cpu", None, 0),
+            energy=EnergyConfig(measure=False, watts=None, country="world", grams_per_kwh=None),
+            warm_start=[],
+            logger=[],
+        )
+        sampler = search_module.build_sampler(config, task)
+        config.study.folder.mkdir()
+        study = Study.begin(config.study, task, config.budget.flops, sampler)
+        known = []
+        for _ in range(KNOWN):
+            point = problem.project(sampler.space.encoding.point(rng.random(len(task.space))))
+            known.append(
+                FinishedRun(
+                    point, problem.loss(point, rng), task.flops(point), "random runs", task.roles(point)
+                )
+            )
+        study.add_runs(task, known)
+        entry = mock.Mock()
+        entry.load.return_value.from_config.return_value = executor
+        display = SearchDisplay(config.study.name, config.budget.flops, console=Console(file=io.StringIO()))
+        search = search_module.Search(config, task, display)
+        cpu = time.process_time()
+        with mock.patch.object(search_module, "EXECUTORS", entry):
+            search.run()
+        cpu = time.process_time() - cpu
+    begun = sorted(begin for begin, _ in executor.spans)
+    first, last = begun[min(slots, len(begun)) - 1], begun[-1]
+    inside = sum(max(min(end, last) - max(begin, first), 0.0) for begin, end in executor.spans)
+    return {
+        "slots": slots,
+        "trials": len(begun),
+        "seconds": last - first,
+        "busy": inside / (slots * max(last - first, 1e-9)),
+        "filled_after_seconds": first - begun[0],
+        "proposing_seconds_a_trial": search.timings.proposing / len(begun),
+        "processor_seconds_a_trial": cpu / len(begun),
+        "time_scale": time_scale,
+    }
+
+
+def regrets(table: ReplayTable, budget: float, parallel: int, seed: int, until: float) -> dict[str, float]:
+    """Regret at shares of the budget, by the runs that had ended, when `parallel` run at a time."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    task = Task(table, budget, table.start, table.loss)
+    sampler = build("ours", task, seed)
+    study = new_study(sampler)
+    study.enqueue_trial(table.project(table.start))
+    clock, running, ended = 0.0, [], []
+    while True:
+        paid = sum(table.flops(point) for point in ended)
+        while len(running) < parallel and paid < until * budget and sampler.affordable(study):
+            try:
+                trial = study.ask(table.distributions)
+            except BudgetSpent:
+                break
+            point = table.project(trial.params)
+            heapq.heappush(running, (clock + table.flops(point), trial.number, trial, point))
+        if not running:
+            break
+        clock, _, trial, point = heapq.heappop(running)
+        study.tell(trial, [table.loss(point), table.flops(point)])
+        ended.append(point)
+    flops = np.array([table.flops(point) for point in ended])
+    bought = Spending(
+        ended, flops, np.array([table.loss(point) for point in ended]), np.zeros(len(ended)), {}
+    )
+    return {f"{mark:.0%}": regret_at(table, bought, mark * budget) for mark in MARKS if mark <= until}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--slots", default="1,2,8,32,128")
+    parser.add_argument("--trials-a-slot", type=int, default=8)
+    parser.add_argument("--time-scale", type=float, default=1.0)
+    parser.add_argument("--parallel", default="1,8,32")
+    parser.add_argument("--seeds", type=int, default=5, help="of the regret; 0 leaves it out")
+    parser.add_argument("--until", type=float, default=1.0, help="share of the budget at which to stop")
+    parser.add_argument("--table", default="../shared/data/lm_lr_batch_runs.csv", help="CSV of the runs")
+    parser.add_argument("--budget", type=float, default=3e21, help="training FLOPs of the regret")
+    parser.add_argument("--out", default="benchmarks/results/scaling.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, list] = {"busy": [], "regret": []}
+    out = Path(arguments.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print("| slots | trials | busy | proposing, s a trial | processor, s a trial |\n|---|---|---|---|---|")
+    for slots in filter(None, arguments.slots.split(",")):
+        row = busy(int(slots), arguments.time_scale, arguments.trials_a_slot)
+        results["busy"].append(row)
+        out.write_text(json.dumps(results, indent=1))
+        figures = f"{row['proposing_seconds_a_trial']:.3f} | {row['processor_seconds_a_trial']:.3f}"
+        print(f"| {slots} | {row['trials']} | {row['busy']:.1%} | {figures} |", flush=True)
+    if not arguments.seeds:
+        return
+    table = ReplayTable(arguments.table)
+    for parallel in map(int, arguments.parallel.split(",")):
+        for seed in range(arguments.seeds):
+            found = regrets(table, arguments.budget, parallel, seed, arguments.until)
+            results["regret"].append({"parallel": parallel, "seed": seed, **found})
+            out.write_text(json.dumps(results, indent=1))
+        rows = [row for row in results["regret"] if row["parallel"] == parallel]
+        marks = [name for name in rows[0] if name.endswith("%")]
+        if parallel == int(arguments.parallel.split(",")[0]):
+            print("\n| at a time | " + " | ".join(marks) + " |\n|" + "---|" * (len(marks) + 1))
+        means = [f"{np.mean([row[name] for row in rows]):.4f}" for name in marks]
+        print(f"| {parallel} | " + " | ".join(means) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
