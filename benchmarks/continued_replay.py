@@ -8,7 +8,7 @@ last 30% from a constant rate does against the best cosine, and their best rate 
 
     fresh        cosine, full prices
     continued    trunks, and a sampler that knows the prices
-    blind        trunks and their prices charged, by a sampler that takes each run at its full price
+    blind        trunks and their prices charged, by a sampler that takes runs at full price
 
 Regret: 1 - area of the noise-free losses of what was run / that of the true front of fresh runs. The figure is
 the share of fresh's FLOPs that an arm has spent when its regret is that of fresh at the end.

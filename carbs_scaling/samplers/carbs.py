@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -24,6 +25,7 @@ from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.laws.recipe import Recommendation
+from carbs_scaling.laws.recommend.predicted_curve import SeenCurve
 from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
@@ -34,10 +36,12 @@ from carbs_scaling.samplers.checks import TrialChecks, record_own
 from carbs_scaling.samplers.front_search import FrontSearch
 from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.samplers.sampler import Sampler, SamplerEntry
+from carbs_scaling.samplers.stopping import LEAST_CURVES, stop_rule
 from carbs_scaling.samplers.target_search import most_informative
 from carbs_scaling.space.conditions import Conditions
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.surrogate.fit import SurrogateFitter
 from carbs_scaling.surrogate.model import LawEnsembleModel
 from carbs_scaling.trial import Status
@@ -287,6 +291,16 @@ class CarbsSampler(Sampler):
             point = self.front_search(history).best(history, self.model_of(history, rng), rng, limit)
         return self._cheapest("no new affordable candidate") if point is None else point
 
+    def stop_rule(
+        self, study: Study, number: int, point: Point, curves: Sequence[SeenCurve], probability: float
+    ) -> StopRule | None:
+        """See `Sampler`; needs points with N and D, and some completed runs."""
+        history = self._history(study, but=number)
+        if not all(self.space.has_role[:2]) or min(len(curves), len(history.points)) < LEAST_CURVES:
+            return None
+        model = self.model_of(history, np.random.default_rng([self.seed, number, 1]))
+        return stop_rule(self.space, history, model, curves, point, probability)
+
     def front_search(self, history: History) -> FrontSearch:
         """What chooses runs for the front."""
         return FrontSearch(self.space, self.options, self.budget_flops, self._overhead(history))
@@ -313,7 +327,7 @@ class CarbsSampler(Sampler):
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
-        begun = len(history.points) + len(history.pending) + len(history.failed)
+        begun = sum(map(len, (history.points, history.pending, history.failed, history.bounded)))
         if self.options.startup_trials is not None:
             return begun < self.options.startup_trials
         knobs = self.space.encoding.knobs
@@ -361,7 +375,7 @@ class CarbsSampler(Sampler):
         return self._cheapest("no new point for the design") if point is None else point
 
     def model_of(self, history: History, rng: np.random.Generator) -> LawEnsembleModel:
-        """The model of the loss after the completed trials of `history`, at least two."""
+        """The model of the loss after the completed trials of `history`, at least two, and stopped ones."""
         known = self.space.describe(history.points)
         fitter = SurrogateFitter(
             self.space.centre,
@@ -373,7 +387,11 @@ class CarbsSampler(Sampler):
             self.space.rates,
             self.fallbacks,
         )
-        return fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)
+        model = fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)
+        if not history.bounded:
+            return model
+        points, bounds = zip(*history.bounded, strict=True)
+        return model.at_least(self.space.describe(list(points)).rows, torch.tensor(bounds))
 
     def _cheapest(self, reason: str) -> Point:
         self.fallbacks[reason] += 1
