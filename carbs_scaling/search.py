@@ -30,6 +30,7 @@ from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
+from carbs_scaling.timings import Stopwatch, Timings
 from carbs_scaling.trial import Completed, MachineFailure, ParentLost, Status, TrialOutcome
 
 logger = logging.getLogger(__name__)
@@ -41,29 +42,6 @@ MACHINE_FAILURES_IN_A_ROW = 3
 OUT_OF_MEMORY_IN_A_ROW = 10
 # So many that fail with the same words before any has completed are a program that cannot run at all.
 FAILED_ALIKE_IN_A_ROW = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Timings:
-    """Where the wall time of a search went, in seconds, for `benchmarks/search_overhead.py`."""
-
-    wall: float
-    proposing: float
-    recording: float
-    display: float
-
-
-class Stopwatch:
-    """Adds up the seconds spent inside its `with` blocks."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        self._begun = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._begun
 
 
 def trial_limits(config: SearchConfig) -> Limits:

@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from math import inf, isfinite, isinf
+from math import inf, isinf
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.recommend.predicted_curve import SeenCurve
 from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
-from carbs_scaling.ledger.history import MACHINE, History, without_collapsed
+from carbs_scaling.ledger.history import History, without_collapsed
 from carbs_scaling.ledger.imported import Reader, add_runs, read_rows, require_some
 from carbs_scaling.ledger.trials import INHERITED, OWN_PROGRAM_SAYS, read_trials
 from carbs_scaling.samplers.candidates import Limit, design_point
-from carbs_scaling.samplers.checks import TrialChecks, record_own
+from carbs_scaling.samplers.checks import TrialChecks, charge, record_own
 from carbs_scaling.samplers.front_search import FrontSearch
 from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.samplers.sampler import Sampler, SamplerEntry
@@ -170,7 +170,7 @@ class CarbsSampler(Sampler):
         Raises:
             BudgetSpent: what remains pays for none.
         """
-        # One thread of `optimize(n_jobs=...)` at a time, each knowing what the others were told.
+        # One thread of `optimize(n_jobs=...)` at a time.
         with _PROPOSING:
             self._introduce(study)
             self._learn_conditions(study)
@@ -197,7 +197,9 @@ class CarbsSampler(Sampler):
         proposed = self._proposed.pop(trial.number, None)
         record_own(study, trial, values, self.space, self.checks)
         history = self.read(study, but=trial.number)
-        remaining = history.remaining_flops(self.budget_flops) - self._charge(trial, state, values, proposed)
+        remaining = history.remaining_flops(self.budget_flops) - charge(
+            trial, state, values, proposed, self.space
+        )
         if remaining < self.space.lowest_flops or self._trials_left(history) <= 1:
             try:
                 study.stop()
@@ -294,7 +296,7 @@ class CarbsSampler(Sampler):
     def stop_rule(
         self, study: Study, number: int, point: Point, curves: Sequence[SeenCurve], probability: float
     ) -> StopRule | None:
-        """See `Sampler`; needs points with N and D, and some completed runs."""
+        """See `Sampler`; None where points have no N and D, or few runs completed."""
         history = self._history(study, but=number)
         if not all(self.space.has_role[:2]) or min(len(curves), len(history.points)) < LEAST_CURVES:
             return None
@@ -307,23 +309,6 @@ class CarbsSampler(Sampler):
 
     def _history(self, study: Study, but: int | None = None) -> History:
         return without_collapsed(self.read(study, but), self.space)
-
-    def _charge(
-        self,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-        proposed: Point | None,
-    ) -> float:
-        """FLOPs of a trial that is about to end."""
-        inherited = float(trial.user_attrs.get(INHERITED, 0.0))
-        if state is TrialState.COMPLETE and values is not None and isfinite(values[1]):
-            return max(0.0, float(values[1]) - inherited)
-        if state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
-            return 0.0
-        if proposed is None:
-            proposed = self.space.point_of(trial.params)
-        return 0.0 if proposed is None else max(0.0, self.space.cost(proposed) - inherited)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
@@ -357,8 +342,8 @@ class CarbsSampler(Sampler):
 
     def _limit(self, history: History) -> Limit:
         """Dearest run that may be proposed now."""
-        cap = self.options.max_trial_flops
-        return Limit(self.space, self.may_cost(history), inf if cap is None else cap, history.continuable)
+        cap = self.options.max_trial_flops or inf
+        return Limit(self.space, self.may_cost(history), cap, history.continuable)
 
     def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
@@ -405,19 +390,18 @@ def no_roles(point: Point) -> dict[str, float]:
 
 
 def _build(space: LegalSpace, budget_flops: float, seed: int, options: SamplerOptions) -> CarbsSampler:
-    parts = space.encoding.distributions, space.flops
-    sampler = CarbsSampler(
-        *parts,
-        None if not any(space.has_role) else space.roles,
+    return CarbsSampler(
+        space.encoding.distributions,
+        space.flops,
+        space.roles if any(space.has_role) else None,
         space.project,
         budget_flops,
         seed=seed,
         allowed=space.allowed,
         rates=space.rates,
-        **asdict(options),
         price=space.price,
+        **asdict(options),
     )
-    return sampler
 
 
 SAMPLER = SamplerEntry(_build, SamplerOptions)

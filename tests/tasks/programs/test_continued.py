@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_the_longest_shorter_run_of_its_other_values(build, t
 
 
 def test_without_a_dimension_to_differ_in_it_is_refused(build):
-    with pytest.raises(ConfigError, match="task.continued.dimension=None"):
+    with pytest.raises(ConfigError, match="dimension=None"):
         build()
     with pytest.raises(ConfigError, match=r"task\.keep"):
         build("task.continued.dimension=tokens", "task.keep=none")
