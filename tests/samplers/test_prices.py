@@ -63,9 +63,7 @@ def test_candidates_hold_longer_runs_of_what_is_there_alone():
     limit = Limit(own.space, 4e17, float("inf"), history.continuable)
     found = continuations(own.space, history, own.space.describe([]), limit)
     assert len(found) >= 4
-    assert all(
-        p["params"] == 10**7 and p["learning_rate"] == 2e-3 and p["tokens"] > 1e9 for p in found.points
-    )
+    assert all((p["params"], p["learning_rate"]) == (10**7, 2e-3) and p["tokens"] > 1e9 for p in found.points)
     assert (limit.prices(found) <= 4e17).all()
     assert found.flops.max() > 4e17  # its price counts against what is left, not the whole run
     cut = Limit(own.space, 4e17, 2e17, history.continuable)
