@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
+from carbs_scaling.config_loading import load_section
 from carbs_scaling.data.config import DataConfig
 from carbs_scaling.data.token_files import prepare_text
 from carbs_scaling.models.family import ModelShape
@@ -42,7 +43,7 @@ def main() -> None:
     pairs, steps = (2, 90) if options.smoke else (options.pairs, options.steps)
     torch.set_num_threads(1)
     with initialize_config_dir(str(Path("conf").resolve()), version_base=None):
-        text = prepare_text(DataConfig(**compose("search").data))
+        text = prepare_text(load_section("data", DataConfig, compose("search").data))
     base = TrainingJob(
         recipe=Recipe(ModelShape("gpt2", 32, 1, 16, 256, 128), 6e-3, 8, steps, 0.1, 0.95, 0.0, 0),
         text=text,

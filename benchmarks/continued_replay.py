@@ -8,9 +8,9 @@ last 30% from a constant rate does against the best cosine, and their best rate 
 
     fresh        cosine, full prices
     continued    trunks, and a sampler that knows the prices
-    blind        trunks and their prices charged, by a sampler that takes each run at its full price
+    blind        trunks and their prices charged, by a sampler that takes all runs at full price
 
-Regret: 1 - area of the noise-free losses of what was run / that of the true front of fresh runs. The figure is
+Regret: 1 - area of the noise-free losses of what was run over that of the true front of fresh runs. Figure:
 the share of fresh's FLOPs that an arm has spent when its regret is that of fresh at the end.
 """
 
@@ -41,7 +41,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-trials", type=int, default=60)
     parser.add_argument("--budget", type=float, default=2.0, help="in dearest runs")
-    parser.add_argument("--penalty", type=float, default=0.003)
+    parser.add_argument(
+        "--overhead", type=float, help="of a trial, in budgets; None: half a share of a trial"
+    )
+    parser.add_argument("--penalty", type=float, default=0.001)
     parser.add_argument("--arms", default="fresh,continued,blind")
     parser.add_argument("--smoke", action="store_true", help="one problem, one seed, 16 trials")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/continued_replay.json"))
@@ -87,7 +90,8 @@ def main() -> None:
 
 def key_of(arm: str, problem: Problem, options: argparse.Namespace, seed: int) -> str:
     """Of a search in the JSON."""
-    return f"{arm}|{problem.name}|{options.budget:g}|{options.max_trials}|{options.penalty:g}|{seed}"
+    setting = f"{options.budget:g}|{options.max_trials}|{options.penalty:g}|{options.overhead}"
+    return f"{arm}|{problem.name}|{setting}|{seed}"
 
 
 def needed(run: dict, fresh: dict) -> float:
@@ -129,7 +133,7 @@ def one_search(arm: str, problem: Problem, seed: int, options: argparse.Namespac
         problem.project,
         budget,
         seed=seed,
-        overhead_flops=budget / (2 * options.max_trials),
+        overhead_flops=budget * (options.overhead or 0.5 / options.max_trials),
         **told,
     )
     study = new_study(sampler)

@@ -12,7 +12,7 @@ from carbs_scaling.executors import EXECUTORS
 from carbs_scaling.executors.executor import Executor
 from carbs_scaling.executors.memory import gpus_a_trial, require_device, trial_memory_bytes, trials_a_gpu
 from carbs_scaling.frontier import pareto_front
-from carbs_scaling.ledger.curves import curve_path, last_point, read_curve
+from carbs_scaling.ledger.curves import curve_path, last_point, read_curve, seen_curves
 from carbs_scaling.ledger.database import LedgerGone, storage_errors
 from carbs_scaling.ledger.kept import KeptOutcomes
 from carbs_scaling.ledger.lease import NOW, sole_coordinator
@@ -27,6 +27,7 @@ from carbs_scaling.search_limits import SearchLimits
 from carbs_scaling.search_log import Stopwatch, Timings, logged_to
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
 from carbs_scaling.trial import MachineFailure, ParentLost, Status, TrialOutcome
 
@@ -218,7 +219,12 @@ class Search:
                         break
                     record = self._study.ask(self._task, self._provenance)
             self._begun = True
-            executor.submit(record.number, self._job(record))
+            try:
+                rule = self._stop_rule(sampler, record)
+            except LedgerGone:
+                self._left_open.insert(0, record)
+                raise
+            executor.submit(record.number, self._job(record, rule))
             self._running[record.number] = record
             with self._showing:
                 self._display.trial_started(record)
@@ -390,11 +396,22 @@ class Search:
                 self._display.trial_progress(number, point["progress"], point.get("train_loss"))
         self._display.refresh()
 
-    def _job(self, record: TrialRecord) -> MeteredJob:
+    def _stop_rule(self, sampler: samplers.Sampler, record: TrialRecord) -> StopRule | None:
+        trials = self._config.trials
+        if trials.stopping == "none":
+            return None
+        with self._proposing:
+            curves = seen_curves(self._study.records(), self._curves)
+            study = self._study.optuna_study
+            return sampler.stop_rule(study, record.number, record.point, curves, trials.stop_below)
+
+    def _job(self, record: TrialRecord, rule: StopRule | None) -> MeteredJob:
         curve: Path = curve_path(self._curves, record.number)
         folder = str(self._config.study.folder)
         executor = self._config.executor
-        context = TrialContext(record.number, record.seed, executor.device, str(curve), folder, record.parent)
+        context = TrialContext(
+            record.number, record.seed, executor.device, str(curve), folder, record.parent, rule
+        )
         return MeteredJob(
             Job(self._task, record.point, context),
             self._config.energy,

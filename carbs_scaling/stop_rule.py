@@ -36,4 +36,6 @@ class StopRule:
 
     def stops(self, before: float, share: float, loss: float) -> bool:
         """Whether a run ends at `share` whose mean training loss since the share `before` was `loss`."""
-        return self.passes(before, share) and loss > self.losses[bisect_right(self.shares, share) - 1]
+        passed = bisect_right(self.shares, share)
+        # A loss over several parts is above that of the last.
+        return passed == bisect_right(self.shares, before) + 1 and loss > self.losses[passed - 1]

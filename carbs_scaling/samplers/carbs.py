@@ -12,11 +12,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from math import inf, isfinite, isinf
+from math import inf, isinf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -25,20 +26,23 @@ from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.laws.recipe import Recommendation
+from carbs_scaling.laws.recommend.predicted_curve import SeenCurve
 from carbs_scaling.laws.runs.reading import StudyRuns, study_row
 from carbs_scaling.laws.scaling_law import ScalingLaw
-from carbs_scaling.ledger.history import MACHINE, History, essential, without_collapsed
+from carbs_scaling.ledger.history import History, essential, without_collapsed
 from carbs_scaling.ledger.imported import Reader, add_runs, read_rows, require_some
 from carbs_scaling.ledger.trials import INHERITED, OWN_PROGRAM_SAYS, read_trials
 from carbs_scaling.samplers.candidates import Limit, design_point
-from carbs_scaling.samplers.checks import TrialChecks, record_own
+from carbs_scaling.samplers.checks import TrialChecks, charge, record_own
 from carbs_scaling.samplers.front_search import FrontSearch
 from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.samplers.sampler import Sampler, SamplerEntry
+from carbs_scaling.samplers.stopping import LEAST_CURVES, stop_rule
 from carbs_scaling.samplers.target_search import most_informative
 from carbs_scaling.space.conditions import Conditions
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.surrogate.fit import SurrogateFitter
 from carbs_scaling.surrogate.model import LawEnsembleModel
 from carbs_scaling.trial import Status
@@ -160,7 +164,9 @@ class CarbsSampler(Sampler):
         self.fallbacks: Counter[str] = Counter()
         self._introduced = False
         # The last model, with the space and the runs that it was fitted to.
-        self._fitted: tuple[LegalSpace, list[float], list[float], LawEnsembleModel] | None = None
+        self._fitted: (
+            tuple[LegalSpace, list[float], list[float], list[tuple[Point, float]], LawEnsembleModel] | None
+        ) = None
         self.checks = TrialChecks()
         self.checks.roles(self.space, roles is not None)
 
@@ -175,7 +181,7 @@ class CarbsSampler(Sampler):
         Raises:
             BudgetSpent: what remains pays for none.
         """
-        # One thread of `optimize(n_jobs=...)` at a time, each knowing what the others were told.
+        # One thread of `optimize(n_jobs=...)` at a time.
         with _PROPOSING:
             self._introduce(study)
             self._learn_conditions(study)
@@ -202,7 +208,9 @@ class CarbsSampler(Sampler):
         proposed = self._proposed.pop(trial.number, None)
         record_own(study, trial, values, self.space, self.checks)
         history = self.read(study, but=trial.number)
-        remaining = history.remaining_flops(self.budget_flops) - self._charge(trial, state, values, proposed)
+        remaining = history.remaining_flops(self.budget_flops) - charge(
+            trial, state, values, proposed, self.space
+        )
         if remaining < self.space.lowest_flops or self._trials_left(history) <= 1:
             try:
                 study.stop()
@@ -296,6 +304,16 @@ class CarbsSampler(Sampler):
             point = self.front_search(history).best(history, self.model_of(history, rng), rng, limit)
         return self._cheapest("no new affordable candidate") if point is None else point
 
+    def stop_rule(
+        self, study: Study, number: int, point: Point, curves: Sequence[SeenCurve], probability: float
+    ) -> StopRule | None:
+        """See `Sampler`; None where points have no N and D, or few runs completed."""
+        history = self._history(study, but=number)
+        if not all(self.space.has_role[:2]) or min(len(curves), len(history.points)) < LEAST_CURVES:
+            return None
+        model = self.model_of(history, np.random.default_rng([self.seed, number, 1]))
+        return stop_rule(self.space, history, model, curves, point, probability)
+
     def front_search(self, history: History) -> FrontSearch:
         """What chooses runs for the front."""
         return FrontSearch(self.space, self.options, self.budget_flops, self._overhead(history))
@@ -303,26 +321,9 @@ class CarbsSampler(Sampler):
     def _history(self, study: Study, but: int | None = None) -> History:
         return essential(without_collapsed(self.read(study, but), self.space), MOST_RUNS)
 
-    def _charge(
-        self,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-        proposed: Point | None,
-    ) -> float:
-        """FLOPs of a trial that is about to end."""
-        inherited = float(trial.user_attrs.get(INHERITED, 0.0))
-        if state is TrialState.COMPLETE and values is not None and isfinite(values[1]):
-            return max(0.0, float(values[1]) - inherited)
-        if state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
-            return 0.0
-        if proposed is None:
-            proposed = self.space.point_of(trial.params)
-        return 0.0 if proposed is None else max(0.0, self.space.cost(proposed) - inherited)
-
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
-        begun = len(history.points) + len(history.pending) + len(history.failed)
+        begun = sum(map(len, (history.points, history.pending, history.failed, history.bounded)))
         if self.options.startup_trials is not None:
             return begun < self.options.startup_trials
         knobs = self.space.encoding.knobs
@@ -352,8 +353,8 @@ class CarbsSampler(Sampler):
 
     def _limit(self, history: History) -> Limit:
         """Dearest run that may be proposed now."""
-        cap = self.options.max_trial_flops
-        return Limit(self.space, self.may_cost(history), inf if cap is None else cap, history.continuable)
+        cap = self.options.max_trial_flops or inf
+        return Limit(self.space, self.may_cost(history), cap, history.continuable)
 
     def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
@@ -370,17 +371,18 @@ class CarbsSampler(Sampler):
         return self._cheapest("no new point for the design") if point is None else point
 
     def model_of(self, history: History, rng: np.random.Generator) -> LawEnsembleModel:
-        """The model of the loss after the completed trials of `history`, at least two.
+        """The model of the loss after the completed trials of `history`, at least two, and stopped ones.
 
         Where several proposals are made while no trial ends, one fit serves them all: with many workers the
         fits would leave them idle. A search that runs one trial at a time fits for each.
         """
         if self._fitted is not None and history.pending:
-            space, loss, flops, model = self._fitted
-            if space is self.space and loss == history.loss and flops == history.flops:
+            space, loss, flops, bounded, model = self._fitted
+            known = loss == history.loss and flops == history.flops and bounded == history.bounded
+            if space is self.space and known:
                 return model
         model = self._fit(history, rng)
-        self._fitted = self.space, history.loss, history.flops, model
+        self._fitted = self.space, history.loss, history.flops, history.bounded, model
         return model
 
     def _fit(self, history: History, rng: np.random.Generator) -> LawEnsembleModel:
@@ -395,7 +397,11 @@ class CarbsSampler(Sampler):
             self.space.rates,
             self.fallbacks,
         )
-        return fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)
+        model = fitter.fit(known.cube, known.features, np.asarray(history.loss), rng)
+        if not history.bounded:
+            return model
+        points, bounds = zip(*history.bounded, strict=True)
+        return model.at_least(self.space.describe(list(points)).rows, torch.tensor(bounds))
 
     def _cheapest(self, reason: str) -> Point:
         self.fallbacks[reason] += 1
@@ -409,19 +415,18 @@ def no_roles(point: Point) -> dict[str, float]:
 
 
 def _build(space: LegalSpace, budget_flops: float, seed: int, options: SamplerOptions) -> CarbsSampler:
-    parts = space.encoding.distributions, space.flops
-    sampler = CarbsSampler(
-        *parts,
-        None if not any(space.has_role) else space.roles,
+    return CarbsSampler(
+        space.encoding.distributions,
+        space.flops,
+        space.roles if any(space.has_role) else None,
         space.project,
         budget_flops,
         seed=seed,
         allowed=space.allowed,
         rates=space.rates,
-        **asdict(options),
         price=space.price,
+        **asdict(options),
     )
-    return sampler
 
 
 SAMPLER = SamplerEntry(_build, SamplerOptions)

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
+from carbs_scaling.ledger.history import MACHINE
 from carbs_scaling.ledger.trials import INHERITED, RECORD
+from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import LegalSpace
 
 # Factors of the declared FLOPs between which reported ones are fine: runs may end early, or count otherwise.
@@ -110,6 +112,23 @@ def record_own(
     if inherited:
         written[INHERITED] = inherited
     study._storage.set_trial_user_attr(trial._trial_id, RECORD, written)
+
+
+def charge(
+    trial: FrozenTrial,
+    state: TrialState,
+    values: Sequence[float] | None,
+    proposed: Point | None,
+    space: LegalSpace,
+) -> float:
+    """FLOPs that a trial which is about to end has to pay."""
+    inherited = float(trial.user_attrs.get(INHERITED, 0.0))
+    if state is TrialState.COMPLETE and values is not None and isfinite(values[1]):
+        return max(0.0, float(values[1]) - inherited)
+    if state is TrialState.FAIL and trial.user_attrs.get("outcome") == MACHINE:
+        return 0.0
+    point = space.point_of(trial.params) if proposed is None else proposed
+    return 0.0 if point is None else max(0.0, space.cost(point) - inherited)
 
 
 def _near(flops: float, cost: float) -> bool:

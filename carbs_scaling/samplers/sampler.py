@@ -1,7 +1,7 @@
 """The door of a sampler: proposals by Optuna's protocol, and a budget that it keeps to."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
@@ -16,10 +16,12 @@ from optuna.trial import FrozenTrial
 
 from carbs_scaling.config_loading import load_section
 from carbs_scaling.errors import BudgetSpent, ConfigError
+from carbs_scaling.laws.recommend.predicted_curve import SeenCurve
 from carbs_scaling.ledger.history import History, read_history
 from carbs_scaling.samplers import SAMPLERS
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.trial import Status
 
 DIRECTIONS = [StudyDirection.MINIMIZE, StudyDirection.MINIMIZE]
@@ -70,6 +72,18 @@ class Sampler(BaseSampler):
                 "minimised: optuna.create_study(directions=['minimize', 'minimize'], sampler=...)"
             )
         return read_history(study, self.space, but, self._proposed)
+
+    def stop_rule(
+        self, study: Study, number: int, point: Point, curves: Sequence[SeenCurve], probability: float
+    ) -> StopRule | None:
+        """When trial `number`, which is about to run at `point`, ends early; None: never.
+
+        Args:
+            study: with the other trials.
+            curves: of its completed runs.
+            probability: to end below the front at its FLOPs, under which it ends.
+        """
+        return None
 
     def require_affordable(self, remaining_flops: float) -> None:
         """Raises `BudgetSpent` where the remaining budget cannot pay for the cheapest legal run."""

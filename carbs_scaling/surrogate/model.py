@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import pi, sqrt
 
 import torch
 from botorch.exceptions import UnsupportedError
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from carbs_scaling.surrogate.law_mean import LawMean, MisfitKernel, features_of
 from carbs_scaling.surrogate.posterior import LossModel, MixturePosterior
+
+# A bound that holds with all but this probability as it is says nothing.
+NOTHING_TOLD = 0.02
 
 
 class LawEnsembleModel(LossModel):
@@ -110,6 +113,22 @@ class LawEnsembleModel(LossModel):
     def believe(self, X: Tensor) -> LawEnsembleModel:
         """Conditioned on m runs at X, `m x (d + 4)`, ending at the mean prediction."""
         return self.condition_on_observations(X, self.posterior(X).mean) if len(X) else self
+
+    def at_least(self, X: Tensor, bounds: Tensor) -> LawEnsembleModel:
+        """Conditioned on m runs that were stopped, whose losses would have been above `bounds`, shape `m`.
+
+        Each is taken to have ended at the mean of what is predicted above its bound. One that was predicted
+        to end above it anyway says nothing and is left out.
+        """
+        found = self.posterior(X[:, None])
+        mean, sd = found.mean[:, 0, 0], found.variance[:, 0, 0].sqrt()
+        z = (bounds.to(mean) - mean) / sd
+        above = torch.special.ndtr(-z)
+        told = (above < 1 - NOTHING_TOLD).nonzero()[:, 0]
+        # phi(z) / (1 - Phi(z)), which is about z far in the tail.
+        hazard = torch.where(z > 8, z, (-0.5 * z.square()).exp() / sqrt(2 * pi) / above.clamp_min(1e-300))
+        imputed = (mean + sd * hazard)[told]
+        return self.condition_on_observations(X[told], imputed[:, None]) if len(told) else self
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, **kwargs: object) -> LawEnsembleModel:
         """The model after m more runs: members that predicted otherwise lose weight.

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Collection
 from typing import Any
 
+from carbs_scaling.config import FRESH, TrialsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.formula import Value
 from carbs_scaling.task import Limits
@@ -23,8 +24,8 @@ class Command(ProgramTask):
     config_type = CommandConfig
     name = "command"
 
-    def __init__(self, space: dict[str, Any], section: CommandSection) -> None:
-        super().__init__(space, section)
+    def __init__(self, space: dict[str, Any], section: CommandSection, trials: TrialsConfig = FRESH) -> None:
+        super().__init__(space, section, trials)
         self._words = Words(section.command, "task.command", self.points.known | set(OF_A_TRIAL))
         program = self._words.words[0]
         if OPEN not in program and shutil.which(program) is None:
@@ -33,8 +34,8 @@ class Command(ProgramTask):
 
     @classmethod
     def from_config(cls, config: CommandConfig, limits: Limits) -> "Command":
-        """The task; the limits are the search's to keep."""
-        return cls(config.space, config.task)
+        """The task; the limits on cost are the search's to keep."""
+        return cls(config.space, config.task, limits.trials)
 
     def words(self, values: dict[str, Value], absent: Collection[str]) -> list[str]:
         """The words of the command, filled."""

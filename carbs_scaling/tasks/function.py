@@ -7,6 +7,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from carbs_scaling.config import FRESH, TrialsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.formula import Value
 from carbs_scaling.task import Limits
@@ -27,8 +28,8 @@ class Function(ProgramTask):
     config_type = FunctionConfig
     name = "function"
 
-    def __init__(self, space: dict[str, Any], section: FunctionSection) -> None:
-        super().__init__(space, section)
+    def __init__(self, space: dict[str, Any], section: FunctionSection, trials: TrialsConfig = FRESH) -> None:
+        super().__init__(space, section, trials)
         module, _, function = section.function.partition(":")
         if not (function.isidentifier() and all(part.isidentifier() for part in module.split("."))):
             raise ConfigError(f"task.function={section.function} must be package.module:function")
@@ -42,8 +43,8 @@ class Function(ProgramTask):
 
     @classmethod
     def from_config(cls, config: FunctionConfig, limits: Limits) -> "Function":
-        """The task; the limits are the search's to keep."""
-        return cls(config.space, config.task)
+        """The task; the limits on cost are the search's to keep."""
+        return cls(config.space, config.task, limits.trials)
 
     def words(self, values: dict[str, Value], absent: Collection[str]) -> list[str]:
         """The call, as a program that writes the files which `conf/task/function.yaml` names."""

@@ -60,6 +60,10 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor]
 
 
+class TrunkLost(Exception):
+    """The state that a run begins with cannot be read."""
+
+
 def run_identity(*parts: Any) -> str:
     """A hash of what a run is, from plain JSON values."""
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -118,6 +122,17 @@ def load_checkpoint(plan: CheckpointPlan) -> Checkpoint | None:
             return checkpoint
         logger.warning("checkpoint %s in %s is not used: %s", name, folder, trouble)
     return None
+
+
+def begun_by_parent(plan: CheckpointPlan, trunk: Checkpoint | None) -> Checkpoint:
+    """A state that a shorter run left as the first of another run, whose seconds are its own.
+
+    Raises:
+        TrunkLost: there is none.
+    """
+    if trunk is None:
+        raise TrunkLost(f"there is no whole state in {plan.folder}")
+    return Checkpoint(trunk.step, {**trunk.state, "seconds": 0.0, "has_saved": False}, trunk.tensors)
 
 
 def _read(folder: Path, name: str, run: str) -> tuple[Checkpoint | None, str]:

@@ -23,6 +23,8 @@ from carbs_scaling.training.batches import device_batches
 from carbs_scaling.training.checkpoint import (
     Checkpoint,
     CheckpointPlan,
+    TrunkLost,
+    begun_by_parent,
     restore_tensors,
     run_tensors,
     save_checkpoint,
@@ -102,7 +104,7 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
     try:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             loss, trouble = _train_and_score(job, device, tally, watch, ranks)
-    except _TrunkLost as lost:
+    except TrunkLost as lost:
         return ParentLost(message=str(lost))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) or ranks.size > 1:
@@ -138,10 +140,6 @@ def train(job: TrainingJob, watch: Watch | None = None, ranks: Ranks | None = No
     return Completed(loss=value, loss_of_laws=of_laws, metrics={**tally.measured, **metrics}, **common)
 
 
-class _TrunkLost(Exception):
-    """The state that a run begins with cannot be read."""
-
-
 def _train_and_score(
     job: TrainingJob, device: torch.device, tally: _Tally, watch: Watch | None, ranks: Ranks
 ) -> tuple[float | None, str]:
@@ -161,10 +159,7 @@ def _train_and_score(
     checkpoint = None if job.checkpoints is None else ranks.load(job.checkpoints)
     inherited: list[dict[str, float]] = []
     if checkpoint is None and job.goes_on_from is not None:
-        checkpoint = ranks.load(job.goes_on_from)
-        if checkpoint is None:
-            raise _TrunkLost(f"there is no whole state in {job.goes_on_from.folder}")
-        checkpoint = _begun_by_parent(checkpoint)
+        checkpoint = begun_by_parent(job.goes_on_from, ranks.load(job.goes_on_from))
         inherited = [
             {**point, "progress": point["step"] / job.recipe.steps, "seconds": 0.0}
             for point in checkpoint.state["curve"]
@@ -195,11 +190,6 @@ def _train_and_score(
                 tally.float32_loss = ranks.mean_loss(partial(score, in_float32=True), indices)
                 ranks.on_first(partial(save, ranks.gathered(model, build), job.model_folder))
             return loss, ""
-
-
-def _begun_by_parent(trunk: Checkpoint) -> Checkpoint:
-    """A trunk as the first state of another run, whose seconds are its own."""
-    return Checkpoint(trunk.step, {**trunk.state, "seconds": 0.0, "has_saved": False}, trunk.tensors)
 
 
 class _Run:

@@ -65,8 +65,7 @@ def test_a_fixed_warmup_is_the_same_in_runs_of_any_length(shape):
     assert short[:6] == pytest.approx([(i + 1) / 7 for i in range(6)])
     same = {"wsd": 14, "cosine": 7, "constant": 20}[shape]
     assert short[:same] == long[:same]
-    assert all(a >= b for a, b in zip(short[6:], short[7:], strict=False))
-    assert short[-1] == (1 if shape == "constant" else pytest.approx(short[-1]))
+    assert short[6:] == sorted(short[6:], reverse=True)
     assert trunk_steps(schedule, 20) == (14 if shape == "wsd" else 0)
 
 

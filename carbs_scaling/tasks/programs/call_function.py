@@ -28,6 +28,7 @@ class Context:
         folder: the trial's own, there already.
         tokens: that an earlier attempt of this trial has reported, where `task.continues=true` kept its
             folder; else 0.
+        parent_folder: of the trial that this one goes on from (`trials=continued`); None: it begins anew.
     """
 
     trial: int
@@ -35,6 +36,7 @@ class Context:
     device: str
     folder: Path
     tokens: float = 0.0
+    parent_folder: Path | None = None
 
     def report(self, step: int, loss: float, **more: float) -> None:
         """Adds a point to the trial's loss curve.
@@ -68,12 +70,14 @@ def main(function: str, point: dict[str, Any]) -> None:
     module, _, name = function.partition(":")
     environment = {key: os.environ[f"CARBS_SCALING_{key.upper()}"] for key in ("trial", "seed", "device")}
     folder = Path(os.environ["CARBS_SCALING_FOLDER"])
+    parent = os.environ.get("CARBS_SCALING_PARENT_FOLDER")
     context = Context(
         int(environment["trial"]),
         int(environment["seed"]),
         environment["device"],
         folder,
         reported_tokens(folder / REPORTS),
+        Path(parent) if parent else None,
     )
     result = getattr(import_module(module), name)(point, context)
     values = dict(result) if isinstance(result, Mapping) else {"loss": result}

@@ -39,6 +39,21 @@ class FailureConfig:
 
 
 @dataclass(frozen=True)
+class ContinuedConfig:
+    """Which runs of the program may go on from which others, with `trials=continued`.
+
+    `dimension`: the one in which both may differ, and the later is larger. `share`: of the FLOPs of the run
+    that is gone on from, those that need not be paid again.
+    """
+
+    dimension: str | None = MISSING
+    share: float = MISSING
+
+    def __post_init__(self) -> None:
+        require(0 < self.share <= 1, f"task.continued.share={self.share} must lie in (0, 1]")
+
+
+@dataclass(frozen=True)
 class ProgramConfig:
     """What `task=command` and `task=function` have in common.
 
@@ -60,6 +75,7 @@ class ProgramConfig:
     output_bytes: int = MISSING
     keep: str = MISSING
     continues: bool = MISSING
+    continued: ContinuedConfig = MISSING
     environment: dict[str, str] = MISSING
     working_directory: str | None = MISSING
 

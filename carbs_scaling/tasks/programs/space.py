@@ -19,7 +19,7 @@ from carbs_scaling.space.dimensions import Dimension, Rule, multiple_of, parse_d
 from carbs_scaling.task import TRIALS, Point
 
 # What a program's words and formulas may name beside dimensions and roles.
-OF_A_TRIAL = ("trial", "folder", "seed", "device")
+OF_A_TRIAL = ("trial", "folder", "seed", "device", "parent_folder")
 RESERVED = frozenset({*OF_A_TRIAL, "flops", *FUNCTIONS})
 SHAPE_SIZES = ("width", "depth", "head_size", "vocabulary_size", "sequence_length")
 KEYS = {"low", "high", "log", "integer", "multiple_of", "choices", "when"}

@@ -7,11 +7,15 @@ import shutil
 import signal
 import tempfile
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
+from carbs_scaling.config import FRESH, TrialsConfig
+from carbs_scaling.errors import ConfigError
 from carbs_scaling.formula import Formula, Value
 from carbs_scaling.task import Point, Task, TrialContext
 from carbs_scaling.tasks.programs.config import ProgramConfig
@@ -19,7 +23,7 @@ from carbs_scaling.tasks.programs.process import Ending, KeptOutput, run_program
 from carbs_scaling.tasks.programs.readings import build_source
 from carbs_scaling.tasks.programs.space import ProgramSpace
 from carbs_scaling.tasks.programs.watch import Curve, Failures, Watch, plain
-from carbs_scaling.trial import Completed, Diverged, OutOfMemory, TrialOutcome
+from carbs_scaling.trial import Completed, Diverged, OutOfMemory, ParentLost, TrialOutcome
 
 FOLDERS = "trials"  # the folder of trials in that of a study
 OUTPUT, COMMAND = "output.log", "command.txt"
@@ -35,13 +39,16 @@ class ProgramTask(Task):
     Args:
         space: the section `space`.
         section: the section `task`.
+        trials: whether they may go on from others.
 
     Raises:
         ConfigError: a section that cannot be.
     """
 
-    def __init__(self, space: dict[str, Any], section: ProgramConfig) -> None:
+    def __init__(self, space: dict[str, Any], section: ProgramConfig, trials: TrialsConfig = FRESH) -> None:
         self.section = section
+        self.continues = trials.continued
+        self._left: set[int] = set()  # trials whose folders are there
         self._specification = space
         self.points = ProgramSpace(space, section.roles, section.shape, section.flops, section.allowed)
         self.space = self.points.distributions
@@ -54,6 +61,45 @@ class ProgramTask(Task):
         if section.curve.file is not None or section.curve.pattern is not None:
             build_source("task.curve", section.curve)
         Failures(section.failure)
+        if self.continues:
+            self._require_continuable()
+
+    def _require_continuable(self) -> None:
+        dimension, keep = self.section.continued.dimension, self.section.keep
+        if dimension not in self.space or isinstance(self.space[dimension], CategoricalDistribution):
+            raise ConfigError(
+                f"trials=continued needs task.continued.dimension={dimension} to be a searched dimension of "
+                "numbers, such as tokens, in which a run may differ from the one that it goes on from"
+            )
+        if keep == "none":
+            raise ConfigError(
+                "trials=continued goes on from the folders of trials: task.keep must not be none"
+            )
+
+    def parent(self, point: Point, completed: Mapping[int, Point]) -> int | None:
+        """The longest run of the same other values with less of `task.continued.dimension`."""
+        name = self.section.continued.dimension
+        if not self.continues or name is None:
+            return None
+        others = {key: value for key, value in point.items() if key != name}
+        fitting = [
+            (other[name], -number)
+            for number, other in completed.items()
+            if number in self._left and other[name] < point[name] and _same(other, others)
+        ]
+        return -max(fitting)[1] if fitting else None
+
+    def price(self, point: Point, completed: Mapping[int, Point]) -> float:
+        """FLOPs of the run, less `task.continued.share` of those of the run that it goes on from."""
+        parent, flops = self.parent(point, completed), self.flops(point)
+        if parent is None:
+            return flops
+        return max(0.0, flops - self.section.continued.share * self.flops(completed[parent]))
+
+    def keep_trunks(self, useful: Sequence[int], running: Collection[int], study_folder: str) -> None:
+        """Looks which folders are there; `task.keep` says which are kept."""
+        folder = Path(study_folder) / FOLDERS
+        self._left = {number for number in useful if (folder / f"{number:05d}").is_dir()}
 
     def _steps_formula(self) -> Formula | None:
         """Of the steps of a run: given, or tokens / batch_tokens."""
@@ -98,6 +144,8 @@ class ProgramTask(Task):
     def identity(self) -> dict[str, Any]:
         """The space and all of the section that says what is run and read."""
         section = {k: v for k, v in asdict(self.section).items() if k not in MAY_CHANGE}
+        if not self.continues:
+            del section["continued"]
         section["reads"] = section.pop("metric")
         return {"space": self._specification, "program": section}
 
@@ -113,22 +161,31 @@ class ProgramTask(Task):
         """Runs the program once."""
         if context.study_folder is None:
             with tempfile.TemporaryDirectory() as temporary:
-                return self._run(point, context, Path(temporary))
-        folder = Path(context.study_folder).resolve() / FOLDERS / f"{context.number:05d}"
+                return self._run(point, context, Path(temporary), None)
+        folders = Path(context.study_folder).resolve() / FOLDERS
+        folder = folders / f"{context.number:05d}"
+        parent = None if context.parent is None else folders / f"{context.parent:05d}"
+        if parent is not None and not parent.is_dir():
+            return ParentLost(message=f"there is no folder {parent}")
         if not self.section.continues:
             _remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = self._run(point, context, folder)
+        outcome = self._run(point, context, folder, parent)
         if self.section.keep == "none":
             _remove(folder)
         return outcome
 
-    def _run(self, point: Point, context: TrialContext, folder: Path) -> TrialOutcome:
+    def _run(self, point: Point, context: TrialContext, folder: Path, parent: Path | None) -> TrialOutcome:
         values = self.points.values(point)
         device = chosen_device(context.device)
         own: dict[str, Value] = {"trial": context.number, "folder": str(folder)}
         own |= {"seed": context.seed, "device": device}
-        words = self.words({**values, **own}, self.points.not_applying(point))
+        absent = set(self.points.not_applying(point))
+        if parent is None:
+            absent.add("parent_folder")
+        else:
+            own["parent_folder"] = str(parent)
+        words = self.words({**values, **own}, absent)
         (folder / COMMAND).write_text(f"{shlex.join(words)}\n", encoding="utf-8")
         steps = None
         if self._steps is not None and self._steps.names <= values.keys():
@@ -203,6 +260,14 @@ class ProgramTask(Task):
     def provenance(self) -> dict[str, Any]:
         """How FLOPs are counted."""
         return {"flops_convention": self.flops_convention}
+
+
+def _same(point: Point, others: Point) -> bool:
+    """Whether a point has these values, to nine digits."""
+    return all(
+        math.isclose(point[name], value, rel_tol=1e-9) if isinstance(value, float) else point[name] == value
+        for name, value in others.items()
+    )
 
 
 def chosen_device(device: str) -> str:
