@@ -1,9 +1,15 @@
-"""Baseline: the grid of a careful person: a ladder of sizes, a few rates and batches at each."""
+"""Baseline: the grid of a careful person.
+
+Three or four sizes of one aspect ratio, each with 20 tokens a parameter, and at each the same four learning rates
+(a quarter of a published law's to twice it) and two batches (that law's and twice it). Each size costs ten times the
+one before, so N grows by about 3; the runs of all sizes together cost the budget, and are made from cheap to dear.
+"""
 
 from collections import Counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -14,40 +20,47 @@ from carbs_scaling.laws.prior.prior import published_level
 from carbs_scaling.samplers.projected import ProjectedSampler
 from carbs_scaling.samplers.sampler import SamplerEntry
 from carbs_scaling.space.encoding import Point
-from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.space.projection import Candidates, LegalSpace
 
 # Hoffmann et al. 2022: about 20 tokens a parameter, whatever the budget.
 _TOKENS_PER_PARAM = 20.0
-# Around the mean of two published laws, half and twice the learning rate, and twice the batch.
-_RATE_FACTORS = (1.0, 0.5, 2.0)
+# Factors of the mean of two published laws. Small models of bytes want lower rates.
+_RATE_FACTORS = (0.25, 0.5, 1.0, 2.0)
 _BATCH_FACTORS = (1.0, 2.0)
-_RUNG_FACTOR = 2.0
+_MOST_SIZES = 4
+_COST_FACTOR = 10.0  # of a size over the one before
+_SHIFTS = (1.0, 2**0.5)  # past the last size the grid is swept again with rates and batches in between
+_SHAPES = 2048
+_MOVES_N = 0.3  # in ln N
+# Weights of squared logs in the choice of a shape: its cost counts most, then tokens a parameter and aspect.
+_RATIO_WEIGHT, _ASPECT_WEIGHT = 0.25, 4.0
 
 
 def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
-    """Rates and batches at compute-optimal shapes, from cheap to dear, as far as the budget goes.
-
-    Each rung of the ladder costs twice the one before; all rungs together cost the budget. Past the last
-    rung the ladder is swept again with rates and batches in between.
+    """The grid's points, from cheap to dear.
 
     Args:
         space: what may be run.
         budget_flops: what the whole sweep may cost.
     """
     sweep = len(_RATE_FACTORS) * len(_BATCH_FACTORS)
-    dearest = min(space.highest_flops, budget_flops / (sweep * _RUNG_FACTOR))
-    rungs = max(1, int(np.log(dearest / space.lowest_flops) / np.log(_RUNG_FACTOR)) + 1)
-    costs = dearest / _RUNG_FACTOR ** np.arange(rungs)[::-1]
-    shapes = qmc.Sobol(space.encoding.knobs, rng=0).random(2048)
-    known = space.candidates(shapes)
+    dearest = min(space.highest_flops, budget_flops / (sweep * _COST_FACTOR / (_COST_FACTOR - 1)))
+    sizes = int(np.log(max(dearest / space.lowest_flops, 1)) / np.log(_COST_FACTOR)) + 1
+    costs = dearest / _COST_FACTOR ** np.arange(min(sizes, _MOST_SIZES))[::-1]
+    known = space.candidates(qmc.Sobol(space.encoding.knobs, rng=0).random(_SHAPES))
     ratios = known.features[:, 1] + space.centre[1] - known.features[:, 0] - space.centre[0]
+    aspects = _aspects(space, known)
+    shapes = []
+    for cost in costs:
+        badness = np.log(known.flops / cost) ** 2 + _RATIO_WEIGHT * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2
+        shapes.append(
+            space.encoding.position(known.points[int(np.argmin(badness + _ASPECT_WEIGHT * aspects))])
+        )
     points = []
-    for shift in (1.0, 2**0.5):
-        for cost in costs:
-            badness = np.log(known.flops / cost) ** 2 + 0.25 * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2
-            knobs = space.encoding.position(known.points[int(np.argmin(badness))])
-            sizes = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
-            rate, batch = published_level(float(sizes[0]), float(sizes[1]))
+    for shift in _SHIFTS:
+        for knobs in shapes:
+            sizes_of = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
+            rate, batch = published_level(float(sizes_of[0]), float(sizes_of[1]))
             rate += space.rates.level[0]
             for batch_factor in _BATCH_FACTORS:
                 for rate_factor in _RATE_FACTORS:
@@ -56,6 +69,26 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
                     space.set_role(row, "learning_rate", np.array([rate + np.log(rate_factor * shift)]))
                     points.append(space.legal(space.encoding.point(row[0])))
     return points
+
+
+def _aspects(space: LegalSpace, known: Candidates) -> NDArray[np.float64]:
+    """How far the dimensions that make N are from growing together, as a variance of shares; shape (m,)."""
+    positions = np.array([space.encoding.position(point) for point in known.points])
+    # Those that N moves with when they alone are moved from the middle.
+    middle = np.full(space.encoding.knobs, 0.5)
+    moved = []
+    for knob in range(space.encoding.knobs):
+        ends = []
+        for value in (0.1, 0.9):
+            row = middle.copy()
+            row[knob] = value
+            ends.append(space.features([space.legal(space.encoding.point(row))])[0, 0])
+        if abs(ends[1] - ends[0]) > _MOVES_N:
+            moved.append(knob)
+    if len(moved) < 2:
+        return np.zeros(len(positions))
+    spread: NDArray[np.float64] = positions[:, moved].var(axis=1)
+    return spread
 
 
 class CarefulGrid(BaseSampler):

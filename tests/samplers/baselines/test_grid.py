@@ -1,6 +1,7 @@
 """The grid of a careful person."""
 
-from optuna.distributions import FloatDistribution
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from carbs_scaling.samplers.baselines.grid import grid_points
 from carbs_scaling.space.encoding import Encoding
@@ -19,9 +20,34 @@ def test_it_sweeps_rates_and_batches_on_a_rising_ladder():
         return 6.0 * point["params"] * point["tokens"]
 
     points = grid_points(LegalSpace(Encoding(distributions), flops, dict), 3e18)
-    # Six runs at each cost: of cells as near to it as the space has.
-    costs = [flops(points[i]) for i in range(0, len(points) // 2, 6)]
+    # Eight runs at each cost: of cells as near to it as the space has.
+    sweep = points[: len(points) // 2]
+    costs = [flops(point) for point in sweep[::8]]
     assert costs == sorted(costs)
-    assert len({point["learning_rate"] for point in points[:6]}) == 3
-    assert len({point["batch_tokens"] for point in points[:6]}) == 2
-    assert sum(flops(point) for point in points[: len(points) // 2]) < 2 * 3e18
+    assert 3 <= len(costs) <= 4
+    assert len({point["learning_rate"] for point in sweep[:8]}) == 4
+    assert len({point["batch_tokens"] for point in sweep[:8]}) == 2
+    assert sum(flops(point) for point in sweep) == pytest.approx(3e18, rel=0.15)
+
+
+def test_width_and_depth_grow_together():
+    distributions = {
+        "width": IntDistribution(16, 1024, log=True),
+        "depth": IntDistribution(1, 64, log=True),
+        "ratio": FloatDistribution(2, 200, log=True),
+        "learning_rate": FloatDistribution(1e-5, 1, log=True),
+        "batch_tokens": FloatDistribution(1e3, 1e7, log=True),
+    }
+
+    def params(point):
+        return 12 * point["depth"] * point["width"] ** 2
+
+    def roles(point):
+        own = {name: point[name] for name in ("learning_rate", "batch_tokens")}
+        return {"params": params(point), "tokens": params(point) * point["ratio"], **own}
+
+    space = LegalSpace(Encoding(distributions), lambda p: 6 * params(p) ** 2 * p["ratio"], roles)
+    sweep = grid_points(space, 1e17)[:32:8]
+    aspects = [point["width"] / point["depth"] for point in sweep]
+    assert max(aspects) / min(aspects) < 2.5  # the space has from 1/4 to 1024
+    assert all(10 < point["ratio"] < 40 for point in sweep)
