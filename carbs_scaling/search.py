@@ -27,6 +27,7 @@ from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.samplers import sampler as samplers
 from carbs_scaling.search_limits import SearchLimits
 from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.space.first_points import FIRST, first_points, not_yet_run
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
 from carbs_scaling.trial import Completed, MachineFailure, Status, TrialOutcome
@@ -140,6 +141,7 @@ class Search:
         executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(self._config.executor)
         study, folder = self._config.study, self._config.study.folder
         known = runs_of_studies(study, self._config.warm_start, self._task)
+        self._first = first_points(sampler.space, self._config.first, self._config.budget.flops)
         with (
             sole_coordinator(study),
             undone_if_refused(folder, self._kept_at),
@@ -188,6 +190,7 @@ class Search:
         }
         with self._proposing:
             left_open = self._affordable(self._study.unfinished(self._task, provenance))
+        first = not_yet_run(self._first, [record.provenance for record in records])
         self._retire()  # what was not told when the last run of this study ended
         may_propose = True  # what can be paid changes only when a trial ends
         forget_stop(self._config.study.folder)
@@ -202,17 +205,18 @@ class Search:
             while executor.free:
                 if left_open:
                     record = left_open.pop(0)
+                    doing = f"going on with trial {record.number}, which was left open"
                 else:
                     with self._proposing:
                         may_propose = may_propose and self._may_propose(sampler)
                         if not may_propose:
                             break
-                        record = self._study.ask(self._task, provenance)
+                        record, doing = self._next(sampler, first, provenance)
                 self._begun = True
                 executor.submit(record.number, self._job(record))
                 running[record.number] = record
                 with self._showing:
-                    self._display.trial_started(record)
+                    self._display.trial_started(record, doing)
             if not running:
                 forget_stop(self._config.study.folder)
                 logger.info("the search ends: %s", self._why_it_ends)
@@ -228,6 +232,24 @@ class Search:
                 self._stop_if_hopeless(ended[-1][1])
             with self._showing:
                 self._show_progress(running)
+
+    def _next(
+        self, sampler: samplers.Sampler, first: list[tuple[str, Point]], provenance: dict[str, str]
+    ) -> tuple[TrialRecord, str]:
+        """The next trial, of the person's own points before any proposal, and what it is for."""
+        if first:
+            said, point = first.pop(0)
+            count = len(self._first)
+            record = self._study.ask(self._task, {**provenance, FIRST: said}, point)
+            return record, f"your point {count - len(first)} of {count}"
+        sampler.doing = ""
+        record = self._study.ask(self._task, provenance)
+        same = [
+            other.number
+            for other in self._study.records()
+            if other.number != record.number and (other.point, other.flops) == (record.point, record.flops)
+        ]
+        return record, f"repeat of trial {same[0]}" if same else sampler.doing
 
     def _affordable(self, left_open: list[TrialRecord]) -> list[TrialRecord]:
         """Those that the budget still pays for: it may have been lowered since. The others are closed."""

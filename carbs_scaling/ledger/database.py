@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -15,6 +15,7 @@ from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import ConfigError, StudyError
 from carbs_scaling.passwords import cleaned, remember
 
+Storage = TypeVar("Storage", bound=optuna.storages.RDBStorage)
 _SQLITE_HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 30  # SQLite waits so long for another reader or writer, such as a dashboard
 _LAST_TABLE = "alembic_version"  # Optuna fills it when all others are there
@@ -71,15 +72,29 @@ def storage_to_write(config: StudyConfig) -> optuna.storages.RDBStorage:
     raise AssertionError
 
 
-def storage_to_read(config: StudyConfig) -> optuna.storages.RDBStorage:
+def storage_to_read(
+    config: StudyConfig,
+    kind: type[Storage] = optuna.storages.RDBStorage,  # type: ignore[assignment]
+    read_only: bool = False,
+) -> Storage:
     """The ledger's database as it is: reading creates no file and no table.
+
+    Args:
+        config: where it is.
+        kind: of the storage.
+        read_only: whether SQLite and PostgreSQL are told to refuse every write.
 
     Raises:
         KeyError: there are no tables yet, or not all of them.
     """
     url, options = database_of(config)
+    if read_only:
+        options |= {"execution_options": {"postgresql_readonly": True}}
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
         raise KeyError(config.name)
+    if read_only and url.get_backend_name() == "sqlite" and url.database:
+        file = Path(url.database).resolve().as_uri()
+        url = url.set(database=file, query={**url.query, "mode": "ro", "uri": "true"})
     engine = sqlalchemy.create_engine(url, **options)
     try:
         with engine.connect() as connection:
@@ -89,9 +104,7 @@ def storage_to_read(config: StudyConfig) -> optuna.storages.RDBStorage:
                 raise KeyError(config.name)
     finally:
         engine.dispose()
-    return optuna.storages.RDBStorage(
-        url.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=True
-    )
+    return kind(url.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=True)
 
 
 def database_of(config: StudyConfig) -> tuple[sqlalchemy.URL, dict[str, Any]]:

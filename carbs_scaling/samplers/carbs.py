@@ -269,7 +269,10 @@ class CarbsSampler(Sampler):
         self.require_affordable(limit)
         rng = np.random.default_rng([self.seed, number])
         if self._designs(history) or len(history.points) < 2:
+            planned = self.options.startup_trials or min(2 * self.space.encoding.knobs, 8)
+            self.doing = f"design run {min(_begun(history) + 1, planned)} of {planned}"
             return self._design_point(history, rng, limit)
+        self.doing = "a run for the front" if self.target is None else "a run for the target"
         if self.target is not None:
             count = 2 * self.options.candidates
             overhead = self._overhead(history)
@@ -303,7 +306,7 @@ class CarbsSampler(Sampler):
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
-        begun = len(history.points) + len(history.pending) + len(history.failed)
+        begun = _begun(history)
         if self.options.startup_trials is not None:
             return begun < self.options.startup_trials
         knobs = self.space.encoding.knobs
@@ -369,6 +372,11 @@ class CarbsSampler(Sampler):
         self.fallbacks[reason] += 1
         logger.warning("%s: the cheapest legal point is proposed", reason)
         return dict(self.space.cheapest)
+
+
+def _begun(history: History) -> int:
+    """Trials that the design counts."""
+    return len(history.points) + len(history.pending) + len(history.failed)
 
 
 def no_roles(point: Point) -> dict[str, float]:
