@@ -31,7 +31,9 @@ def command(verb: str, *overrides: str, shown: bool = False) -> str:
     """
     words = [sys.executable, "-m", "carbs_scaling.cli", verb, *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110"}
-    done = subprocess.run(words, stdout=None if shown else subprocess.PIPE, text=True, env=environment, check=False)
+    done = subprocess.run(
+        words, stdout=None if shown else subprocess.PIPE, text=True, env=environment, check=False
+    )
     if done.returncode:
         raise SystemExit(done.returncode)
     return done.stdout or ""
@@ -56,13 +58,17 @@ def compare(folder: Path, samplers: list[str], seeds: list[int]) -> None:
     shared = (f"studies=[{names}]", f"study.directory={folder / 'studies'}", "by=sampler")
     text = command("compare", *shared, "plots=false")
     write_atomically(folder / "compare.txt", text.encode())
-    command("compare", *shared, "format=json", f"output={folder / 'compare.json'}")  # and the picture beside it
+    command(
+        "compare", *shared, "format=json", f"output={folder / 'compare.json'}"
+    )  # and the picture beside it
     print(text, flush=True)
 
 
 def main() -> None:
     """Runs what is not there yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samplers", default=SAMPLERS)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--budget", type=float, default=BUDGET_FLOPS, help="training FLOPs of each study")

@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import NoReturn
 
 from carbs_scaling import __version__
-from carbs_scaling.command_line import OVERRIDES, PRINTING, SWEEPING, checked
+from carbs_scaling.command_line import PRINTING, SWEEPING, checked
 from carbs_scaling.config_keys import configuration_folder, verb_keys
 from carbs_scaling.errors import CarbsScalingError, ConfigError, end_at_once
+from carbs_scaling.names import OVERRIDES
 from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.report.terminal import ready_streams
 from carbs_scaling.usage import SHELLS, VERBS, completions, usage, verb_usage

@@ -74,9 +74,7 @@ def named(study: StudyConfig, name: str) -> list[StudyConfig]:
     if "*" not in name:
         return [study.other(name)]
     pattern = Path(name).expanduser() if "/" in name else Path(study.directory).expanduser() / name
-    found = sorted(
-        folder for folder in pattern.parent.glob(pattern.name) if (folder / "study.db").is_file()
-    )
+    found = sorted(folder for folder in pattern.parent.glob(pattern.name) if (folder / "study.db").is_file())
     require(bool(found), f"studies: no study fits {name}")
     return [study.other(str(folder) if "/" in name else folder.name) for folder in found]
 

@@ -15,7 +15,7 @@ from carbs_scaling.config import SearchConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors import EXECUTORS
-from carbs_scaling.names import as_name
+from carbs_scaling.names import OVERRIDES, as_name
 from carbs_scaling.task import TRIALS, Task, TaskEntry
 from carbs_scaling.tasks import TASKS
 

@@ -42,12 +42,14 @@ class PowerLaw:
     centre: float = 0.0
 
     def band(self, flops: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Low and high ends of the 90% band of the law at `flops`, by its linearised fit; None without one."""
+        """Low and high ends of the law's 90% band at `flops`, by its linearised fit; None without one."""
         if self.covariance is None:
             return None
         loss = self.loss(flops)
         reducible = loss - self.irreducible
-        gradient = np.stack([np.ones_like(loss), reducible, -reducible * (np.log(flops) - self.centre)], axis=-1)
+        gradient = np.stack(
+            [np.ones_like(loss), reducible, -reducible * (np.log(flops) - self.centre)], axis=-1
+        )
         deviation = np.sqrt(np.einsum("ni,ij,nj->n", gradient, self.covariance, gradient)) / loss
         return loss * np.exp(-_Z * deviation), loss * np.exp(_Z * deviation)
 

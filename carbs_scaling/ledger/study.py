@@ -188,9 +188,7 @@ class Study:
             if point is None:
                 trial = self.optuna_study.ask(fixed_distributions=task.space)
                 return self._open(trial.number, trial.params, trial._trial_id, task, provenance)
-            given = create_trial(
-                state=TrialState.RUNNING, params=dict(point), distributions=dict(task.space)
-            )
+            given = create_trial(state=TrialState.RUNNING, params=dict(point), distributions=dict(task.space))
             storage = self.optuna_study._storage
             created = storage.create_new_trial(self.optuna_study._study_id, given)
             number = storage.get_trial_number_from_id(created)

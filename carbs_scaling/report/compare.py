@@ -182,9 +182,7 @@ def compare(studies: Sequence[Spending], by_sampler: bool = False) -> list[Compa
     ]
 
 
-def regret_after(
-    study: Spending, trials: int, joint: float, reference: tuple[float, float]
-) -> float | None:
+def regret_after(study: Spending, trials: int, joint: float, reference: tuple[float, float]) -> float | None:
     """The share of the joint front's area that the first `trials` leave out; None where none completed."""
     if not np.isfinite(study.loss[:trials]).any():
         return None

@@ -92,8 +92,8 @@ def _draw_fronts(axes: "Axes", groups: dict[str, list[Spending]], unit: str) -> 
             )
             if len(group) == 1:
                 axes.plot(
-                    study.flops[front], study.mean_loss()[front], "o", mfc="white", mec=colour, mew=1.2, ms=4.5,
-                    zorder=5 + index * 0.01,
+                    study.flops[front], study.mean_loss()[front], "o", mfc="white", mec=colour, mew=1.2,
+                    ms=4.5, zorder=5 + index * 0.01,
                 )  # fmt: skip
     axes.plot([], [], "o", color=GREY, ms=3, alpha=0.5, mew=0, label="run that is not on its front")
     axes.tick_params(colors=GREY, labelcolor=INK)
@@ -140,7 +140,9 @@ def _draw_regrets(axes: "Axes", groups: dict[str, list[Spending]], studies: Sequ
     axes.tick_params(colors=GREY, labelcolor=INK)
 
 
-def _draw_line(axes: "Axes", x: Array, rows: Array, colour: str, style: str, label: str | None = None) -> None:
+def _draw_line(
+    axes: "Axes", x: Array, rows: Array, colour: str, style: str, label: str | None = None
+) -> None:
     """The mean of some step curves, and a band with edges from the lowest to the highest."""
     mean = rows.mean(axis=0)
     if len(rows) > 1:

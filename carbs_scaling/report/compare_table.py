@@ -29,8 +29,8 @@ def comparison_rows(comparisons: Sequence[Comparison], by_sampler: bool = False)
 
     Args:
         comparisons: of `compare`.
-        by_sampler: whether a row is a sampler: means over its studies, standard deviations (`_sd`) beside them,
-            and how many of them reached what is counted to (`_reached`).
+        by_sampler: whether a row is a sampler: means over its studies, standard deviations (`_sd`) beside
+            them, and how many of them reached what is counted to (`_reached`).
     """
     if not by_sampler:
         return [{"study": row.study, "sampler": row.sampler, **_values(row)} for row in comparisons]
@@ -117,9 +117,9 @@ def comparison_report(comparisons: Sequence[Comparison], unit: str, by_sampler: 
         ], reached=2)  # fmt: skip
     whose = f"the mean of {first}'s studies" if by_sampler else f"all of {first}"
     legend = (
-        f"lowest: loss, {unit}. {marks[0]} to {marks[-1]}: hypervolume regret, the % of the joint front's area "
-        f"that is missing at that share of {first}'s budget; blank where less was spent. 95% trials: until 95% "
-        f"of the joint front's area were there. match FLOPs: spent until the area was that of {whose}."
+        f"lowest: loss, {unit}. {marks[0]} to {marks[-1]}: hypervolume regret, the % of the joint front's "
+        f"area that is missing at that share of {first}'s budget; blank where less was spent. 95% trials: until "
+        f"95% of the joint front's area were there. match FLOPs: spent until the area was that of {whose}."
     )
     if with_energy:
         legend += f" saved: joules that {first} took less until both had the same area."

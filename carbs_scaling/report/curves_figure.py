@@ -50,7 +50,10 @@ def curves_figure(records: Sequence[TrialRecord], folder: Path) -> "Figure | Non
             share = 0.5
             if params and max(sizes) > min(sizes):
                 share = np.log(params / min(sizes)) / np.log(max(sizes) / min(sizes))
-            kind, colour = "front", FRONT_COLOUR if params is None else sample_colorscale("Viridis", [share])[0]
+            kind, colour = (
+                "front",
+                FRONT_COLOUR if params is None else sample_colorscale("Viridis", [share])[0],
+            )
         size = "" if params is None else f", N = {compact(params)}"
         figure.add_scatter(
             x=x, y=y, mode="lines", name=kind, legendgroup=kind,
@@ -62,5 +65,7 @@ def curves_figure(records: Sequence[TrialRecord], folder: Path) -> "Figure | Non
         losses += y
     if not flops:
         return None
-    figure.update_layout(xaxis=_log_axis(flops, "training FLOPs so far"), yaxis=_log_axis(losses, "training loss"))
+    figure.update_layout(
+        xaxis=_log_axis(flops, "training FLOPs so far"), yaxis=_log_axis(losses, "training loss")
+    )
     return figure

@@ -18,7 +18,7 @@ import optuna
 from optuna.study._frozen import FrozenStudy
 
 from carbs_scaling.config import StudyConfig
-from carbs_scaling.errors import CarbsScalingError, WrongStudy
+from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.passwords import cleaned
@@ -118,7 +118,9 @@ class Dashboard:
                 except CarbsScalingError as error:  # the ledger of this moment: the figures stay
                     print(f"carbs-scaling: {cleaned(str(error))}", file=sys.stderr)
 
-        threads = [threading.Thread(target=task, daemon=True) for task in (self._server.serve_forever, follow)]
+        threads = [
+            threading.Thread(target=task, daemon=True) for task in (self._server.serve_forever, follow)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -151,8 +153,8 @@ def _as_json(name: str, figure: "Figure") -> str:
 
     title = name.replace("-", " ").capitalize()
     figure.update_layout(
-        title={"text": title, "x": 0.01, "xanchor": "left", "y": 0.98, "yanchor": "top"}, height=FIGURE_HEIGHT,
-        template="none", paper_bgcolor="white", plot_bgcolor="white", margin={"t": 110},
+        title={"text": title, "x": 0.01, "xanchor": "left", "y": 0.98, "yanchor": "top"},
+        height=FIGURE_HEIGHT, template="none", paper_bgcolor="white", plot_bgcolor="white", margin={"t": 110},
     )  # fmt: skip
     return str(plotly.io.to_json(figure, validate=False))
 
@@ -167,7 +169,10 @@ def read_only(application: Application) -> Application:
             return _refusal("403 Forbidden", "this dashboard is for its own machine", start_response)
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _refusal(
-                "405 Method Not Allowed", "this dashboard is for reading only", start_response, ("Allow", "GET, HEAD")
+                "405 Method Not Allowed",
+                "this dashboard is for reading only",
+                start_response,
+                ("Allow", "GET, HEAD"),
             )
         return application(environ, start_response)
 

@@ -67,14 +67,27 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
                 for edge in (low, high):
                     panel.plot(params, edge, color=colour, linewidth=0.6, alpha=0.7)
                 panel.plot(
-                    params[inside], curve(params[inside], d), color=colour, linewidth=1.9, label=f"D = {compact(d)}"
+                    params[inside],
+                    curve(params[inside], d),
+                    color=colour,
+                    linewidth=1.9,
+                    label=f"D = {compact(d)}",
                 )
                 panel.plot(params[~inside], curve(params[~inside], d), "--", color=colour, linewidth=1.5)
                 runs = nearest == index
-                panel.plot(table.params[runs], values[runs], "o", ms=3, mew=0, color=colour, alpha=0.35, zorder=1)
+                panel.plot(
+                    table.params[runs], values[runs], "o", ms=3.5, mew=0, color=colour, alpha=0.5, zorder=1
+                )
                 points = _best_runs(table, cells, d)
                 panel.plot(
-                    table.params[points], values[points], "o", ms=5.5, mec="white", mew=0.7, color=colour, zorder=4
+                    table.params[points],
+                    values[points],
+                    "o",
+                    ms=5.5,
+                    mec="white",
+                    mew=0.7,
+                    color=colour,
+                    zorder=4,
                 )
             panel.axvspan(law.support.high[0], params[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
             panel.set_xlim(params[0] / 1.15, params[-1])

@@ -197,7 +197,7 @@ class SearchDisplay:
         trials = list(self.progress.running.values())
         shown = trials if len(trials) <= rows else trials[: max(1, rows - 1)]
         columns = self._columns([trial.record for trial in trials])
-        # Losses are taken in nats; of a program of the user's own the unit is its own.
+        # A program of the user's own has a unit of its own.
         unit = "nats" if self.metric.startswith(("nats", "bits")) else ""
         table = _table("running", "trial", columns, "progress", "of its steps", "train loss", unit)
         for trial in shown:
@@ -223,7 +223,7 @@ class SearchDisplay:
             on_front = self.progress.is_on_front(record)
             style = "green" if on_front else "dim"
             table.add_row(
-                f"{scientific(lower, 1)}-{scientific(upper, 1)}", *(column.cell(record) for column in columns),
+                f"{scientific(lower, 1)}-{scientific(upper, 1)}", *(c.cell(record) for c in columns),
                 bar([(max(record.loss, 0.0) / worst, style)], BAR_CELLS + 5, " "),
                 Text(f"{record.loss:.3f}", style="bold green" if on_front else ""),
             )  # fmt: skip

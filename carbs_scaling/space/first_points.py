@@ -44,8 +44,8 @@ def first_points(
         legal = space.legal({**middle, **point})
         if not space.permits(legal):
             raise ConfigError(
-                f"{place} costs {scientific(space.cost(legal))} FLOPs, or needs memory, beyond what one run may: "
-                "see budget.max_trial_fraction, budget.min_trial_fraction and executor.memory_bytes"
+                f"{place} costs {scientific(space.cost(legal))} FLOPs, or needs memory, beyond what one run "
+                "may: see budget.max_trial_fraction, budget.min_trial_fraction and executor.memory_bytes"
             )
         cost += space.cost(legal)
         found.append((json.dumps(dict(point), sort_keys=True), legal))

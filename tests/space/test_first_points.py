@@ -3,6 +3,7 @@
 import pytest
 
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.search import build_sampler
 from carbs_scaling.space.first_points import FIRST, first_points, not_yet_run
 from tests.toy_task import ToyTask, search, toy_config
@@ -25,13 +26,12 @@ def test_a_persons_points_are_run_first_and_only_once(tmp_path):
     assert sum(FIRST in record.provenance for record in more) == 2
 
 
-def test_the_sampler_counts_them_as_runs_of_its_design(tmp_path):
-    config = toy_config(tmp_path, "toy", "in_process", flops=4e5, first=OWN)
-    sampler = build_sampler(config, ToyTask())
-    study = search(config)
-    numbers = [record.number for record in study.records()]
-    history = sampler.read(study.optuna_study, but=numbers[-1])
-    assert len(history.points) + len(history.failed) == len(numbers) - 1
+def test_the_sampler_counts_them_as_runs_of_its_design(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(SearchDisplay, "trial_started", lambda self, record, doing: said.append(doing))
+    own = [{"step_length": 0.25, "samples": 600}, {"step_length": 0.5, "samples": 600}]
+    search(toy_config(tmp_path, "toy", "in_process", trials=4, startup_trials=4, first=own))
+    assert said == ["your point 1 of 2", "your point 2 of 2", "design run 3 of 4", "design run 4 of 4"]
 
 
 def test_a_point_is_done_as_often_as_it_was_asked_for():
