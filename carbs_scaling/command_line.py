@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 from carbs_scaling.errors import ConfigError
 
 SWEEPING = frozenset(("-m", "--multirun"))
-OVERRIDES = (
-    "CARBS_SCALING_OVERRIDES"  # environment variable: those of a multirun, for jobs in other processes
-)
 PRINTING = frozenset(("-c", "--cfg", "-i", "--info"))  # Hydra's flags that print a configuration
 # Flags of Hydra that make sense here, and those of them that the next word belongs to.
 _WITH_VALUE = frozenset(("-c", "--cfg", "-p", "--package", "-cd", "--config-dir"))
