@@ -118,8 +118,9 @@ def comparison_report(comparisons: Sequence[Comparison], unit: str, by_sampler: 
     whose = f"the mean of {first}'s studies" if by_sampler else f"all of {first}"
     legend = (
         f"lowest: loss, {unit}. {marks[0]} to {marks[-1]}: hypervolume regret, the % of the joint front's "
-        f"area that is missing at that share of {first}'s budget; blank where less was spent. 95% trials: "
-        f"until 95% of the joint front's area were there. match FLOPs: spent until the area was that of {whose}."
+        f"area that is missing at that share of {first}'s budget; blank where less was spent. "
+        "95% trials: until 95% of the joint front's area were there. "
+        f"match FLOPs: spent until the area was that of {whose}."
     )
     if with_energy:
         legend += f" saved: joules that {first} took less until both had the same area."
