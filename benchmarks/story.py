@@ -163,7 +163,7 @@ def tell(story: Story) -> None:
 
 def cell_name(cell: Cell) -> str:
     """The folder of a cell's model."""
-    return f"cell{cell[0]:+d}{cell[1]:+d}"
+    return f"rate{cell[0]}_batch{cell[1]}"
 
 
 def write_report(

@@ -6,6 +6,7 @@ What can go wrong for a person ends as one line and a non-zero exit. Heavy impor
 import difflib
 import importlib
 import io
+import json
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ from carbs_scaling import __version__
 from carbs_scaling.command_line import PRINTING, SWEEPING, checked
 from carbs_scaling.config_keys import configuration_folder, verb_keys
 from carbs_scaling.errors import CarbsScalingError, ConfigError, end_at_once
+from carbs_scaling.names import OVERRIDES
 from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.report.terminal import ready_streams
 from carbs_scaling.usage import SHELLS, VERBS, completions, usage, verb_usage
@@ -43,6 +45,10 @@ FAILED, WRONG_COMMAND = CarbsScalingError.exit_code, ConfigError.exit_code
 INTERRUPTED, PIPE_CLOSED = 130, 141
 NEAR = 0.7  # similarity from which one word is offered for another
 STORAGE = "CARBS_SCALING_STORAGE"  # environment variable for the URL of `study.storage`
+
+
+class FailedJob(Exception):
+    """A job of a multirun that failed and has said why; its argument is the exit code."""
 
 
 def fail(message: str, code: int = FAILED) -> None:
@@ -142,20 +148,28 @@ def _run_verb(name: str, overrides: list[str]) -> None:
         # To Hydra `optimizer` is a folder of `conf/`, which these verbs do not read.
         overrides = [re.sub(r"^optimizer=", "only_optimizer=", text) for text in overrides]
     overrides = [part for text in overrides for part in _dimension(_quoted(_storage_elsewhere(text)))]
+    sweeps = bool(SWEEPING & set(overrides))
     begun = False
 
     def job(composed: DictConfig) -> None:
         nonlocal begun
         begun = True
-        # In here, for Hydra announces what it sees raised with lines of its own.
-        with _said_in_one_line(name):
-            remember(str(OmegaConf.select(composed, "study.storage")))
-            importlib.import_module(f"carbs_scaling.commands.{MODULES.get(name, name)}").run(composed)
+        try:
+            # In here, for Hydra announces what it sees raised with lines of its own.
+            with _said_in_one_line(name):
+                remember(str(OmegaConf.select(composed, "study.storage")))
+                importlib.import_module(f"carbs_scaling.commands.{MODULES.get(name, name)}").run(composed)
+        except SystemExit as ended:
+            if not sweeps:
+                raise
+            # Hydra goes on with the next job, and raises this when all have ended.
+            raise FailedJob(ended.code if isinstance(ended.code, int) else FAILED) from None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own printing
     try:
         with ExitStack() as until_done:
-            if SWEEPING & set(overrides):  # Hydra insists on a multirun.yaml with all values
+            if sweeps:  # Hydra insists on a multirun.yaml with all values
+                os.environ[OVERRIDES] = json.dumps(overrides)
                 folder = until_done.enter_context(tempfile.TemporaryDirectory(prefix="carbs-scaling-"))
                 overrides.append(f'hydra.sweep.dir="{folder}"')
             if PRINTING & {text.partition("=")[0] for text in overrides}:
@@ -163,6 +177,8 @@ def _run_verb(name: str, overrides: list[str]) -> None:
             until_done.enter_context(_said_in_one_line(name))
             sys.argv = [f"carbs-scaling {name}", *overrides]
             hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=name)(job)()
+    except FailedJob as failed:
+        _end(failed.args[0])
     except ValueError as error:
         if begun:
             raise

@@ -218,7 +218,8 @@ class SearchConfig:
     """What `conf/search.yaml` says beside the sections of its task (`commands.search.load_search`).
 
     `task` and `sampler` are open mappings with a name, read where they are used. `warm_start`: studies whose
-    runs are learnt from. `logger`: trackers that are told of each trial.
+    runs are learnt from. `first`: points of a person's own, run first. `logger`: trackers that are told of
+    each trial.
     """
 
     study: StudyConfig
@@ -228,10 +229,13 @@ class SearchConfig:
     executor: ExecutorConfig
     energy: EnergyConfig
     warm_start: list[str]
+    first: list[dict[str, Any]]
     logger: list[str]
     trials: TrialsConfig = FRESH
 
     def __post_init__(self) -> None:
+        points = isinstance(self.first, list) and all(isinstance(p, dict) and p for p in self.first)
+        require(points, f"first={self.first} must be a list of points, such as 'first=[{{width: 32}}]'")
         require_names("warm_start", self.warm_start, "study")
         require_names("logger", self.logger, "tensorboard")
 

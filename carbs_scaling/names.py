@@ -5,6 +5,7 @@ import re
 
 from carbs_scaling.errors import ConfigError
 
+OVERRIDES = "CARBS_SCALING_OVERRIDES"  # environment variable: those of a multirun, which name its studies
 LONGEST = 200  # file systems take 255 bytes, endings included
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 _HASH_DIGITS = 8

@@ -10,6 +10,8 @@ _TICK_MANTISSAS = (
     (1, 2, 5),
     (1, 1.5, 2, 3, 4, 5, 7),
     (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8),
+    tuple(m / 10 for m in range(10, 100, 5)),
+    tuple(m / 10 for m in range(10, 100, 2)),
     tuple(m / 10 for m in range(10, 100)),
 )
 

@@ -26,6 +26,7 @@ from carbs_scaling.samplers import sampler as samplers
 from carbs_scaling.search_limits import SearchLimits
 from carbs_scaling.search_log import Stopwatch, Timings, logged_to
 from carbs_scaling.space.encoding import Encoding
+from carbs_scaling.space.first_points import FIRST, first_points, not_yet_run
 from carbs_scaling.space.projection import LegalSpace
 from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.task import Job, Limits, Point, Task, TrialContext
@@ -129,6 +130,7 @@ class Search:
             self._config.executor, folder / "executor"
         )
         known = runs_of_studies(study, self._config.warm_start, self._task)
+        self._first = first_points(sampler.space, self._config.first, self._config.budget.flops)
         with (
             sole_coordinator(study, self._kept_at) as self._lease,
             logged_to(folder / "search.log"),
@@ -175,6 +177,8 @@ class Search:
         self._retire()  # what was not told when the last run of this study ended
         with self._proposing:
             left_open = self._study.unfinished(self._task, self._provenance)
+        said = [record.provenance for record in self._study.records()]
+        self._first_left = not_yet_run(self._first, said)
         self._kept = KeptOutcomes(self._config.study.folder)
         self._kept.find(left_open)
         self._record_ended()
@@ -212,12 +216,13 @@ class Search:
         while executor.free:
             if self._left_open:
                 record = self._left_open.pop(0)
+                doing = f"going on with trial {record.number}, which was left open"
             else:
                 with self._proposing:
                     self._may_ask = self._may_ask and self._may_propose(sampler)
                     if not self._may_ask:
                         break
-                    record = self._study.ask(self._task, self._provenance)
+                    record, doing = self._next(sampler)
             self._begun = True
             try:
                 rule = self._stop_rule(sampler, record)
@@ -227,7 +232,7 @@ class Search:
             executor.submit(record.number, self._job(record, rule))
             self._running[record.number] = record
             with self._showing:
-                self._display.trial_started(record)
+                self._display.trial_started(record, doing)
         if not self._running:
             return True
         self._collect(executor)
@@ -280,6 +285,24 @@ class Search:
         logger.info("%s", line)
         with self._showing:
             self._display.note(line)
+
+    def _next(self, sampler: samplers.Sampler) -> tuple[TrialRecord, str]:
+        """The next trial, of the person's own points before any proposal, and what it is for."""
+        if self._first_left:
+            said, point = self._first_left[0]
+            record = self._study.ask(self._task, {**self._provenance, FIRST: said}, point)
+            del self._first_left[0]
+            return record, f"your point {len(self._first) - len(self._first_left)} of {len(self._first)}"
+        sampler.doing = ""
+        record = self._study.ask(self._task, self._provenance)
+        same = [
+            other.number
+            for other in self._study.records()
+            if other.number != record.number and (other.point, other.flops) == (record.point, record.flops)
+        ]
+        if same:
+            return record, f"repeat of trial {same[0]}"
+        return record, sampler.doing if record.parent is None else f"continuing trial {record.parent}"
 
     def _affordable(self, left_open: list[TrialRecord]) -> list[TrialRecord]:
         """Those that the budget still pays for: it may have been lowered since. The others are closed."""

@@ -88,12 +88,16 @@ VERBS = {
             "study.name=mine format=pdf output=mine.pdf",
         ),
     ),
+    "dashboard": Verb(
+        "a study in the browser while it runs, for reading only",
+        ("study.name=mine", "study.name=mine port=8081", "study.name=mine study.directory=/data/studies"),
+    ),
     "compare": Verb(
         "studies side by side, such as a search and its baselines",
         (
             "'studies=[mine,grid]'",
             "'studies=[mine,grid,random]' format=csv output=compared.csv",
-            "'studies=[/data/a/mine,/data/b/mine]' plots=false",
+            "'studies=[carbs-*,grid-*]' by=sampler",
         ),
     ),
     "fit": Verb(

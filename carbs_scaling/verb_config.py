@@ -50,6 +50,18 @@ class StopConfig:
 
 
 @dataclass(frozen=True)
+class DashboardConfig:
+    """All of `conf/dashboard.yaml`."""
+
+    study: StudyConfig
+    port: int
+
+    def __post_init__(self) -> None:
+        fine = isinstance(self.port, int) and 0 <= self.port < 2**16
+        require(fine, f"port={self.port} must be a whole number from 0 to 65535")
+
+
+@dataclass(frozen=True)
 class CheckConfig:
     """All of `conf/check.yaml`."""
 
@@ -177,15 +189,18 @@ class CompareConfig:
 
     study: StudyConfig
     studies: list[str]
+    by: str
     format: str
     plots: bool
     output: str | None
 
     def __post_init__(self) -> None:
         require_choice("format", self.format, COMPARE_FORMATS)
+        require_choice("by", self.by, ("study", "sampler"))
         named = isinstance(self.studies, list) and all(isinstance(name, str | int) for name in self.studies)
+        several = named and (len(self.studies) >= 2 or any("*" in str(name) for name in self.studies))
         require(
-            named and len(self.studies) >= 2,
+            several,
             f"studies={self.studies} must be two studies or more, such as 'studies=[mine,grid]'",
         )
         twice = [name for name in self.studies if self.studies.count(name) > 1]

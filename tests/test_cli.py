@@ -117,6 +117,25 @@ def test_exit_codes_say_whether_the_command_is_wrong_or_has_failed(
     assert capsys.readouterr().err.count("\n") == (1 if code and command else 0)
 
 
+def test_a_multirun_goes_on_after_a_bad_job(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code_of(["status", "-m", "study.name=none,other"], monkeypatch) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("(")[0] for line in said] == [
+        f"carbs-scaling: error: no study {name!r} in studies/ " for name in ("none", "other")
+    ]
+
+
+def test_a_multirun_goes_on_in_worker_processes_of_joblib(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    result = carbs_scaling("status", "-m", "study.name=none,other", *launcher, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "no study 'none'" in result.stderr
+    assert "no study 'other'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_cfg_job_prints_the_configuration(tmp_path):
     result = carbs_scaling("search", "+experiment=smoke", "budget.flops=1e9", "--cfg", "job", cwd=tmp_path)
     assert result.returncode == 0

@@ -66,7 +66,7 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
         else {}
     )
     workers, warm_start = options.pop("workers", 1), options.pop("warm_start", [])
-    logger = options.pop("logger", [])
+    logger, first = options.pop("logger", []), options.pop("first", [])
     config_type = EXECUTORS.load(executor).config_type
     return SearchConfig(
         study=StudyConfig(name, str(directory), None, options.pop("seed", 0)),
@@ -76,6 +76,7 @@ def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchC
         task={"name": "toy"},
         sampler={"name": sampler, **options},
         warm_start=warm_start,
+        first=first,
         logger=logger,
         executor=config_type(name=executor, workers=workers, device="cpu", memory_bytes=None, **own),
         energy=EnergyConfig(measure=False, watts=None, country="world", grams_per_kwh=None),

@@ -1,20 +1,24 @@
 """`carbs-scaling compare`: several studies side by side, as a table, a file and a picture."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from carbs_scaling.config import StudyConfig, require
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import StudyError
 from carbs_scaling.ledger.identity import flatten
+from carbs_scaling.names import as_name
 from carbs_scaling.verb_config import CompareConfig
 
 if TYPE_CHECKING:
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.compare import Spending
 
+LONGEST_PICTURE = 80  # characters of a picture's name
 # Keys of the identity that must agree, beside those that the task names.
 ALWAYS_SHARED = ("task", "metric", "flops_convention")
 
@@ -27,32 +31,61 @@ def run(composed: DictConfig) -> None:
 
     from carbs_scaling.commands.front import print_paths
     from carbs_scaling.ledger.study import Study
-    from carbs_scaling.report.compare import compare, comparison_report, comparison_rows, draw_comparison_png
+    from carbs_scaling.report.compare import compare
+    from carbs_scaling.report.compare_figure import draw_comparison_png
+    from carbs_scaling.report.compare_table import comparison_report, comparison_rows
     from carbs_scaling.report.front import write_front
     from carbs_scaling.report.terminal import console
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    names = [str(name) for name in config.studies]
-    places = [config.study.other(name) for name in names]
+    places = [place for name in config.studies for place in named(config.study, str(name))]
+    require(
+        len({place.folder for place in places}) >= 2, f"studies={config.studies} must be two studies or more"
+    )
     studies = [Study.load(place) for place in places]
-    names = shortest_names([place.folder for place in places]) or names
+    names = shortest_names([place.folder for place in places]) or [place.name for place in places]
     require_comparable(names, studies)
     spendings = [spending(name, study) for name, study in zip(names, studies, strict=True)]
-    comparisons = compare(spendings)
+    grouped = config.by == "sampler"
+    comparisons = compare(spendings, grouped)
     unit = studies[0].metric
     # A file's content may go to standard output, for a pipe; what else there is to say goes beside it.
     out = console(stderr=config.format != "table")
     paths = []
     if config.format == "table":
-        out.print(comparison_report(comparisons, unit))
+        out.print(comparison_report(comparisons, unit, grouped))
     else:
-        write_front(comparison_rows(comparisons), config.format, config.output)
+        write_front(comparison_rows(comparisons, grouped), config.format, config.output)
     if config.output is not None:
         paths.append(Path(config.output))
     if config.plots:
-        beside = places[0].folder.parent / "compare" if config.output is None else Path(config.output)
-        paths.append(draw_comparison_png(spendings, beside.with_suffix(".png"), unit))
+        beside = picture_path(places[0].folder.parent, names)
+        beside = beside if config.output is None else Path(config.output).with_suffix(".png")
+        paths.append(draw_comparison_png(spendings, beside, unit, grouped))
     print_paths(paths, out)
+
+
+def named(study: StudyConfig, name: str) -> list[StudyConfig]:
+    """The study of a name, or those whose folders' names a pattern with `*` fits, in order.
+
+    Raises:
+        ConfigError: none fits the pattern.
+    """
+    if "*" not in name:
+        return [study.other(name)]
+    pattern = Path(name).expanduser() if "/" in name else Path(study.directory).expanduser() / name
+    found = sorted(folder for folder in pattern.parent.glob(pattern.name) if (folder / "study.db").is_file())
+    require(bool(found), f"studies: no study fits {name}")
+    return [study.other(str(folder) if "/" in name else folder.name) for folder in found]
+
+
+def picture_path(folder: Path, names: Sequence[str]) -> Path:
+    """A picture of its own for each comparison."""
+    text = as_name("-".join(("compare", *names)))
+    if len(text) > LONGEST_PICTURE:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        text = f"compare-{names[0][:40]}-and-{len(names) - 1}-more-{digest}"
+    return folder / f"{text}.png"
 
 
 def shortest_names(folders: Sequence[Path]) -> list[str]:
@@ -109,4 +142,5 @@ def spending(name: str, study: "Study") -> "Spending":
         loss=np.array([record.loss if record.completed else np.nan for record in records]),
         recipe=np.array([numbers.setdefault(record_key(record), len(numbers)) for record in records]),
         joules=np.array([np.nan if energy is None else energy.joules for energy in energies]),
+        wall_seconds=study.wall_seconds,
     )

@@ -1,7 +1,8 @@
 """`carbs-scaling search`."""
 
 import dataclasses
-import sys
+import json
+import os
 import warnings
 from typing import Any
 
@@ -14,7 +15,7 @@ from carbs_scaling.config import SearchConfig
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.executors import EXECUTORS
-from carbs_scaling.names import as_name
+from carbs_scaling.names import OVERRIDES, as_name
 from carbs_scaling.task import TRIALS, Task, TaskEntry
 from carbs_scaling.tasks import TASKS
 
@@ -109,13 +110,18 @@ def _name(composed: DictConfig, group: str) -> str:
     return str(chosen.name)
 
 
+def _is_multirun() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
 def _named_by_sweep(config: SearchConfig) -> SearchConfig:
     """In a multirun every job is a study of its own, named after the values that are swept."""
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
+    if not _is_multirun():
         return config
+    hydra = HydraConfig.get()
+    words = json.loads(os.environ[OVERRIDES])
     given = OverridesParser.create().parse_overrides(
-        [text for text in sys.argv[1:] if "=" in text and not text.startswith("-")]
+        [text for text in words if "=" in text and not text.startswith("-")]
     )
     swept = {str(override.input_line).split("=")[0] for override in given if override.is_sweep_override()}
     if "study.name" in swept:

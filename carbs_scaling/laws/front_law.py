@@ -5,13 +5,16 @@ training FLOPs of the front's runs. It summarises the front; `laws/fit` fits the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from carbs_scaling.numbers import scientific
 
 MIN_POINTS = 4  # three parameters, and one more point to check them
+LEVEL = 0.9  # of the band
+_Z = 1.645  # half of that band, in standard deviations
+_SHARE_DEVIATION = 0.29  # of E over the lowest loss, before any point: that of even odds between 0 and 1
 MAX_EXPONENT = 2.0  # published exponents of compute lie between 0.05 and 0.5
 OUTLIER_SCALE = 0.01  # relative misfit of loss beyond which a point counts less; seed noise is about .002
 
@@ -26,6 +29,8 @@ class PowerLaw:
         exponent: alpha.
         lowest_flops: FLOPs of the cheapest fitted point.
         highest_flops: FLOPs of the most expensive fitted point; beyond it the law extrapolates.
+        covariance: of E, ln A at `centre` and alpha, shape (3, 3); None where it is not known.
+        centre: mean ln FLOPs of the fitted points.
     """
 
     irreducible: float
@@ -33,6 +38,20 @@ class PowerLaw:
     exponent: float
     lowest_flops: float
     highest_flops: float
+    covariance: np.ndarray | None = field(default=None, compare=False, repr=False)
+    centre: float = 0.0
+
+    def band(self, flops: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Low and high ends of the law's 90% band at `flops`, by its linearised fit; None without one."""
+        if self.covariance is None:
+            return None
+        loss = self.loss(flops)
+        reducible = loss - self.irreducible
+        gradient = np.stack(
+            [np.ones_like(loss), reducible, -reducible * (np.log(flops) - self.centre)], axis=-1
+        )
+        deviation = np.sqrt(np.einsum("ni,ij,nj->n", gradient, self.covariance, gradient)) / loss
+        return loss * np.exp(-_Z * deviation), loss * np.exp(_Z * deviation)
 
     def loss(self, flops: float | np.ndarray) -> np.ndarray:
         """Predict the loss at `flops`, in the same shape."""
@@ -51,7 +70,7 @@ class PowerLaw:
             factor = rf"{mantissa}{{\times}}10^{{{power}}}" if power else mantissa
             return rf"$L = {offset}{factor}\,C^{{-{exponent}}}$"
         if markup == "html":
-            return f"L = {offset}{factor} C<sup>-{exponent}</sup>"
+            return f"<i>L</i> = {offset}{factor} <i>C</i><sup>-{exponent}</sup>"
         return f"L = {offset}{factor} C^-{exponent}"
 
 
@@ -90,11 +109,19 @@ def fit_power_law(flops: Sequence[float], loss: Sequence[float]) -> PowerLaw | N
                 f_scale=OUTLIER_SCALE, x_scale=(0.1, 0.3, 0.1),
             )  # fmt: skip
             solutions.append(solution)
-    share, log_scale, exponent = min(solutions, key=lambda solution: float(solution.cost)).x
+    best = min(solutions, key=lambda solution: float(solution.cost))
+    share, log_scale, exponent = best.x
+    # Linear in the parameters about the solution: Gaussian residuals, with a weak prior of E.
+    noise = max(1.4826 * float(np.median(np.abs(residuals(best.x)))), 1e-6)
+    jacobian = np.asarray(best.jac) / noise
+    covariance = np.linalg.pinv(jacobian.T @ jacobian + np.diag([_SHARE_DEVIATION**-2, 1e-6, 1e-6]))
+    unit = np.diag([lowest, 1.0, 1.0])  # E instead of its share
     return PowerLaw(
         irreducible=float(share * lowest),
         coefficient=float(np.exp(log_scale + exponent * centre)),
         exponent=float(exponent),
         lowest_flops=float(flops_array.min()),
         highest_flops=float(flops_array.max()),
+        covariance=unit @ covariance @ unit,
+        centre=float(centre),
     )

@@ -21,6 +21,7 @@ from carbs_scaling.ledger.trials import FAULT
 from carbs_scaling.passwords import cleaned, remember
 
 _Made = TypeVar("_Made")
+_Storage = TypeVar("_Storage", bound="LedgerStorage")
 _SQLITE_HEADER = b"SQLite format 3\0"
 _BUSY_SECONDS = 30  # SQLite waits so long for another reader or writer, such as a dashboard
 _LAST_TABLE = "alembic_version"  # Optuna fills it when all others are there
@@ -170,15 +171,29 @@ def storage_to_write(config: StudyConfig) -> LedgerStorage:
     return created_by_one(lambda: LedgerStorage(shown, engine_kwargs=dict(options)))
 
 
-def storage_to_read(config: StudyConfig) -> LedgerStorage:
+def storage_to_read(
+    config: StudyConfig,
+    kind: type[_Storage] = LedgerStorage,  # type: ignore[assignment]
+    read_only: bool = False,
+) -> _Storage:
     """The ledger's database as it is: reading creates no file and no table.
+
+    Args:
+        config: where it is.
+        kind: of the storage.
+        read_only: whether SQLite and PostgreSQL are told to refuse every write.
 
     Raises:
         KeyError: there are no tables yet, or not all of them.
     """
     url, options = database_of(config)
+    if read_only:
+        options |= {"execution_options": {"postgresql_readonly": True}}
     if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
         raise KeyError(config.name)
+    if read_only and url.get_backend_name() == "sqlite" and url.database:
+        file = Path(url.database).resolve().as_uri()
+        url = url.set(database=file, query={**url.query, "mode": "ro", "uri": "true"})
     engine = sqlalchemy.create_engine(url, **options)
     try:
         with engine.connect() as connection:
@@ -188,9 +203,7 @@ def storage_to_read(config: StudyConfig) -> LedgerStorage:
                 raise KeyError(config.name)
     finally:
         engine.dispose()
-    return LedgerStorage(
-        url.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=True
-    )
+    return kind(url.render_as_string(hide_password=False), engine_kwargs=options, skip_table_creation=True)
 
 
 def database_of(config: StudyConfig) -> tuple[sqlalchemy.URL, dict[str, Any]]:

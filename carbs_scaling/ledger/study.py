@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from carbs_scaling import __version__
 from carbs_scaling.config import StudyConfig
@@ -202,8 +202,10 @@ class Study:
             study.set_user_attr("budget_flops", budget_flops)
             return Study(study)
 
-    def ask(self, task: Task, provenance: Mapping[str, Any]) -> TrialRecord:
-        """A new trial, proposed by the sampler, open in the ledger from now on.
+    def ask(
+        self, task: Task, provenance: Mapping[str, Any], point: Mapping[str, Any] | None = None
+    ) -> TrialRecord:
+        """A new trial, at `point` or else proposed by the sampler, open in the ledger from now on.
 
         Raises:
             BudgetSpent: from the sampler; no trial is left open if `affordable` was asked first.
@@ -215,7 +217,17 @@ class Study:
                 for record in self._without_record(task, provenance):
                     return record
             self._torn = True
-            record = self._open(self.optuna_study.ask(fixed_distributions=task.space), task, provenance)
+            if point is None:
+                trial = self.optuna_study.ask(fixed_distributions=task.space)
+                record = self._open(trial.number, trial.params, trial._trial_id, task, provenance)
+            else:
+                given = create_trial(
+                    state=TrialState.RUNNING, params=dict(point), distributions=dict(task.space)
+                )
+                storage = self.optuna_study._storage
+                created = storage.create_new_trial(self.optuna_study._study_id, given)
+                number = storage.get_trial_number_from_id(created)
+                record = self._open(number, dict(point), created, task, provenance)
             self._torn = False
             return record
 
@@ -255,25 +267,26 @@ class Study:
                 continue
             for name, distribution in task.space.items():
                 trial._suggest(name, distribution)
-            records.append(self._open(trial, task, provenance))
+            records.append(self._open(trial.number, trial.params, trial._trial_id, task, provenance))
         self._torn = False
         return records
 
-    def _open(self, trial: optuna.Trial, task: Task, provenance: Mapping[str, Any]) -> TrialRecord:
+    def _open(
+        self, number: int, point: dict[str, Any], trial_id: int, task: Task, provenance: Mapping[str, Any]
+    ) -> TrialRecord:
         """Writes all that is known before the run in one attribute: it is there, or it is not."""
-        point = trial.params
         versions = {"carbs_scaling": __version__, "python": platform.python_version()}
         written: dict[str, Any] = {
             "roles": dict(task.roles(point)),
             "details": task.details(point),
             "flops": float(task.flops(point)),
-            "seed": trial_seed(self.identity["seed"], trial.number),
+            "seed": trial_seed(self.identity["seed"], number),
             "provenance": {**task.provenance(), **provenance, **versions},
         }
         if task.continues:
-            written |= self._origin(trial.number, point, task)
-        trial.set_user_attr(RECORD, written)
-        return TrialRecord(number=trial.number, point=point, outcome=None, **written)
+            written |= self._origin(number, point, task)
+        self.optuna_study._storage.set_trial_user_attr(trial_id, RECORD, written)
+        return TrialRecord(number=number, point=point, outcome=None, **written)
 
     def _origin(self, number: int, point: dict[str, Any], task: Task) -> dict[str, Any]:
         """Parent, inherited FLOPs and seed of a trial that goes on from another; nothing of any other."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from carbs_scaling.laws.front_law import PowerLaw
+from carbs_scaling.laws.front_law import LEVEL, PowerLaw
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.numbers import compact, log_ticks, scientific
+from carbs_scaling.numbers import log_ticks, scientific
 from carbs_scaling.report.canvas import ALARM, BAND, FAINT, GREY, INK, LAW_COLOUR, short, write_figure
 from carbs_scaling.report.front import completed_records, front_records
 from carbs_scaling.trial import Status
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SIZE_INCHES = (8.6, 5.2)
 TOP_BAND = 0.07  # share of the axes' height kept for runs that ended without a loss
-LAW_REACH = 10**0.4  # how far beyond its points the law is drawn, as a factor of FLOPs
 MOST_LABELS = 6
 FAILURE_MARKS = {
     Status.DIVERGED: ("diverged", "x"),
@@ -78,8 +77,12 @@ def _draw(
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no completed run yet", transform=axes.transAxes, ha="center", color=GREY)
     if law is not None:
-        flops = np.geomspace(law.lowest_flops, law.highest_flops * LAW_REACH, 200)
-        label = law.formula("mathtext")
+        # Where it was fitted, and no further.
+        flops = np.geomspace(law.lowest_flops, law.highest_flops, 200)
+        label, band = law.formula("mathtext"), law.band(flops)
+        if band is not None:
+            axes.fill_between(flops, *band, color=LAW_COLOUR, alpha=0.16, linewidth=0, zorder=2)
+            label += f", {LEVEL:.0%} band"
         axes.plot(flops, law.loss(flops), "--", color=LAW_COLOUR, linewidth=1.6, label=label, zorder=4)
     _draw_failures(axes, ended)
     if ended:
@@ -179,16 +182,13 @@ def _draw_front(axes: "Axes", front: Sequence[TrialRecord]) -> None:
     )  # fmt: skip
     axes.plot(flops, loss, "o", mfc="none", mec=INK, mew=1.3, ms=8, zorder=6, label=f"front ({len(front)})")
     halo = [withStroke(linewidth=3, foreground="white")]
-    labelled = [record for record in front if "params" in record.roles]
-    for index, record in enumerate(spread_out(labelled, MOST_LABELS)):
-        # The first stands above its step, where nothing is; the others below it, where no run can be.
-        params = compact(record.roles["params"])
-        text = params if index else f"N = {params}"
-        side: dict[str, Any] = {"xytext": (-4, -8), "ha": "right", "va": "top"}
-        side = side if index else {"xytext": (7, 4), "ha": "left", "va": "bottom"}
+    # The best rates found; sizes are told by the colours. Left of and below the front no run can be.
+    labelled = [record for record in front if "learning_rate" in record.roles]
+    for record in spread_out(labelled, MOST_LABELS)[1:]:
         axes.annotate(
-            text, (record.flops, record.loss), textcoords="offset points", **side,
-            fontsize=9, color=INK, path_effects=halo, zorder=7,
+            f"lr {scientific(record.roles['learning_rate'])}", (record.flops, record.loss),
+            textcoords="offset points", xytext=(-4, -9), ha="right", va="top", fontsize=9, color=INK,
+            path_effects=halo, zorder=7,
         )  # fmt: skip
 
 

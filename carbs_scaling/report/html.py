@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from carbs_scaling.files import write_atomically
-from carbs_scaling.laws.front_law import PowerLaw
+from carbs_scaling.laws.front_law import LEVEL, PowerLaw
 from carbs_scaling.ledger.record import IMPORTED_FROM, TrialRecord
 from carbs_scaling.ledger.record import ended as ended_outcome
 from carbs_scaling.numbers import clock_text, log_ticks, scientific
 from carbs_scaling.report.canvas import short
 from carbs_scaling.report.columns import point_columns, value_text
-from carbs_scaling.report.figures import FAILURE_MARKS, LAW_REACH, TOP_BAND, axis_limits, loss_label
+from carbs_scaling.report.figures import FAILURE_MARKS, TOP_BAND, axis_limits, loss_label
 from carbs_scaling.report.front import completed_records, front_records
 from carbs_scaling.report.table import front_columns
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LAW_COLOUR, ALARM = "#e8590c", "#e03131"  # both readable on white and on near-black
 FRONT_COLOUR = "#868e96"
+LAW_BAND = "rgba(232,89,12,.18)"
 _DETAILS_A_LINE = 5
 FAILURE_SYMBOLS = {"x": "x-thin-open", "^": "triangle-up-open"}
 
@@ -143,9 +144,17 @@ def front_figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric: str
     _add_runs(figure, completed, metric)
     _add_front(figure, front_records(ended), flops_limits[1])
     if law is not None:
-        flops = np.geomspace(law.lowest_flops, law.highest_flops * LAW_REACH, 200)
+        flops = np.geomspace(law.lowest_flops, law.highest_flops, 100)
+        band, name = law.band(flops), law.formula("html")
+        if band is not None:
+            low, high = band
+            figure.add_scatter(
+                x=[*flops, *flops[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=LAW_BAND,
+                line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False,
+            )  # fmt: skip
+            name += f", {LEVEL:.0%} band"
         figure.add_scatter(
-            x=flops, y=law.loss(flops), mode="lines", name=law.formula("html"),
+            x=flops, y=law.loss(flops), mode="lines", name=name,
             line={"dash": "dash", "color": LAW_COLOUR, "width": 2},
             hovertemplate="%{x:.2e} FLOPs<br>%{y:.3f} by the power law<extra></extra>",
         )  # fmt: skip

@@ -12,10 +12,12 @@ from carbs_scaling.numbers import compact
 from carbs_scaling.report.canvas import FAINT, GREY, INK, finish_axes, series_colours, write_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BEYOND = 10.0  # how far past the largest N the law is drawn
-MOST_TOKENS = 5  # token counts drawn in one picture
+MOST_TOKENS = 3  # token counts drawn in one picture: bands of more blend
+DRAWS = 800  # of the law at each N and D, for the bands
 MIN_CELL = 8  # runs of a cell of which a valley is drawn
 MIN_SWEPT = 3  # runs of a cell whose best one is drawn beside the law
 
@@ -27,7 +29,7 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
 
     Args:
         law: fitted to `table`.
-        table: its runs; the best run of each well-swept cell is a point.
+        table: its runs, faint; the best run of each well-swept cell is a larger point.
         path: the PNG file.
         title: of the picture.
     """
@@ -43,37 +45,87 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
     if law.support.one_batch:
         panels = [panels[0], ("loss with it", *panels[2][1:])]
 
+    cells = _cells_with_a_best_run(law, table)
+    with_points = np.concatenate([np.zeros(0, dtype=int), *cells])
+    tokens = table.tokens[with_points] if len(with_points) else table.tokens
+    tokens = _spread(np.unique(np.round(tokens, -3)), MOST_TOKENS)
+    # Runs are drawn in the colour of the D nearest to theirs.
+    nearest = np.argmin(np.abs(np.log(table.tokens[:, None] / tokens)), axis=1)
+    params = np.geomspace(law.support.low[0], law.support.high[0] * BEYOND, 40)
+    inside = params <= law.support.high[0]
+
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(1, len(panels))
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12.5)
-        cells = _cells_with_a_best_run(law, table)
-        with_points = np.concatenate([np.zeros(0, dtype=int), *cells])
-        tokens = table.tokens[with_points] if len(with_points) else table.tokens
-        tokens = _spread(np.unique(np.round(tokens, -3)), MOST_TOKENS)
-        params = np.geomspace(law.support.low[0], law.support.high[0] * BEYOND, 40)
+        figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr]
         colours = series_colours(len(tokens))
+        draws = {d: np.stack([law.draws(n, d, DRAWS) for n in params]) for d in tokens}
         for panel, (label, column, curve, back, values) in zip(axes, panels, strict=True):
-            for d, colour in zip(tokens, colours, strict=True):
-                draws = np.array([np.quantile(law.draws(n, d, 800)[:, column], (0.05, 0.95)) for n in params])
-                panel.fill_between(params, *back(draws).T, color=colour, alpha=0.13, linewidth=0)
-                inside = params <= law.support.high[0]
-                panel.plot(params[inside], curve(params[inside], d), color=colour, linewidth=1.7)
+            for index, (d, colour) in enumerate(zip(tokens, colours, strict=True)):
+                low, high = back(np.quantile(draws[d][:, :, column], (0.05, 0.95), axis=1))
+                panel.fill_between(params, low, high, color=colour, alpha=0.08, linewidth=0)
+                for edge in (low, high):
+                    panel.plot(params, edge, color=colour, linewidth=0.6, alpha=0.7)
+                panel.plot(
+                    params[inside],
+                    curve(params[inside], d),
+                    color=colour,
+                    linewidth=1.9,
+                    label=f"D = {compact(d)}",
+                )
                 panel.plot(params[~inside], curve(params[~inside], d), "--", color=colour, linewidth=1.5)
+                runs = nearest == index
+                panel.plot(
+                    table.params[runs], values[runs], "o", ms=3.5, mew=0, color=colour, alpha=0.5, zorder=1
+                )
                 points = _best_runs(table, cells, d)
                 panel.plot(
-                    table.params[points], values[points], "o", ms=5, mec="white", mew=0.6, color=colour,
-                    label=f"D = {compact(d)}",
-                )  # fmt: skip
+                    table.params[points],
+                    values[points],
+                    "o",
+                    ms=5.5,
+                    mec="white",
+                    mew=0.7,
+                    color=colour,
+                    zorder=4,
+                )
             panel.axvspan(law.support.high[0], params[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
             panel.set_xlim(params[0] / 1.15, params[-1])
+            _clip_outliers(panel, values, log=column < 2)
             finish_axes(panel, "non-embedding parameters N", label, log_y=column < 2)
-        axes[0].text(
-            law.support.high[0] * 1.1, 0.02, "beyond the runs", transform=axes[0].get_xaxis_transform(),
-            color=GREY, fontsize=8.5,
-        )  # fmt: skip
-        axes[-1].legend(fontsize=8.5, labelcolor=INK, loc="best", framealpha=0.85, edgecolor="none")
+        _law_legend(figure, axes[0], any(len(_best_runs(table, cells, d)) for d in tokens))
 
-    return write_figure(draw, path, (13.0 * len(panels) / 3, 4.4))
+    return write_figure(draw, path, (13.0 * len(panels) / 3, 4.9))
+
+
+def _clip_outliers(panel: "Axes", values: np.ndarray, log: bool) -> None:
+    """Leave single runs far above the law and all others outside of the axis of losses."""
+    if not log:
+        low, high = panel.get_ylim()
+        most = float(np.quantile(values, 0.98))
+        curves = [float(np.max(line.get_ydata())) for line in panel.lines if line.get_linestyle() != "None"]
+        panel.set_ylim(low, min(high, max(most, *curves) + 0.05 * (most - low)))
+
+
+def _law_legend(figure: "Figure", axes: "Axes", with_best: bool) -> None:
+    """One legend below all panels, for every mark."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles, labels = axes.get_legend_handles_labels()
+    marks: list[tuple[object, str]] = [
+        (Line2D([], [], color=GREY, linestyle="--", linewidth=1.5), "beyond the runs"),
+        (Patch(facecolor=FAINT, edgecolor=GREY, linewidth=0.6), "90% band"),
+        (Line2D([], [], color=GREY, marker="o", ms=3, linewidth=0, alpha=0.5), "run, at the nearest D"),
+    ]
+    if with_best:
+        best = Line2D([], [], color=GREY, marker="o", ms=5.5, mec="white", linewidth=0)
+        marks.append((best, "best run of an (N, D)"))
+    figure.legend(
+        [*handles, *(mark for mark, _ in marks)], [*labels, *(text for _, text in marks)],
+        loc="outside lower left", ncols=len(labels) + len(marks), frameon=False, fontsize=9, labelcolor=INK,
+        handlelength=1.7, columnspacing=1.3,
+    )  # fmt: skip
 
 
 def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
@@ -105,7 +157,7 @@ def draw_valleys_png(law: ScalingLaw, table: RunTable, path: str | Path, title: 
         axes.set_ylim(min(shown) - 0.02, max(2.5 * float(np.quantile(shown, 0.8)), 0.05))
         finish_axes(axes, "peak learning rate", "loss above the law's floor", log_x=True)
         axes.legend(
-            frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.0, 1.0),
+            frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.02, 1.0),
             title="runs at the cell's best batch;\nline: law; triangle: its best rate", title_fontsize=8.5,
             alignment="left",
         )  # fmt: skip

@@ -28,10 +28,12 @@ OUTCOME_NAMES = {
     Status.MACHINE: "failed",
 }
 OUTCOME_STYLES = {Status.DIVERGED: "red", Status.OUT_OF_MEMORY: "magenta", Status.MACHINE: "yellow"}
-FRAME_ROWS = 8  # two of head, two headings, counts, three blank lines
-BAR_CELLS = 14  # with the columns beside it, just under 80
-POINT_CELLS = 40  # for the columns of a point, with a blank each
+FRAME_ROWS = 11  # three of head, four of headings, counts, three blank lines
+BAR_CELLS = 14
+OTHER_CELLS = 41  # of a row beside the columns of a point: the first, the bar and the loss, with their blanks
+POINT_CELLS = 40  # at most, for the columns of a point, with a blank each
 COLUMN_CELLS = 6  # of a role
+UNITS = {"params": "params", "tokens": "tokens", "learning_rate": "peak", "batch_tokens": "tokens"}
 LONGEST_FRONT = 16  # rows; more are better read in the table at the end
 
 
@@ -66,6 +68,7 @@ class SearchDisplay:
         self._live: Live | None = None
         self._draw_next_at = float("-inf")
         self._printed_at = clock()
+        self._doing = ""
 
     def __enter__(self) -> "SearchDisplay":
         if not self.plain:
@@ -92,9 +95,10 @@ class SearchDisplay:
             self.note(f"resumed after {trials} and {scientific(self.progress.spent_flops)} FLOPs")
         self.refresh(force=True)
 
-    def trial_started(self, record: TrialRecord, worker: str | int = "") -> None:
-        """A trial has been handed to a worker."""
+    def trial_started(self, record: TrialRecord, doing: str = "", worker: str | int = "") -> None:
+        """A trial has been handed to a worker; `doing` says what it is for."""
         self.progress.begin(record, str(worker))
+        self._doing = f"trial {record.number}: {doing}" if doing else ""
         self.refresh()
 
     def trial_progress(self, number: int, fraction: float, train_loss: float | None = None) -> None:
@@ -154,7 +158,8 @@ class SearchDisplay:
 
     def render(self) -> RenderableType:
         """The whole screen, no taller than the console."""
-        parts: list[RenderableType] = [self._head(), self._budget_bar()]
+        doing = Text(self._doing, style="dim", no_wrap=True, overflow="crop")
+        parts: list[RenderableType] = [self._head(), self._budget_bar(), doing]
         rows = max(4, self.console.height - FRAME_ROWS - 1)
         best = self._best_by_compute(min(LONGEST_FRONT, max(2, rows - min(len(self.progress.running), 4))))
         if self.progress.running:
@@ -191,8 +196,10 @@ class SearchDisplay:
     def _running_table(self, rows: int) -> RenderableType:
         trials = list(self.progress.running.values())
         shown = trials if len(trials) <= rows else trials[: max(1, rows - 1)]
-        columns = _columns([trial.record for trial in trials])
-        table = _table("running", columns, "progress", "train loss")
+        columns = self._columns([trial.record for trial in trials])
+        # A program of the user's own has a unit of its own.
+        unit = "nats" if self.metric.startswith(("nats", "bits")) else ""
+        table = _table("running", "trial", columns, "progress", "of its steps", "train loss", unit)
         for trial in shown:
             done = Text.assemble(bar([(trial.fraction, "cyan")], BAR_CELLS), f" {100 * trial.fraction:3.0f}%")
             loss = "" if trial.train_loss is None else f"{trial.train_loss:.3f}"
@@ -209,18 +216,29 @@ class SearchDisplay:
     def _best_table(self, best: Sequence[tuple[float, float, TrialRecord]]) -> RenderableType:
         if not best:
             return Text("no completed run yet", style="dim")
-        columns = _columns([record for _, _, record in best])
-        table = _table("FLOPs", columns, "best loss", self.metric)
+        columns = self._columns([record for _, _, record in best])
+        table = _table("best of", "FLOPs", columns, "loss", "green: front", "loss", self.metric)
         worst = max(abs(record.loss) for _, _, record in best) or 1.0
-        for _, upper, record in best:
+        for lower, upper, record in best:
             on_front = self.progress.is_on_front(record)
             style = "green" if on_front else "dim"
             table.add_row(
-                f"< {scientific(upper, 1)}", *(column.cell(record) for column in columns),
+                f"{scientific(lower, 1)}-{scientific(upper, 1)}", *(c.cell(record) for c in columns),
                 bar([(max(record.loss, 0.0) / worst, style)], BAR_CELLS + 5, " "),
                 Text(f"{record.loss:.3f}", style="bold green" if on_front else ""),
             )  # fmt: skip
         return table
+
+    def _columns(self, records: Sequence[TrialRecord]) -> list[Column]:
+        """As many columns of the points as find room beside bar and loss, which are never left out."""
+        shown: list[Column] = []
+        room = min(POINT_CELLS, self.console.width - OTHER_CELLS)
+        for column in point_columns(records):
+            room -= 1 + max(COLUMN_CELLS if column.name in ROLES else 5, len(column.heading))
+            if room < 0:
+                break
+            shown.append(column)
+        return shown
 
     def _counts(self) -> Text:
         text = Text()
@@ -246,27 +264,24 @@ def bar(parts: Sequence[tuple[float, str]], width: int, empty: str = "─") -> T
     return text
 
 
-def _columns(records: Sequence[TrialRecord]) -> list[Column]:
-    """As many columns of the points as find room beside the bar."""
-    shown: list[Column] = []
-    room = POINT_CELLS
-    for column in point_columns(records):
-        room -= 1 + max(COLUMN_CELLS if column.name in ROLES else 5, len(column.heading))
-        if room < 0:
-            break
-        shown.append(column)
-    return shown
-
-
-def _table(first: str, columns: Sequence[Column], bar_heading: str, last: str) -> Table:
-    """Both tables have the same columns, so that points line up on the screen."""
+def _table(
+    first: str,
+    first_unit: str,
+    columns: Sequence[Column],
+    bar_heading: str,
+    bar_unit: str,
+    last: str,
+    last_unit: str,
+) -> Table:
+    """Both tables have the same columns, so that points line up on the screen; units stand below headings."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column(first, justify="right", min_width=7, no_wrap=True)
+    table.add_column(f"{first}\n{first_unit}", justify="right", min_width=9, no_wrap=True)
     for column in columns:
         width = COLUMN_CELLS if column.name in ROLES else 5
-        table.add_column(column.heading, justify="right", min_width=width, no_wrap=True)
-    table.add_column(bar_heading, min_width=BAR_CELLS + 5, no_wrap=True)
-    table.add_column(last, justify="right", min_width=10, no_wrap=True)
+        heading = f"{column.heading}\n{UNITS.get(column.name, '')}"
+        table.add_column(heading, justify="right", min_width=width, no_wrap=True)
+    table.add_column(f"{bar_heading}\n{bar_unit}", min_width=BAR_CELLS + 5, no_wrap=True)
+    table.add_column(f"{last}\n{last_unit}", justify="right", min_width=10, no_wrap=True)
     return table
 
 

@@ -13,12 +13,11 @@ from carbs_scaling.numbers import compact, log_ticks
 from carbs_scaling.report.canvas import short
 from carbs_scaling.report.columns import ROLES, point_columns
 from carbs_scaling.report.front import completed_records, front_records
-from carbs_scaling.report.html import FRONT_COLOUR, LAW_COLOUR, LAYOUT
+from carbs_scaling.report.html import FRONT_COLOUR, LAW_BAND, LAW_COLOUR, LAYOUT
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-BAND = "rgba(232,89,12,.18)"
 AXIS_GAP = 8  # pixels between ticks and title
 LEVEL = 0.9  # of all bands
 CURVES = 4  # values of N for which the law is drawn
@@ -66,7 +65,7 @@ def _sizes_colour(params: np.ndarray) -> dict[str, Any]:
 
 
 def _band(
-    figure: "Figure", x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str = BAND, **named: Any
+    figure: "Figure", x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str = LAW_BAND, **named: Any
 ) -> None:
     figure.add_scatter(
         x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=colour, line={"width": 0},

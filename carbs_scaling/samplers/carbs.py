@@ -295,7 +295,10 @@ class CarbsSampler(Sampler):
         self.require_affordable(min(limit.price, limit.flops))
         rng = np.random.default_rng([self.seed, number])
         if self._designs(history) or len(history.points) < 2:
+            planned = self.options.startup_trials or min(2 * self.space.encoding.knobs, 8)
+            self.doing = f"design run {min(_begun(history) + 1, planned)} of {planned}"
             return self._design_point(history, rng, min(limit.price, limit.flops))
+        self.doing = "a run for the front" if self.target is None else "a run for the target"
         if self.target is not None:
             count = 2 * self.options.candidates
             overhead = self._overhead(history)
@@ -323,7 +326,7 @@ class CarbsSampler(Sampler):
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
-        begun = sum(map(len, (history.points, history.pending, history.failed, history.bounded)))
+        begun = _begun(history)
         if self.options.startup_trials is not None:
             return begun < self.options.startup_trials
         knobs = self.space.encoding.knobs
@@ -407,6 +410,11 @@ class CarbsSampler(Sampler):
         self.fallbacks[reason] += 1
         logger.warning("%s: the cheapest legal point is proposed", reason)
         return dict(self.space.cheapest)
+
+
+def _begun(history: History) -> int:
+    """Trials that the design counts."""
+    return sum(map(len, (history.points, history.pending, history.failed, history.bounded)))
 
 
 def no_roles(point: Point) -> dict[str, float]:

@@ -47,6 +47,7 @@ class Sampler(BaseSampler):
         # What the next trial may cost beside the budget, such as what the remaining hours pay for.
         self.next_trial_flops = float("inf")
         self._past_the_end: set[int] = set()
+        self.doing = ""  # what the last proposal was for, in a few words; empty where that is not known
 
     def remaining_flops(self, study: Study) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""

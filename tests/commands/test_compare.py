@@ -1,5 +1,6 @@
 """`compare` as a person uses it, and its figures against areas worked out by hand."""
 
+import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.samplers import RandomSampler
+from rich.console import Console
 
 from carbs_scaling.commands import compare as verb
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.report.compare import Spending, compare, reference_corner
+from carbs_scaling.report.compare_figure import draw_comparison_png
+from carbs_scaling.report.compare_table import comparison_report, comparison_rows
 from carbs_scaling.trial import Completed
 from tests.toy_task import ToyTask
 
@@ -82,6 +86,44 @@ def test_before_a_run_completed_there_is_no_regret():
     assert compare([late, early])[0].regrets[:3] == (None, None, None)
 
 
+def spendings():
+    """Two samplers of two seeds; what each run reached is worked out by hand."""
+    flops = np.array([10.0, 90.0, 100.0])
+    made = (("ours", 0, (4.0, 3.0, 2.0)), ("ours", 1, (4.0, 2.0, 3.0)),
+            ("grid", 0, (4.0, 3.9, 3.0)), ("grid", 1, (4.0, np.nan, 3.8)))  # fmt: skip
+    return [
+        Spending(f"{name}-{seed}", name, 200.0, flops, np.array(loss), wall_seconds=3600.0 * (1 + seed))
+        for name, seed, loss in made
+    ]
+
+
+def test_seeds_of_a_sampler_are_a_mean_and_a_deviation_and_what_some_never_reach_is_told():
+    compared = compare(spendings(), by_sampler=True)
+    ours, grid = comparison_rows(compared, by_sampler=True)
+    assert (ours["sampler"], ours["studies"], grid["studies"]) == ("ours", 2, 2)
+    assert (ours["hours"], ours["hours_sd"]) == pytest.approx((1.5, 0.5**0.5))
+    assert (grid["lowest_loss"], grid["lowest_loss_sd"]) == pytest.approx((3.4, 0.4 * 2**0.5))
+    # The mean of ours is between its two: the second seed reached it with its second run, the first never.
+    assert (ours["flops_to_match_first"], ours["flops_to_match_first_reached"]) == (100.0, 1)
+    assert grid["flops_to_match_first"] is None
+    assert (ours["trials_to_95"], ours["trials_to_95_reached"]) == (2.0, 1)
+    out = Console(file=io.StringIO(), width=100)
+    out.print(comparison_report(compared, "nats", by_sampler=True))
+    said = out.file.getvalue()
+    assert "never" in said
+    assert "(1/2)" in said
+    assert "±" in said
+
+
+def test_a_picture_has_a_line_a_sampler_and_a_name_of_its_own(tmp_path):
+    path = draw_comparison_png(spendings(), tmp_path / "x.png", "nats", by_sampler=True)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    many = [f"study-{number}" for number in range(40)]
+    names = {verb.picture_path(tmp_path, chosen).name for chosen in (["a", "b"], ["b", "a"], many, many[:39])}
+    assert len(names) == 4
+    assert max(map(len, names)) < 100
+
+
 @dataclass
 class Sized(ToyTask):
     """The toy with what tells two studies of it apart."""
@@ -113,7 +155,10 @@ def test_it_writes_a_table_a_picture_and_values(composed, studies, capsys):
     verb.run(composed(*named, verb="compare"))
     said = capsys.readouterr().out
     assert "hypervolume regret" in said
-    assert (studies / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert (studies / "compare-one-two.png").read_bytes().startswith(b"\x89PNG")
+    verb.run(composed(f"study.directory={studies}", "studies=[two,one]", "format=json", verb="compare"))
+    assert (studies / "compare-two-one.png").exists()
+    capsys.readouterr()
     verb.run(composed(*named, "format=json", "plots=false", verb="compare"))
     one, two = json.loads(capsys.readouterr().out)
     assert (one["study"], one["sampler"], two["sampler"]) == ("one", "-", "random")
@@ -131,6 +176,8 @@ def test_it_writes_a_table_a_picture_and_values(composed, studies, capsys):
         (["studies=one"], "two studies or more"),
         (["studies=[one,one]"], "names one twice"),
         (["studies=[one,none]"], "no study 'none'"),
+        (["studies=[nothing*]"], r"no study fits nothing\*"),
+        (["studies=[one,two]", "by=seed"], "study, sampler"),
         (["studies=[one,text]"], r"one and text differ in data.sha256 \(a, b\)"),
         (["studies=[one,bits]"], r"metric \(nats, bits\)"),
         (["studies=[one,empty]"], "study 'empty' holds no trial yet"),

@@ -35,5 +35,5 @@ def test_too_few_different_costs_have_no_law():
 def test_the_formula_says_what_the_law_computes():
     law = fit_power_law(FLOPS, 1.2 + 300 * FLOPS**-0.25)
     assert law.formula() == "L = 1.200 + 300 C^-0.250"
-    assert law.formula("html") == "L = 1.200 + 300 C<sup>-0.250</sup>"
+    assert law.formula("html") == "<i>L</i> = 1.200 + 300 <i>C</i><sup>-0.250</sup>"
     assert law.formula("mathtext") == r"$L = 1.200 + 300\,C^{-0.250}$"

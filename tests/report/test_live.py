@@ -114,7 +114,23 @@ def test_the_screen_counts_every_ending(make_record, clock):
         display.trial_ended(make_record(number, status=status, flops=1e9))
     display.trial_ended(make_record(9, loss=2.0, flops=2e10))
     assert "1 completed   2 diverged   1 out of memory   1 failed" in screen(display)
-    assert "< 3e10" in screen(display)
+    assert "1e10-3e10" in screen(display)
+
+
+@pytest.mark.parametrize("width", [120, 80, 60])
+def test_units_and_loss_stay_on_a_narrow_screen(make_record, clock, width):
+    display = make_display(clock, plain=False, width=width)
+    display.metric = "nats/token"
+    display.trial_ended(make_record(1, loss=2.125, flops=2e10))
+    display.trial_started(make_record(2, status=None), "design run 3 of 8")
+    display.trial_progress(2, 0.5, 2.75)
+    lines = [line.rstrip() for line in screen(display, width).splitlines()]
+    assert max(map(len, lines)) <= width
+    assert "trial 2: design run 3 of 8" in lines
+    assert any(line.endswith("2.750") for line in lines)
+    assert any(line.endswith("2.125") for line in lines)
+    below = next(line for line in lines if line.endswith(" nats"))
+    assert "params tokens" in below
 
 
 def test_the_best_of_each_half_decade_by_brute_force(random_records, clock):
