@@ -1,12 +1,13 @@
 """Kills coordinator, workers and database at named points, again and again, and checks that nothing is lost.
 
-    python benchmarks/soak.py --kills 200 --minutes 60
+    python -m benchmarks.soak --kills 200 --minutes 60
 
-The search is that of a small task without a model (`tests/toy_task.py`). Each kill is one life of a coordinator,
-which ends by SIGKILL after it has got on a little. The points come in turn, in random order. At the end the
-search runs undisturbed, and its ledger must be that of a search that nobody killed: every trial there, each once,
-the budget the same, and `check` finds nothing. Begun again on the same folder it goes on where it was. Needs
-PostgreSQL for the kills of the database; without it the ledger is SQLite, and they are left out.
+The search is that of a small task without a model (`tests/toy_task.py`). Each kill is one life of a
+coordinator, which ends by SIGKILL after it has got on a little. The points come in turn, in random order. At
+the end the search runs undisturbed, and its ledger must be that of a search that nobody killed: every trial
+there, each once, the budget the same, and `check` finds nothing. Begun again on the same folder it goes on
+where it was. Needs PostgreSQL for the kills of the database; without it the ledger is SQLite, and they are
+left out.
 """
 
 import argparse
@@ -16,15 +17,11 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import optuna
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for tests/
 
 from carbs_scaling.config import SearchConfig
 from carbs_scaling.errors import StudyError
@@ -34,7 +31,7 @@ from carbs_scaling.ledger.kept import KeptOutcomes
 from carbs_scaling.ledger.lease import take_lease
 from carbs_scaling.ledger.study import Study, spent_flops
 from tests import postgresql
-from tests.toy_task import ToyTask, ledger, search, toy_config
+from tests.toy_task import DyingTask, ToyTask, ledger, search, toy_config
 
 # Where a coordinator dies: object, method, and whether before or after the call.
 POINTS = {
@@ -48,19 +45,6 @@ POINTS = {
 }
 ANYWHERE, WORKER, DATABASE = "any instruction", "a worker", "the database"
 LONGEST_LIFE_SECONDS = 90.0
-
-
-@dataclasses.dataclass
-class DyingTask(ToyTask):
-    """The toy, whose run dies where a file says so."""
-
-    dies_at: str = ""
-
-    def run(self, point, context):
-        if self.dies_at and os.path.exists(self.dies_at):
-            os.unlink(self.dies_at)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().run(point, context)
 
 
 def configuration(folder: Path, name: str, storage: str | None, trials: int, workers: bool) -> SearchConfig:

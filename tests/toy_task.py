@@ -1,9 +1,12 @@
 """A task without a language model in it, and a program that searches it in a process of its own."""
 
 import io
+import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +58,19 @@ class ToyTask(Task):
 
     def identity(self) -> dict[str, object]:
         return {"parabola": {"width": 2}}
+
+
+@dataclass
+class DyingTask(ToyTask):
+    """The toy, whose process is killed in a run while there is a file that says so."""
+
+    dies_at: str = ""
+
+    def run(self, point: Point, context: TrialContext) -> TrialOutcome:
+        if self.dies_at and Path(self.dies_at).exists():
+            Path(self.dies_at).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(point, context)
 
 
 def toy_config(directory, name, executor, sampler="carbs", **options) -> SearchConfig:

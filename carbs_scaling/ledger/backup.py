@@ -29,6 +29,7 @@ from carbs_scaling.ledger.checking import study_id_of
 from carbs_scaling.ledger.database import (
     database_of,
     ledger_engine,
+    reading_errors,
     shown_place,
     storage_errors,
     storage_to_write,
@@ -86,7 +87,7 @@ def back_up(config: StudyConfig, output: Path) -> int:
 
 def _rows(config: StudyConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Table and row, as plain JSON values, of all that the ledger holds of a study."""
-    with storage_errors(shown_place(config)):
+    with reading_errors(shown_place(config)):
         engine = ledger_engine(config)
         try:
             if engine.dialect.name != "sqlite":

@@ -12,7 +12,7 @@ from sqlalchemy import orm, text
 
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import WrongStudy
-from carbs_scaling.ledger.database import ledger_engine, shown_place, storage_errors
+from carbs_scaling.ledger.database import ledger_engine, reading_errors, shown_place
 from carbs_scaling.ledger.faults import Fault, fault_of, numbering_faults
 from carbs_scaling.ledger.trials import OUTCOME, RECORD
 from carbs_scaling.trial import MachineFailure
@@ -55,7 +55,7 @@ def check_ledger(config: StudyConfig, mend: bool) -> Checked:
     Raises:
         StudyError: there is no such study, or the database cannot be used.
     """
-    with storage_errors(shown_place(config)):
+    with reading_errors(shown_place(config)):
         engine = ledger_engine(config)
         try:
             with orm.Session(engine) as session:

@@ -112,6 +112,24 @@ def storage_errors(where: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def reading_errors(where: str) -> Iterator[None]:
+    """As `storage_errors`, for a body that only reads: what it stumbles over is damage to the ledger.
+
+    Raises:
+        StudyError: the ledger cannot be read.
+    """
+    try:
+        with storage_errors(where):
+            yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise StudyError(
+            f"the ledger {where} is damaged ({type(error).__name__} {cleaned(said)}): restore a backup, or "
+            "move it away to begin anew"
+        ) from error
+
+
 class LedgerStorage(optuna.storages.RDBStorage):
     """Optuna's storage, which a single damaged trial does not bring down.
 

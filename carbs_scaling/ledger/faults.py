@@ -47,6 +47,13 @@ def numbering_faults(numbers: Sequence[int]) -> list[str]:
 
 def fault_of(trial: TrialModel) -> Fault | None:
     """The first fault of a trial; None for a whole one, and for what nobody but another program wrote."""
+    try:
+        return _fault_of(trial)
+    except OverflowError:
+        return Fault("a number of it is too large")
+
+
+def _fault_of(trial: TrialModel) -> Fault | None:
     state = trial.state.name
     read: dict[str, Any] = {}
     for row in sorted(trial.user_attributes, key=lambda row: row.key != RECORD):
@@ -78,6 +85,8 @@ def fault_of(trial: TrialModel) -> Fault | None:
     if state in ("RUNNING", "WAITING"):
         return None
     if OUTCOME not in read:
+        if not isinstance(read.get("flops", 0.0), int | float):
+            return Fault("its flops are no number", True)
         # A failure without a word is a trial that somebody closed by hand.
         return Fault("it is complete without an outcome", True) if state == "COMPLETE" else None
     return _outcome_fault(trial, read)
@@ -98,6 +107,9 @@ def _record_fault(read: dict[str, Any]) -> str | None:
     flops = fields.get("flops", 0.0)
     if not (math.isfinite(flops) and flops >= 0):
         return f"its record says {flops} FLOPs"
+    for name, value in fields.get("roles", {}).items():
+        if not _is_finite(value):
+            return f"the role {name} of its record is no number"
     return None
 
 
@@ -112,6 +124,8 @@ def _outcome_fault(trial: TrialModel, read: dict[str, Any]) -> Fault | None:
         return Fault(f"the {odd} of its outcome is of another kind", True)
     if isinstance(outcome, Completed) != (state == "COMPLETE"):
         return Fault(f"its outcome is {outcome.status}, but its state {state.lower()}", True)
+    if read.get("outcome", outcome.status) != outcome.status:
+        return Fault(f"its outcome is {outcome.status}, and {read['outcome']} beside it", True)
     charged = flops_so_far(read[RECORD].get("flops", 0.0), outcome)
     if "flops" in read[RECORD] and not _same(read.get("flops", charged), charged):
         return Fault(f"its FLOPs are {read['flops']}, and {charged} by its own record", True)
@@ -138,15 +152,22 @@ def _odd_field(outcome: TrialOutcome) -> str:
         numbers |= {"loss": outcome.loss, "loss_of_laws": outcome.law_loss}
     if not isinstance(outcome.metrics, dict):
         return "metrics"
-    numbers |= {f"metric {name}": value for name, value in outcome.metrics.items() if value is not None}
+    metrics = {f"metric {name}": value for name, value in outcome.metrics.items() if value is not None}
     if outcome.energy is not None:
         numbers |= {"energy": outcome.energy.joules, "CO2": outcome.energy.co2_grams}
     texts = {name: getattr(outcome, name) for name in ("device", "message", "precision", "recomputation")}
     if outcome.energy is not None:
         texts["source of energy"] = outcome.energy.source
-    wrong = [name for name, value in numbers.items() if not isinstance(value, int | float)]
+    wrong = [name for name, value in metrics.items() if not isinstance(value, int | float)]
+    wrong += [
+        n for n, value in numbers.items() if not isinstance(value, int | float) or not math.isfinite(value)
+    ]
     wrong += [name for name, value in texts.items() if not isinstance(value, str)]
     return wrong[0] if wrong else ""
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _same(first: Any, second: float) -> bool:

@@ -18,7 +18,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from carbs_scaling import __version__
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import BudgetSpent, StudyError, WrongStudy, warn
-from carbs_scaling.ledger.database import shown_place, storage_errors, storage_to_read, storage_to_write
+from carbs_scaling.ledger.database import (
+    reading_errors,
+    shown_place,
+    storage_errors,
+    storage_to_read,
+    storage_to_write,
+)
 from carbs_scaling.ledger.faults import numbering_faults
 from carbs_scaling.ledger.identity import study_identity
 from carbs_scaling.ledger.imported import FinishedRun, add_runs
@@ -125,7 +131,7 @@ class Study:
             StudyError: there is none of this name, or the ledger cannot be used.
         """
         require_ledger(config)
-        with storage_errors(shown_place(config)):
+        with reading_errors(shown_place(config)):
             try:
                 study = optuna.load_study(study_name=config.name, storage=storage_to_read(config))
             except KeyError:
@@ -139,6 +145,7 @@ class Study:
                     f"study {config.name!r} has other objectives than loss and training FLOPs, both minimised"
                 )
             found = Study(study)
+            _ = found.identity, found.comparable_by, found.metric, found.convention, found.budget_flops
         for line in shortened(found.faults()):
             warn(f"{line}: it is left out; carbs-scaling check study.name={config.name} mends what can be")
         return found
@@ -352,7 +359,8 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """All trials, by number. One without a record (killed as it was created) is left out."""
-        return [self._record(trial) for trial in self._trials()]
+        with reading_errors(self.name):
+            return [self._record(trial) for trial in self._trials()]
 
     def records_as_ended(self) -> list[TrialRecord]:
         """The trials that ended, in the order in which they did."""
@@ -366,13 +374,13 @@ class Study:
         return sorted(ended, key=lambda pair: (pair[0], pair[1].number))
 
     def _trials(self) -> list[StoredTrial]:
-        with storage_errors(self.name):
+        with reading_errors(self.name):
             trials = read_trials(self.optuna_study)
         return trials if self._of_own_program else [t for t in trials if RECORD in t.attributes]
 
     def faults(self) -> list[str]:
         """The trials that are damaged and left out everywhere, each named with what is wrong."""
-        with storage_errors(self.name):
+        with reading_errors(self.name):
             trials = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         return [f"trial {t.number}: {t.user_attrs[FAULT]}" for t in trials if FAULT in t.user_attrs]
 
