@@ -1,4 +1,4 @@
-"""Seconds and memory of the verbs on a study of many trials, and of a search that goes on to its first proposal.
+"""Seconds and memory of verbs on a study of many trials; `search` goes on for one proposal and its run.
 
     OMP_NUM_THREADS=1 python benchmarks/large_study.py --trials 10000
 
@@ -22,7 +22,7 @@ VERBS = {
     "front with plots": ["front"],
     "check": ["check"],
     "fit": ["fit", "plots=false"],
-    "search, to its first proposal": ["search", "budget.trials={next}", "executor=in_process"],
+    "search": ["search", "budget.trials={next}", "executor=in_process"],
 }
 SPACE = ["data.max_bytes=200000", "model.sequence_length=32"]
 
