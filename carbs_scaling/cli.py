@@ -204,9 +204,10 @@ def _storage_elsewhere(override: str) -> str:
 def _dimension(override: str) -> list[str]:
     """`space.NAME=...` as Hydra can do it: a new name is added, and a list takes the place of a range.
 
-    Whether there is such a dimension is for the task to say.
+    Whether there is such a dimension is for the task to say. Further options of a cluster are added likewise.
     """
-    match = re.match(r"(space\.\w+|task\.environment\.\w+|columns\.\w+)=(.*)", override, flags=re.DOTALL)
+    open_keys = r"space\.\w+|task\.environment\.\w+|columns\.\w+|executor\.(?:resources|parameters)(?:\.\w+)?"
+    match = re.match(rf"({open_keys})=(.*)", override, flags=re.DOTALL)
     if match is None:
         return [override]
     added = f"++{match[1]}={match[2]}"

@@ -139,6 +139,9 @@ class RemoteExecutor(ABC):
         try:
             for attempt in running:
                 self._tell_to_stop(attempt)
+            for attempt in [attempt for attempt in running if attempt.handle is None]:  # never handed over
+                self._forget(attempt)
+            running = list(self._running.values())
             self._drop_waiting(running)
             deadline = time.monotonic() + STOP_SECONDS
             while running and time.monotonic() < deadline:
