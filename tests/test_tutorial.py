@@ -13,7 +13,7 @@ from carbs_scaling import cli
 ROOT = Path(__file__).parent.parent
 # One process, and no surrogate: what is tried is the page, not the search.
 SHORTENED = ["executor=in_process", "sampler=random"]
-BUDGETS = {"study.name=first": "3e10", "study.name=mine": "1e10"}
+BUDGETS = {"study.name=first": "3e10", "study.name=mine": "2e10"}
 OUT_OF_REACH = 3
 
 
