@@ -76,6 +76,7 @@ STUDY_VERBS = (
     "report",
     "status",
     "check",
+    "backup output=x.zip",
     "recommend target.flops=1e18",
     "train trial=1",
     "compare studies=[none,x]",

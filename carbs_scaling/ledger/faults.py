@@ -159,9 +159,7 @@ def _odd_field(outcome: TrialOutcome) -> str:
     if outcome.energy is not None:
         texts["source of energy"] = outcome.energy.source
     wrong = [name for name, value in metrics.items() if not isinstance(value, int | float)]
-    wrong += [
-        n for n, value in numbers.items() if not isinstance(value, int | float) or not math.isfinite(value)
-    ]
+    wrong += [name for name, value in numbers.items() if not _is_finite(value)]
     wrong += [name for name, value in texts.items() if not isinstance(value, str)]
     return wrong[0] if wrong else ""
 

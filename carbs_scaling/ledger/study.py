@@ -335,13 +335,11 @@ class Study:
         flops = flops_so_far(frozen.user_attrs[RECORD]["flops"], outcome)
         attributes = {"outcome": str(outcome.status), OUTCOME: outcome.to_dict(), "flops": flops}
         # Through the storage: a reopened Trial would be sampled anew.
-        storage, trial_id = self.optuna_study._storage, frozen._trial_id
         for name, value in attributes.items():
-            storage.set_trial_user_attr(trial_id, name, value)
-        if isinstance(outcome, Completed):
-            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [outcome.loss, flops])
-        else:
-            storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            self.optuna_study._storage.set_trial_user_attr(frozen._trial_id, name, value)
+        values = [outcome.loss, flops] if isinstance(outcome, Completed) else None
+        state = None if values else TrialState.FAIL
+        self.optuna_study.tell(frozen.number, values, state, skip_if_finished=True)
 
     def _frozen(self, number: int) -> FrozenTrial:
         trial_id = self.optuna_study._storage.get_trial_id_from_study_id_trial_number(
