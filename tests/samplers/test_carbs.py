@@ -390,3 +390,19 @@ def test_threads_do_not_overrun_the_budget():
     spent = sum(t.values[1] for t in study.trials if t.state is TrialState.COMPLETE)
     assert 0 < spent <= 3e15
     assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_workers_that_are_free_together_share_one_fit_and_each_gets_another_point(monkeypatch):
+    fits = []
+    original = CarbsSampler._fit
+    monkeypatch.setattr(CarbsSampler, "_fit", lambda *a: (fits.append(1), original(*a))[1])
+    study = study_of(sampler(startup_trials=4))
+    for _ in range(4):
+        trial = study.ask(DISTRIBUTIONS)
+        study.tell(trial, [loss(trial.params), flops(trial.params)])
+    trials = [study.ask(DISTRIBUTIONS) for _ in range(3)]
+    assert len(fits) == 1
+    assert len({tuple(trial.params.values()) for trial in trials}) == 3
+    study.tell(trials[0], [loss(trials[0].params), flops(trials[0].params)])
+    study.ask(DISTRIBUTIONS)
+    assert len(fits) == 2  # what has ended since is learnt from
