@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def smoothed_optimum(points: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray
         mean[INDEX[name]] = level
     free = np.isin(PARAMETERS, ("ln_E", "a0", "b0", "a_B", "ln_k_e", "r_e", "ln_k_B", "r_B"))
     problem = LawProblem(
-        features, losses, LawPrior(mean, np.where(free, prior.scale, 0.0), np.zeros(len(mean)))
+        features, losses, LawPrior(mean, np.where(free, prior.scale, 0.0), np.zeros((1, len(mean))))
     )
     fit = most_probable(problem, [mean])
     errors = np.zeros(len(mean))
@@ -74,8 +75,21 @@ class Target:
         self.losses = runs.loss.to_numpy()
         best = runs.loc[runs.loss.idxmin()]
         self.best_loss, self.best_rate, self.best_batch = best.loss, best.learning_rate, best.batch_tokens
-        self.smoothed, self.smoothed_sd = smoothed_optimum(self.points, self.losses)
         self._loss_of = swept_loss(self.points, self.losses)
+
+    @cached_property
+    def smoothed(self) -> np.ndarray:
+        """Its `smoothed_optimum`."""
+        return self._smoothed[0]
+
+    @cached_property
+    def smoothed_sd(self) -> np.ndarray:
+        """Standard errors of that."""
+        return self._smoothed[1]
+
+    @cached_property
+    def _smoothed(self) -> tuple[np.ndarray, np.ndarray]:
+        return smoothed_optimum(self.points, self.losses)
 
     def inside(self, recipe) -> list[bool]:
         """Whether the 90% intervals hold the learning rate, batch and loss of the cell's best run."""

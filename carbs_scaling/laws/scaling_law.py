@@ -23,6 +23,8 @@ CONVENTION = (
     "N: non-embedding parameters; D: training tokens; lr: peak learning rate; B: tokens a step; C = 6 N D"
 )
 DRAWS = 4000
+NARROWEST = 0.1  # range of ln N: sizes nearer than that tell no slope
+UNTRIED = 0.5  # share of the way of a best rate beyond all that were tried, as its standard deviation
 TINY_PARAMS = 1e5  # below, losses fell far faster with size than any law of them said (docs/log.md)
 
 
@@ -139,8 +141,9 @@ class ScalingLaw:
         # not.
         slope = self._loss_slope(n, d)
         own = slope @ np.array(self.covariance) @ slope
-        beyond = max(float(n) - self.reach[0][1], 0.0)
-        sd = np.array([0.0, 0.0, np.sqrt(max(own, 0.0) + (self.drift * beyond) ** 2)])
+        (way_n, _), (_, below_d) = self._way(float(n), float(d))
+        drifted = self.drift * np.hypot(way_n, below_d)
+        sd = np.array([0.0, 0.0, np.sqrt(max(own, 0.0) + drifted**2)])
         if noise:
             sd = np.hypot(sd, self.scatter(params, tokens))
         out = out + sd * np.random.default_rng(1).normal(size=out.shape)
@@ -157,8 +160,27 @@ class ScalingLaw:
         of_batch = 0.0 if self.support.one_batch else np.hypot(self.spread[2], wander)
         reducible = float(self.loss(params, tokens)) - np.exp(self.parameter("ln_E"))
         of_loss = reducible * wander_beyond(float(n), float(d), self.reach, LOSS_WANDERING)
-        of_loss = np.sqrt(self.spread[0] ** 2 + self.seed_sd**2 + of_loss**2)
-        return np.array([np.hypot(self.spread[1], wander), of_batch, of_loss])
+        (way_n, range_n), _ = self._way(float(n), float(d))
+        # A slope through sizes that each are off: what a narrow range of N leaves open far from it.
+        tilted = self.spread[0] * way_n / max(range_n, NARROWEST)
+        untried = self._beyond_rates(params, tokens)
+        off_rate = float(form.curvatures(np.array(self.theta), n, d)[0]) * untried**2
+        of_loss = np.sqrt(self.spread[0] ** 2 + self.seed_sd**2 + of_loss**2 + tilted**2 + off_rate**2)
+        return np.array([np.sqrt(self.spread[1] ** 2 + wander**2 + untried**2), of_batch, of_loss])
+
+    def _way(self, n: float, d: float) -> tuple[tuple[float, float], tuple[float, float]]:
+        """(Distance of n from the runs, their range), (how far d lies above them, and below), in logs."""
+        (n_low, n_high), (d_low, d_high) = self.reach
+        way_n = max(n - n_high, n_low - n, 0.0)
+        return (way_n, n_high - n_low), (max(d - d_high, 0.0), max(d_low - d, 0.0))
+
+    def _beyond_rates(self, params: float, tokens: float) -> float:
+        """Standard deviation of ln learning rate where the best lies beyond all that were tried."""
+        if not self.has_role[2] or "learning_rate" in self.support.by_rule:
+            return 0.0
+        rate = float(self.learning_rate(params, tokens))
+        low, high = self.support.low[2], self.support.high[2]
+        return UNTRIED * max(float(np.log(max(low / rate, rate / high))), 0.0)
 
     def _loss_slope(self, n: Values, d: Values) -> Array:
         """Of the loss at the best rate and batch, by theta and bend."""

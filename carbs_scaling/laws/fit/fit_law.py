@@ -72,7 +72,9 @@ def fit_law(
         LawError: the runs give no law.
     """
     if not (isinstance(prior_width, Real) and 0 < prior_width < np.inf):
-        raise LawArgumentError(f"prior_width={prior_width!r} must be above 0: 1 as it is, 10 hardly any prior")
+        raise LawArgumentError(
+            f"prior_width={prior_width!r} must be above 0: 1 as it is, 10 hardly any prior"
+        )
     published_laws(prior)  # a wrong name is refused before a table is read
     tables = read_runs(runs, optimizer, columns)
     laws = {}

@@ -10,11 +10,19 @@ from carbs_scaling.laws.runs.table import MIN_RUNS, MIN_VARIATION, RunTable, cel
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.laws.support import HeldOut
 
+NEARLY_ONE_SIZE = 0.2  # difference in ln N
+# A miss over a shorter way than this, in ln N, is of a size that is off; as a drift it would be blown up.
+LEAST_WAY = 0.5
+
 
 def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut | None:
     """Fits without the largest sizes - a quarter of them, at least one - and predicts them."""
-    sizes = np.round(np.log(table.params), 2)
-    distinct = np.unique(sizes)
+    # Shapes of nearly one size are one size: held out alone they would tell of their shapes.
+    distinct: list[float] = []
+    for size in np.unique(np.log(table.params)).tolist():
+        if not distinct or size > distinct[-1] + NEARLY_ONE_SIZE:
+            distinct.append(size)
+    sizes = np.array(distinct)[np.searchsorted(distinct, np.log(table.params), side="right") - 1]
     if len(distinct) < 3:
         return None
     cut = distinct[-max(1, len(distinct) // 4)]
@@ -42,7 +50,7 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
         low, high = recipe.interval("loss")
         inside.append(low <= held.loss[best] <= high)
         expected = (recipe.draws[:, 2] - recipe.loss).std()
-        beyond = np.log(held.params[best] / law.support.high[0])
+        beyond = max(np.log(held.params[best] / law.support.high[0]), LEAST_WAY)
         misses.append((np.median(error[half]), expected, beyond))
         regret = _regret(held.take(cell), recipe)
         if regret is not None:
@@ -86,9 +94,13 @@ def swept_loss(points: np.ndarray, loss: np.ndarray) -> Callable[[Recommendation
     """
     from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
+    low, high = points.min(axis=0), points.max(axis=0)
+    if high[1] - low[1] < MIN_VARIATION:  # at one batch
+        rates, label = np.unique(points[:, 0], return_inverse=True)
+        means = np.bincount(label, loss) / np.bincount(label)
+        return lambda recipe: float(np.interp(np.log(recipe.learning_rate), rates, means))
     linear = LinearNDInterpolator(points, loss, rescale=True)
     nearest = NearestNDInterpolator(points, loss, rescale=True)
-    low, high = points.min(axis=0), points.max(axis=0)
 
     def loss_of(recipe: Recommendation) -> float:
         at = np.clip(np.log([recipe.learning_rate, recipe.batch_tokens]), low, high)

@@ -14,6 +14,7 @@ from carbs_scaling.laws.scaling_law import ScalingLaw
 MIN_VALUES = 3  # two values show which is better, not where the best one lies
 MIN_EVIDENCE = 5.0  # least gain in log likelihood over a flat valley
 NOT_IDENTIFIED = 0.75  # posterior over prior standard deviation of the best value
+SHAPES_FROM = 0.7  # range of ln N below which sizes and shapes are not told apart
 MIN_SIDE = 0.05  # share of the runs that must lie on either side of their best value
 HUBER = 2.0  # standard deviations beyond which a residual counts linearly
 CURVATURE_SD = 1.5  # prior of ln k, around ln of a hundredth of the loss
@@ -30,6 +31,12 @@ def refit_others(law: ScalingLaw, table: RunTable) -> tuple[ScalingLaw, list[str
     expected, height = _expected(law, table)
     places, notes = law.places(table), []
     for name, x in varied(table).items():
+        if name == "width_to_depth" and np.ptp(np.log(table.params)) < SHAPES_FROM:
+            notes.append(
+                "runs of one size differ in shape, but over too narrow a range of N to tell shape from size: "
+                "there is no law of width / depth; sizes a factor of 2 apart would give one"
+            )
+            continue
         rest = law.excess_of_others(table, but=name)
         noise_sd = np.hypot(law.seed_sd, law.height_sd * (height + rest))
         found = fit_other(

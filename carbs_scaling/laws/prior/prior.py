@@ -78,10 +78,10 @@ class LawPrior:
         return 0.5 * np.einsum("mi,ij,mj->m", off, self.precision, off)
 
     def at_hand(self, theta: Array) -> tuple["LawPrior", float]:
-        """The normal prior with the slope of this one at a law (19,), and what it lacks of the negative log.
+        """The normal prior with the slope of this one at a law (19,); what it lacks of the negative log.
 
-        A scale mixture of normals: its slope is that of a normal whose precision is the mean of both, weighted
-        by how probable each component is at theta.
+        A scale mixture of normals has the slope of a normal whose precision is the mean of both, weighted by
+        how probable each component is at theta.
         """
         sd, shared, lacks = self.sd.copy(), self.shared.copy(), 0.0
         for names in self.tails:
@@ -134,16 +134,19 @@ class LawPrior:
     def at_one_batch(self) -> "LawPrior":
         """For runs of one batch, that of the centre: the best rate there, and nothing hangs on the batch.
 
-        At one batch the best one moves away with N and D, and the rate gives back `a_B` of that.
+        The best rate of Adam goes as (1 + B_crit / B)^-1/2 (arXiv 1812.06162, with the exponent of Adam): far
+        above the critical batch, here the best one, it grows no more, and does not follow it with N and D.
         """
         mean, sd, shared = self.mean.copy(), self.sd.copy(), self.shared.copy()
-        a_b, of_batch = self.at("a_B"), self.scale[INDEX["a_B"]]
+        above = -self.at("b0")
+        grown = (log(2) - float(np.logaddexp(0.0, -above))) / 2
+        slope = 0.5 / (1 + exp(min(above, 50.0)))
         for rate, batch in (("a0", "b0"), ("a_N", "b_N"), ("a_D", "b_D")):
             i, j = INDEX[rate], INDEX[batch]
             if sd[i] > 0:
-                mean[i] -= a_b * mean[j]
-                sd[i] = sqrt(sd[i] ** 2 + (a_b * sd[j]) ** 2 + (of_batch * self.mean[j]) ** 2)
-                shared[:, i] -= a_b * shared[:, j]
+                mean[i] += grown if rate == "a0" else -slope * mean[j]
+                sd[i] = hypot(sd[i], slope * sd[j])
+                shared[:, i] -= slope * shared[:, j]
         none = {name: NO_VALLEY if name == "ln_k_B" else 0.0 for name in BATCH_PARAMETERS}
         return LawPrior(mean, sd, shared, self.tails).pinned(none)
 

@@ -133,16 +133,17 @@ LAWS = (
     ),
     PublishedLaw(
         "OpenEuroLLM",
-        "this program's fit to the 48 optima of github.com/OpenEuroLLM/dense_english_scaling_laws, "
-        "data/best_HPs/lr_gbsz_min_smooth.csv, of 4.8e7 to 1.7e9 parameters; rates of constant runs, annealed",
+        "this program's fit to 48 of the 51 optima in data/best_HPs/lr_gbsz_min_smooth.csv of "
+        "github.com/OpenEuroLLM/dense_english_scaling_laws (not the last three of 1.7e9 parameters, which "
+        "jump); rates of constant runs, annealed",
         "lr = 0.491 N^-0.426 D^0.081; B = 0.422 N^0.146 D^0.458 tokens",
         learning_rate=lambda n, d: 0.4914 * n**-0.4256 * d**0.0813,
         batch_tokens=lambda n, d: 0.4220 * n**0.1457 * d**0.4579,
     ),
     PublishedLaw(
         "Lingle",
-        "this program's fit to the 18 optima of lucaslingle.substack.com, 'Scaling Laws for Optimal LR and "
-        "Batch Size', third part, of 4.6e7 to 2.9e9 parameters",
+        "this program's fit to 18 optima of 4.6e7 to 2.9e9 parameters in the third part of 'Scaling Laws for "
+        "Optimal LR and Batch Size' (lucaslingle.substack.com; code github.com/lucaslingle/babel)",
         "lr = 0.0628 N^-0.477 D^0.262; B = 0.365 N^0.050 D^0.574 tokens",
         learning_rate=lambda n, d: 0.06282 * n**-0.4770 * d**0.2616,
         batch_tokens=lambda n, d: 0.3650 * n**0.0505 * d**0.5742,

@@ -1,6 +1,7 @@
 """`fit_law` recovers laws that data were drawn from, says how sure it is, and survives JSON."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -208,3 +209,37 @@ def test_a_table_of_losses_alone_gives_the_law_of_the_loss():
     assert [line for line in law.warnings if "rate" in line or "batch" in line] == [
         "these runs have no learning_rate and no batch_tokens: none is recommended"
     ]
+
+
+def test_the_loss_is_less_sure_below_the_runs_and_from_a_narrow_range_of_sizes(law, runs, truth):
+    def width(law, params, tokens):
+        low, high = law.recommend(params, tokens).interval("loss")
+        return high - low
+
+    inside = width(law, 1e8, 4e9)
+    assert width(law, 2e6, 4e9) > 2 * inside
+    assert width(law, 1e8, 1e8) > 2 * inside
+    # Sizes a factor of 1.4 apart that are each off by a shape's scatter: their slope says little far away.
+    narrow = truth.draw(sizes=(1e8, 1.2e8, 1.4e8))
+    narrow["loss"] += 0.01 * np.array([1, 0, -1])[np.unique(narrow.params, return_inverse=True)[1]]
+    few = fit_law(narrow.iloc[::2], check=False)
+    low, high = few.recommend(1.4e9, 1.6e10).interval("loss")
+    assert low < truth.loss(1.4e9, 1.6e10, truth.rate(1.4e9, 1.6e10), truth.batch(1.6e10)) < high
+
+
+def test_a_rate_beyond_all_that_were_tried_is_less_sure(law):
+    rate = float(law.learning_rate(1e8, 4e9))
+    n, d, _, batch = law.support.low
+    tried_higher = replace(law, support=replace(law.support, low=(n, d, 4 * rate, batch)))
+    (sd, _, of_loss), (wider, _, of_loss_wider) = (one.scatter(1e8, 4e9) for one in (law, tried_higher))
+    assert wider == pytest.approx(np.hypot(sd, 0.5 * np.log(4)))
+    assert of_loss_wider > 1.5 * of_loss
+
+
+def test_a_large_table_gives_the_law_of_all_its_runs(truth):
+    """The start is found by some of the runs, the law by all."""
+    runs = pd.concat([truth.draw(seed=seed) for seed in range(4)])
+    law = fit_law(runs, check=False)
+    for name, value in truth.values.items():
+        if name.startswith(("a_", "b_")):
+            assert law.parameter(name) == pytest.approx(value, abs=0.03), name

@@ -13,7 +13,7 @@ CENTRE = np.log([2e8, 1e10, 1e-3, 2e5])
 
 def test_precision_is_the_inverse_of_the_covariance():
     prior = law_prior(2.3, CENTRE)
-    covariance = np.diag(prior.sd**2) + np.outer(prior.shared, prior.shared)
+    covariance = np.diag(prior.sd**2) + prior.shared.T @ prior.shared
     np.testing.assert_allclose(prior.precision @ covariance, np.eye(len(prior.mean)), atol=1e-9)
     np.testing.assert_allclose(prior.scale, np.sqrt(np.diag(covariance)))
     np.testing.assert_allclose(prior.widened(3).precision, prior.precision / 9)
@@ -21,7 +21,7 @@ def test_precision_is_the_inverse_of_the_covariance():
 
 def test_half_squares_and_root_are_of_the_same_covariance():
     prior = law_prior(2.3, CENTRE, (True, True, True, False))
-    covariance = np.diag(prior.sd**2) + np.outer(prior.shared, prior.shared)
+    covariance = np.diag(prior.sd**2) + prior.shared.T @ prior.shared
     np.testing.assert_allclose(prior.root @ prior.root.T, covariance)
     draws = prior.mean + np.random.default_rng(0).normal(size=(5, prior.root.shape[1])) @ prior.root.T
     free = np.ix_(prior.free, prior.free)
