@@ -112,7 +112,7 @@ def advised_recipe(
         },
     )
     warnings = [advice.reach.line] if advice.reach.reasons else []
-    warnings += advice.recipe.notes
+    warnings += advice.warnings
     if abs(shape.params / asked.params - 1) > NOTED_SHARE:
         warnings.append(
             f"no shape of whole heads and layers has N = {compact(asked.params)}: "
