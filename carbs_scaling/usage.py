@@ -116,6 +116,14 @@ VERBS = {
             "study.name=mine format=json plots=false",
         ),
     ),
+    "schedules": Verb(
+        "which learning-rate schedule a run should have, by laws of loss curves",
+        (
+            "study.name=mine",
+            "'curves=[logs/*.csv]' target.steps=100000",
+            "'curves=[logs/*.csv]' target.steps=100000 output=plans",
+        ),
+    ),
     "recommend": Verb(
         "a recipe with intervals for a model too large to search at",
         (

@@ -244,6 +244,58 @@ class RecommendConfig:
         )
 
 
+# Names of `law` and of the classes in `laws.schedules.law`.
+SCHEDULE_LAWS = {
+    "tissue": "TissueLaw",
+    "multi_power": "MultiPowerLaw",
+    "functional": "FunctionalLaw",
+    "noise": "NoiseLaw",
+}
+
+
+@dataclass(frozen=True)
+class ScheduleTargetConfig:
+    """The section `target` of `conf/schedules.yaml`."""
+
+    steps: int | None
+    peak: float | None
+    warmup_fraction: float
+
+    def __post_init__(self) -> None:
+        fine = self.steps is None or 10 <= self.steps <= 100_000_000
+        require(fine, f"target.steps={self.steps} must lie between 10 and 1e8, or be null")
+        fine = self.peak is None or self.peak > 0
+        require(fine, f"target.peak={self.peak} must be a positive number, or null")
+        fine = 0 <= self.warmup_fraction < 1
+        require(fine, f"target.warmup_fraction={self.warmup_fraction} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class SchedulesConfig:
+    """All of `conf/schedules.yaml`."""
+
+    study: StudyConfig
+    curves: list[str] | None
+    target: ScheduleTargetConfig
+    law: str | None
+    check: bool
+    format: str
+    output: str | None
+
+    def __post_init__(self) -> None:
+        require_choice("format", self.format, LAW_FORMATS)
+        if self.law is not None:
+            require_choice("law", self.law, tuple(SCHEDULE_LAWS))
+        require(self.curves != [], "curves=[] names no file")
+
+    @property
+    def law_type(self) -> Any:
+        """The class of `law`; None where it is to be chosen."""
+        from carbs_scaling.laws.schedules import law
+
+        return None if self.law is None else getattr(law, SCHEDULE_LAWS[self.law])
+
+
 @dataclass(frozen=True)
 class ModelFolderConfig:
     """The section `train` of `conf/train.yaml`: where the model goes, and on what it is trained."""

@@ -49,6 +49,9 @@ def run(composed: DictConfig) -> None:
     else:
         advice = advise(law, target.params, target.tokens, target.flops, config.level, target.head_size)
         _write(config, law, advice)
+    if config.format != "table":  # there they stand below the answer, and no file of the others may hold them
+        for warning in advice.warnings:
+            print(f"carbs-scaling: warning: {warning}", file=sys.stderr)
     if advice.reach.reasons:
         if config.format != "table" or config.output is not None:  # else it stands on top of the table
             print(f"carbs-scaling: {advice.reach.line}", file=sys.stderr)
@@ -90,7 +93,9 @@ def _write(config: RecommendConfig, law: ScalingLaw, advice: "Advice") -> None:
     elif config.format == "json":
         text = json.dumps(advice_dict(law, advice, target), indent=1) + "\n"
     elif config.format == "yaml":
-        lead = f"# {advice.reach.line}\n" if advice.reach.reasons else ""
+        said = [advice.reach.line] if advice.reach.reasons else []
+        said += [f"warning: {warning}" for warning in advice.warnings]
+        lead = "".join(f"# {line}\n" for line in said)
         values = OmegaConf.to_yaml(OmegaConf.create(space_overrides(advice, target)))
         text = f"# @package _global_\n{lead}{values}"
     else:

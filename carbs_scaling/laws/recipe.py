@@ -24,8 +24,9 @@ class Recommendation:
         draws: of (ln learning rate, ln batch tokens, loss), shape (m, 3).
         batch_exponent: of the best learning rate in the batch, away from `batch_tokens`.
         extrapolation: factors by which N and D lie beyond the runs; 1 inside.
+        from_hull: factor in both N and D to the convex hull of the runs in (ln N, ln D); 1 inside.
         optimizer: the law's optimizer.
-        notes: one line each.
+        notes: what may change a decision, one line each, gravest first.
         other: best values of further hyperparameters that the runs varied (`weight_decay`, `beta2`,
             `momentum`, `width_to_depth`), by name.
         other_draws: of each of them, shape (m,).
@@ -39,6 +40,7 @@ class Recommendation:
     draws: np.ndarray
     batch_exponent: float
     extrapolation: tuple[float, float]
+    from_hull: float = 1.0
     optimizer: str = ""
     notes: tuple[str, ...] = ()
     other: dict[str, float] = field(default_factory=dict)

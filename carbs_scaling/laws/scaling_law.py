@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from carbs_scaling.laws.formula import formula_lines
 from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
 from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, whole_count
-from carbs_scaling.laws.support import HeldOut, Support
+from carbs_scaling.laws.support import HeldOut, Support, hull_factor, way_beyond
 
 FORMAT = 5
 CONVENTION = (
@@ -25,6 +25,13 @@ CONVENTION = (
 DRAWS = 4000
 NARROWEST = 0.1  # range of ln N: sizes nearer than that tell no slope
 UNTRIED = 0.5  # share of the way of a best rate beyond all that were tried, as its standard deviation
+FAR = 30.0  # times from the hull of the runs
+EMPTY_CORNER = 1.5  # the same, inside the ranges of N and of D
+BY_PRIOR = (
+    3.0  # times beyond the runs from which an exponent changes the answer by more than the runs' scatter
+)
+SAME = 1.01  # factor within which rates are the same number
+NO_FLOOR = 0.05  # share of the lowest loss below which an irreducible loss is not told from 0
 TINY_PARAMS = 1e5  # below, losses fell far faster with size than any law of them said (docs/log.md)
 
 
@@ -53,6 +60,7 @@ class ScalingLaw:
         rates: name of the prior of the best learning rate (`laws.prior.rates`).
         others: laws of further hyperparameters that the runs varied.
         has_role: which of `law.ROLES` the runs have.
+        not_identified: by `N` and `D`, what has an exponent in it that the runs leave to the prior.
     """
 
     theta: tuple[float, ...]
@@ -72,6 +80,7 @@ class ScalingLaw:
     rates: str = ""
     others: tuple[OtherLaw, ...] = ()
     has_role: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    not_identified: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def parameter(self, name: str) -> float:
         """One of `form.NAMES`, relative to the centre."""
@@ -155,11 +164,12 @@ class ScalingLaw:
 
         How a cell and a size lie off the law, what exponents do beyond the runs, and the noise of a run.
         """
-        n, d = self._centred(params, tokens)
-        wander = wander_beyond(float(n), float(d), self.reach)
+        way = self._way_beyond(params, tokens)
+        wander = wander_beyond(way)
         of_batch = 0.0 if self.support.one_batch else np.hypot(self.spread[2], wander)
         reducible = float(self.loss(params, tokens)) - np.exp(self.parameter("ln_E"))
-        of_loss = reducible * wander_beyond(float(n), float(d), self.reach, LOSS_WANDERING)
+        of_loss = reducible * wander_beyond(way, LOSS_WANDERING)
+        n, d = self._centred(params, tokens)
         (way_n, range_n), _ = self._way(float(n), float(d))
         # A slope through sizes that each are off: what a narrow range of N leaves open far from it.
         tilted = self.spread[0] * way_n / max(range_n, NARROWEST)
@@ -181,6 +191,14 @@ class ScalingLaw:
         rate = float(self.learning_rate(params, tokens))
         low, high = self.support.low[2], self.support.high[2]
         return UNTRIED * max(float(np.log(max(low / rate, rate / high))), 0.0)
+
+    def _way_beyond(self, params: float, tokens: float) -> float:
+        """Distance from the runs in (ln N, ln D): from their hull, for a box has corners without any run."""
+        if self.support.hull:
+            return way_beyond(self.support.hull, np.log([float(params), float(tokens)]))
+        n, d = self._centred(params, tokens)
+        (n_low, n_high), (d_low, d_high) = self.reach
+        return float(np.hypot(n - np.clip(n, n_low, n_high), d - np.clip(d, d_low, d_high)))
 
     def _loss_slope(self, n: Values, d: Values) -> Array:
         """Of the loss at the best rate and batch, by theta and bend."""
@@ -237,6 +255,7 @@ class ScalingLaw:
             float(max(params / high[0], low[0] / params, 1.0)),
             float(max(tokens / high[1], low[1] / tokens, 1.0)),
         )
+        from_hull = hull_factor(self.support.hull, params, tokens)
         draws = self.draws(params, tokens)
         rate, batch = (
             float(curve(params, tokens)) if there else float("nan")
@@ -251,30 +270,44 @@ class ScalingLaw:
             draws=draws,
             batch_exponent=self.parameter("a_B"),
             extrapolation=beyond,
+            from_hull=from_hull,
             optimizer=self.optimizer,
-            notes=(*self.warnings, *self._notes(params, tokens, batch, beyond)),
+            notes=(*self.warnings, *self._notes(params, tokens, batch, beyond, from_hull)),
             other={law.name: float(law.value(params, tokens)) for law in self.others},
             other_draws={law.name: law.draws(params, tokens, len(draws)) for law in self.others},
         )
 
-    def _notes(self, params: float, tokens: float, batch: float, beyond: tuple[float, ...]) -> list[str]:
-        """What to keep in mind about a recommendation, one line each; `batch` is nan where runs have none."""
+    def _notes(
+        self, params: float, tokens: float, batch: float, beyond: tuple[float, float], from_hull: float
+    ) -> list[str]:
+        """What may change a decision about this target, one line each, each with what to do; gravest first.
+
+        Args:
+            params: N.
+            tokens: D.
+            batch: the best one; nan where runs have none.
+            beyond: as `Recommendation.extrapolation`.
+            from_hull: as `Recommendation.from_hull`.
+        """
         low, high, notes = self.support.low, self.support.high, []
-        if beyond[0] > 30 or beyond[1] > 30:
-            notes.append(
-                f"N is {beyond[0]:.0f} and D {beyond[1]:.0f} times beyond the runs: far past what was checked"
-            )
-        if high[0] < TINY_PARAMS and params > 2 * high[0]:
-            notes.append(
-                f"all runs are of models below {TINY_PARAMS:.0e} parameters, whose losses extrapolate badly: "
-                "trust the recipe sooner than the loss"
-            )
         rate = float(self.learning_rate(params, tokens)) if self.has_role[2] else float("nan")
-        if rate < low[2] or rate > high[2]:
+        if batch > tokens:
+            notes.append("the law's batch is larger than all tokens: choose a batch of your own")
+        if from_hull > FAR:
+            notes.append(
+                f"the target is {from_hull:.0f} times from the nearest of the runs in N and D: far past what "
+                "was checked; train sizes between them first"
+            )
+        elif max(beyond) <= 1 and from_hull > EMPTY_CORNER:
+            notes.append(
+                f"N and D each lie in the range of the runs, but no run is near both ({from_hull:.2g} times "
+                "from their hull): add a run there"
+            )
+        if rate < low[2] / SAME or rate > high[2] * SAME:
             end, tried = ("low", low[2]) if rate < low[2] else ("high", high[2])
             notes.append(
                 f"the law's best learning rate, {rate:.3g}, lies outside all that were tried "
-                f"({low[2]:.3g} to {high[2]:.3g}): a search tries more with "
+                f"({low[2]:.3g} to {high[2]:.3g}): try it at a small size first; a search tries more with "
                 f"space.learning_rate.{end} beyond {tried:.3g}"
             )
         if batch < low[3] / 2 or batch > 2 * high[3]:
@@ -283,8 +316,34 @@ class ScalingLaw:
                 f"({low[3]:.3g} to {high[3]:.3g}), and the learning rate is for it: for another batch "
                 "ask learning_rate_at(batch_tokens)"
             )
-        if batch > tokens:
-            notes.append("the law's batch is larger than all tokens: this target is out of its reach")
+        # Exponents of the prior decide nothing at the sizes of the runs.
+        unknown = [
+            f"{what} in {axis}"
+            for axis, factor in zip("ND", beyond, strict=True)
+            for what in self.not_identified.get(axis, ())
+            if factor > BY_PRIOR
+        ]
+        if unknown:
+            notes.append(
+                "the target lies beyond the runs, and there these exponents are the prior's: "
+                f"{', '.join(unknown)}; runs at sizes ten times apart would tell"
+            )
+        if beyond[0] > max(high[0] / low[0], BY_PRIOR):
+            notes.append(
+                f"N lies {beyond[0]:.2g} times beyond runs that span a factor of {high[0] / low[0]:.2g}: add "
+                "a size in between before you trust the loss"
+            )
+        if high[0] < TINY_PARAMS and params > 2 * high[0]:
+            notes.append(
+                f"all runs are of models below {TINY_PARAMS:.0e} parameters, whose losses extrapolate badly: "
+                "trust the recipe sooner than the loss"
+            )
+        lowest = self.support.lowest_loss
+        if lowest and max(beyond) > BY_PRIOR and np.exp(self.parameter("ln_E")) < NO_FLOOR * lowest:
+            notes.append(
+                "these runs do not tell the irreducible loss from 0, and if it is not 0 the loss comes out "
+                "too low: take its interval, or add longer runs"
+            )
         return notes
 
     def formula(self) -> str:

@@ -1,5 +1,6 @@
 """What a law rests on, and how it does on sizes that it has not seen."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,43 @@ def convex_hull(points: np.ndarray) -> tuple[tuple[float, float], ...]:
     except QhullError:  # a line
         corners = distinct[[0, -1]]
     return tuple((float(x), float(y)) for x, y in corners)
+
+
+def hull_factor(hull: Sequence[tuple[float, float]], params: float, tokens: float) -> float:
+    """Least factor f such that some point of the hull is within f of both N and D; 1 inside.
+
+    Args:
+        hull: points (ln N, ln D); none give 1.
+        params: N.
+        tokens: D.
+    """
+    if not hull:
+        return 1.0
+    points, target = np.array(hull), np.log([params, tokens])
+    from scipy.optimize import linprog
+
+    # Least s with |target - sum_i w_i point_i| <= s in both coordinates, w_i >= 0 and sum_i w_i = 1.
+    above = np.column_stack([points.T, -np.ones(2)])
+    below = np.column_stack([-points.T, -np.ones(2)])
+    found = linprog(
+        np.append(np.zeros(len(points)), 1.0),
+        A_ub=np.concatenate([above, below]),
+        b_ub=np.concatenate([target, -target]),
+        A_eq=np.append(np.ones(len(points)), 0.0)[None],
+        b_eq=[1.0],
+    )
+    return float(np.exp(max(found.x[-1], 0.0)))
+
+
+def way_beyond(hull: Sequence[tuple[float, float]], point: np.ndarray) -> float:
+    """Distance of a point (ln N, ln D) from the hull of `convex_hull`; 0 inside."""
+    corners = np.array(hull)
+    side = np.roll(corners, -1, axis=0) - corners
+    off = point - corners
+    if len(corners) > 2 and np.all(side[:, 0] * off[:, 1] - side[:, 1] * off[:, 0] >= -1e-9):
+        return 0.0  # left of every side: corners go round counterclockwise
+    share = np.clip(np.sum(off * side, axis=1) / np.maximum(np.sum(side**2, axis=1), 1e-12), 0, 1)
+    return float(np.linalg.norm(off - share[:, None] * side, axis=1).min())
 
 
 @dataclass(frozen=True)

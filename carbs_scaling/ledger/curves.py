@@ -13,10 +13,13 @@ import numpy as np
 
 from carbs_scaling.laws.convergence.loss_curves import RunCurve
 from carbs_scaling.laws.recommend.predicted_curve import SeenCurve
+from carbs_scaling.laws.schedules.curves import curve_of
+from carbs_scaling.laws.schedules.fit import LossCurve
 from carbs_scaling.ledger.record import TrialRecord
 
 # Several lines of a curve, each some 120 bytes, so that a partial one at the end leaves a whole one before.
 TAIL_BYTES = 4096
+LEAST_POINTS = 10  # of a curve that says anything of its schedule
 
 
 def _point(line: bytes) -> dict[str, Any] | None:
@@ -79,6 +82,26 @@ def seen_curves(records: Sequence[TrialRecord], folder: str | Path) -> list[Seen
                 )
             )
     return curves
+
+
+def curves_by_model(records: Sequence[TrialRecord], folder: str | Path) -> dict[str, dict[str, LossCurve]]:
+    """Training curves of the completed trials for schedule laws, by model (N and batch) and trial."""
+    models: dict[str, dict[str, LossCurve]] = {}
+    for record in records:
+        points = read_curve(curve_path(folder, record.number)) if record.completed else []
+        points = [point for point in points if {"train_loss", "learning_rate", "step"} <= set(point)]
+        if len(points) < LEAST_POINTS or not {"params", "batch_tokens"} <= set(record.values):
+            continue
+        steps, rates, loss = (
+            np.array([point[name] for point in points], dtype=float)
+            for name in ("step", "learning_rate", "train_loss")
+        )
+        model = f"{record.values['params']:.4g} at {record.values['batch_tokens']:.4g}"
+        try:
+            models.setdefault(model, {})[str(record.number)] = curve_of(steps, rates, loss)
+        except ValueError:
+            continue  # warmup took nearly all of the run, or its loss is none
+    return {model: curves for model, curves in models.items() if curves}
 
 
 def curve_path(folder: str | Path, number: int) -> Path:

@@ -69,7 +69,9 @@ def law_report(law: ScalingLaw) -> Group:
         value, error = law.parameter(name), law.standard_error(name)
         if name.startswith("ln_"):
             value, error = float(np.exp(value)), float(np.exp(value)) * error
-        table.add_row(what, f"{value:.3f}", f"{error:.3f}")
+        quantity, axis = what.removeprefix("of the ").rsplit(" in ", 1)
+        unknown = quantity in law.not_identified.get(axis, ())
+        table.add_row(what, f"{value:.3f}", f"{error:.3f}{' (prior)' if unknown else ''}")
     for other in law.others:
         for what, value, variance in zip("ND", other.theta[1:3], np.diag(other.covariance)[1:3], strict=True):
             table.add_row(f"of {other.coordinate.label} in {what}", f"{value:.3f}", f"{variance**0.5:.3f}")
@@ -152,9 +154,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         published.add_row(law_beside.name, *cells, source)
     beyond_n, beyond_d = recipe.extrapolation
     notes = [
-        "N and D lie within the range of the runs"
-        if max(beyond_n, beyond_d) <= 1
-        else f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs",
+        _where(beyond_n, beyond_d, recipe.from_hull),
         f"fitted to {_runs_line(law)}",
         *([read_line(law)] if law.support.read_as else []),
     ]
@@ -175,16 +175,21 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
             "more runs at these sizes would not halve the learning rate's interval: the scatter between "
             "(N, D) is too large"
         )
-    warnings = list(recipe.notes)
-    if advice.optimal is not None and advice.optimal.at_bound:
-        warnings.append("the law has no compute-optimal N within three decades: do not use this choice")
-    yellow = [Text(f"warning: {warning}", style="yellow") for warning in warnings]
+    yellow = [Text(f"warning: {warning}", style="yellow") for warning in advice.warnings]
     lead = (
         [Text(advice.reach.line, style="bold red", no_wrap=True, overflow="ignore")]
         if advice.reach.reasons
         else []
     )
     return Group(*lead, title, table, published, *(Text(note) for note in notes), *yellow)
+
+
+def _where(beyond_n: float, beyond_d: float, from_hull: float) -> str:
+    if max(beyond_n, beyond_d) > 1:
+        return f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs"
+    if from_hull > 1.01:
+        return f"N and D lie {from_hull:.2g} times from the hull of the runs, where no run is near both"
+    return "N and D lie among those of the runs"
 
 
 def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[str, Any]:
@@ -213,7 +218,11 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
             "params_interval": list(optimal.params_interval),
             "tokens_interval": list(optimal.tokens_interval),
         },
-        "extrapolation": {"params": recipe.extrapolation[0], "tokens": recipe.extrapolation[1]},
+        "extrapolation": {
+            "params": recipe.extrapolation[0],
+            "tokens": recipe.extrapolation[1],
+            "from_hull": recipe.from_hull,
+        },
         "published": {
             published.name: {
                 "learning_rate": theirs.learning_rate,
@@ -231,7 +240,7 @@ def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[s
             "read_as": list(law.support.read_as),
         },
         "formula": law.formula(),
-        "warnings": list(recipe.notes),
+        "warnings": list(advice.warnings),
     }
 
 

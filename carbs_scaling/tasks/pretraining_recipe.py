@@ -122,7 +122,7 @@ def advised_recipe(
         },
     )
     warnings = [advice.reach.line] if advice.reach.reasons else []
-    warnings += advice.recipe.notes
+    warnings += advice.warnings
     if abs(shape.params / asked.params - 1) > NOTED_SHARE:
         kind = "whole rank of adapters" if adapters else "shape of whole heads and layers"
         has = f"rank {shape.options.lora_rank}" if adapters else f"{shape.width} x {shape.depth}"

@@ -28,12 +28,27 @@ def exponents_of(law: ScalingLaw) -> dict[str, str]:
     return {k: v for k, v in known.items() if not (law.support.one_token_count and v.endswith(" in D"))}
 
 
-def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.ndarray) -> list[str]:
-    """One line for each thing that a law's runs leave open; `prior_sd` is of `law.NAMES`, shape (19,)."""
+def not_identified(law: ScalingLaw, prior_sd: np.ndarray) -> dict[str, tuple[str, ...]]:
+    """By `N` and `D`, what has an exponent in it that is the prior's; `prior_sd` is of `law.NAMES`, (19,)."""
+    unknown = [
+        what.removeprefix("of the ")
+        for name, what in exponents_of(law).items()
+        if law.standard_error(name) > NOT_IDENTIFIED * prior_sd[INDEX[name]]
+    ]
+    return {
+        axis: tuple(w.removesuffix(f" in {axis}") for w in unknown if w.endswith(f" in {axis}"))
+        for axis in "ND"
+    }
+
+
+def warnings_of(law: ScalingLaw, table: RunTable, converged: bool) -> list[str]:
+    """What may change a decision about any target, one line each, each with what to do; gravest first.
+
+    What only targets beyond the runs suffer from is for `ScalingLaw.recommend` to say.
+    """
     said = []
-    span = law.support.high[0] / law.support.low[0]
-    if span < 10:
-        said.append(f"N spans a factor of {span:.1f}, under a decade: exponents in N rest on little")
+    if not converged:
+        said.append("the fit did not come to rest: compare its recipe with a published law before you use it")
     if table.one_token_count:
         said.append(
             f"all runs had {np.median(table.tokens):.4g} tokens: what more or fewer bring, and so the "
@@ -44,41 +59,8 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
             "N and D rise together in these runs: what each does by itself, and the compute-optimal split, "
             "are the prior's; ask for targets along that line"
         )
-    if table.collapsed:
-        said.append(
-            "runs that ended half again above one of no more parameters and tokens, or worse, count as "
-            f"diverged: {table.collapsed}"
-        )
-    if table.again:
-        said.append(f"rows the same as another in every column count once: {table.again} left out")
-    if len(table) < FEW_RUNS:
-        said.append(
-            f"{len(table)} runs fit almost any law: the interval of the loss is narrower than it should be"
-        )
     absent = [name for name, there in zip(ROLES, table.has_role, strict=True) if not there]
-    if absent:
-        said.append(f"these runs have no {' and no '.join(absent)}: none is recommended")
-    if table.one_batch and table.has_role[3]:
-        said.append(
-            f"all runs had a batch of {np.median(table.batch_tokens):.4g} tokens: the learning rate is for "
-            "that, and nothing is said of the best batch"
-        )
-    if by_rule := [name for name in law.support.by_rule if name not in absent]:
-        names = " and the ".join(by_rule)
-        said.append(
-            f"the {names} of the runs follow from the rest by a rule: what is recommended is that rule, with "
-            "the loss that it brings; of better ones these runs say nothing"
-        )
-    if not converged:
-        said.append("the fit did not come to rest: take it with care")
-    for name, what in exponents_of(law).items():
-        if law.standard_error(name) > NOT_IDENTIFIED * prior_sd[INDEX[name]]:
-            said.append(f"the exponent {what} is not identified by these runs: it rests on the prior")
-    if np.exp(law.parameter("ln_E")) < 0.05 * table.loss.min():
-        said.append(
-            "the irreducible loss is not told apart from 0: if it is not 0, losses far beyond the runs "
-            "come out too low"
-        )
+    said += _of_rules(law, table, absent)
     for name, role in (("learning_rate", 2), ("batch_tokens", 3)):
         low, high = _edge_share(table, role)
         if max(low, high) > EDGE_SHARE:
@@ -87,7 +69,36 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
                 f"the best {name} lies on the {side} edge of the sweep in {max(low, high):.0%} of the swept "
                 "cells: widen it"
             )
+    if absent:
+        said.append(f"these runs have no {' and no '.join(absent)}: none is recommended")
+    if table.one_batch and table.has_role[3]:
+        said.append(
+            f"all runs had a batch of {np.median(table.batch_tokens):.4g} tokens: the learning rate is for "
+            "that, and nothing is said of the best batch"
+        )
+    if len(table) < FEW_RUNS:
+        said.append(
+            f"{len(table)} runs fit almost any law: the interval of the loss is narrower than it should be; "
+            f"train {FEW_RUNS - len(table)} more"
+        )
     return said
+
+
+def _of_rules(law: ScalingLaw, table: RunTable, absent: list[str]) -> list[str]:
+    """What a rate or a batch that nobody searched means."""
+    by_rule = [name for name in law.support.by_rule if name not in absent]
+    if by_rule == ["learning_rate"] and table.one_rate:
+        return [
+            f"all runs had a learning_rate of {np.median(table.learning_rate):.4g}: it is recommended with "
+            "the loss that it brings; of better ones these runs say nothing: try three rates at two sizes"
+        ]
+    if not by_rule:
+        return []
+    return [
+        f"the {' and the '.join(by_rule)} of the runs follow from the rest by a rule: what is recommended is "
+        "that rule, with the loss that it brings; of better ones these runs say nothing: try three at two "
+        "sizes"
+    ]
 
 
 def _edge_share(table: RunTable, role: int) -> tuple[float, float]:

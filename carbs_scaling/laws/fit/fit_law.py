@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from carbs_scaling.laws.fit.cliff import FEW_ENOUGH, MOST, QUIETER, far_above, walls_unlike
-from carbs_scaling.laws.fit.diagnostics import warnings_of
+from carbs_scaling.laws.fit.diagnostics import not_identified, warnings_of
 from carbs_scaling.laws.fit.hold_out import hold_out
 from carbs_scaling.laws.fit.hyperparameters import refit_others, with_joint_errors
 from carbs_scaling.laws.fit.law_fit import LawFit, fit_bent_law
@@ -50,9 +50,9 @@ def fit_law(
 
     Args:
         runs: a DataFrame, a mapping of columns, a CSV, TSV, JSON, JSONL or Parquet file, a `Study` or its
-            records; with the columns params (non-embedding), tokens, learning_rate, batch_tokens and loss; diverged,
-            optimizer, depth, width, weight_decay, beta2, momentum (or beta1) are used where they are there.
-            Runs that diverged bound the best learning rate from above; so do those that collapsed
+            records; with the columns params (non-embedding), tokens, learning_rate, batch_tokens and loss;
+            diverged, optimizer, depth, width, weight_decay, beta2, momentum (or beta1) are used where they
+            are there. Runs that diverged bound the best learning rate from above; so do those that collapsed
             (`carbs_scaling.laws.runs.collapse`). Where all had one batch, the law is for that.
         optimizer: fit the runs of this one alone.
         check: whether to leave the largest sizes out once and say how they are predicted.
@@ -106,7 +106,8 @@ def _fit_table(
     found = _without_cliff(fit(table), table, fit)
     law = replace(
         found.law,
-        warnings=(*warnings_of(found.law, table, found.converged, prior.scale), *found.notes),
+        warnings=(*warnings_of(found.law, table, found.converged), *found.notes),
+        not_identified=not_identified(found.law, prior.scale),
         rates=rates.name,
         prior=tuple(published_law.name for published_law in published),
     )
@@ -246,7 +247,7 @@ def _law_of(fit: LawFit, table: RunTable, centre: Array, features: Array) -> Sca
         hull=convex_hull(table.logs[:, :2]),
         aspects=_aspects(table),
         lowest_loss=float(table.loss.min()),
-        read_as=table.read_as,
+        read_as=(*table.read_as, *table.left_out),
     )
     return ScalingLaw(
         theta=tuple(fit.theta.tolist()),

@@ -30,9 +30,7 @@ def hold_out(table: RunTable, fit: Callable[[RunTable], ScalingLaw]) -> HeldOut 
     if large.sum() < 2 or (~large).sum() < MIN_RUNS:
         return None
     small, held = table.take(~large), table.take(large)
-    rate, batch = (
-        there and not one for there, one in zip(table.has_role[2:], (table.one_rate, table.one_batch))
-    )
+    rate, batch = table.has_role[2] and not table.one_rate, table.has_role[3] and not table.one_batch
     there = (True, not table.one_token_count, rate, batch)
     varied = np.flatnonzero(there)
     if any(np.ptp(small.logs[:, role]) < MIN_VARIATION for role in varied):

@@ -46,13 +46,11 @@ def bend_basis(n: Values, d: Values, reach: Reach) -> Array:
     return np.stack(np.broadcast_arrays(*terms), axis=-1)
 
 
-def wander_beyond(n: float, d: float, reach: Reach, wandering: float = WANDERING) -> float:
-    """Standard deviation of the log of a power law for what its exponents do beyond the runs.
+def wander_beyond(way: float, wandering: float = WANDERING) -> float:
+    """Standard deviation of the log of a power law for what its exponents do at a distance from the runs.
 
     A random walk of the exponent, `wandering` over a factor of e, summed over the way.
     """
-    (n_low, n_high), (d_low, d_high) = reach
-    way = np.hypot(n - np.clip(n, n_low, n_high), d - np.clip(d, d_low, d_high))
     return wandering * float(np.sqrt(way**3 / 3))
 
 

@@ -62,6 +62,13 @@ class Advice:
     halving_flops: float | None
     reach: Reach
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may change a decision, one line each, gravest first."""
+        unbound = "the law has no compute-optimal N within three decades: choose N and D yourself"
+        at_bound = self.optimal is not None and self.optimal.at_bound
+        return (*([unbound] if at_bound else []), *self.recipe.notes)
+
     def sequences(self, sequence_length: int) -> int:
         """Sequences a step, at least one."""
         return max(1, round(self.recipe.batch_tokens / sequence_length))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linprog
 
 from carbs_scaling.laws.form import law as form
 from carbs_scaling.laws.prior.prior import law_prior
@@ -71,7 +70,7 @@ def target_reach(
     times = recipe.flops / support.largest_run_flops
     if times > FAR_FLOPS:
         reasons.append(f"6 N D is {times:.2g} times that of the dearest run (at most {FAR_FLOPS:,.0f})")
-    size = hull_factor(support.hull, recipe.params, recipe.tokens)
+    size = recipe.from_hull
     if size > FAR_SIZE:
         reasons.append(
             f"N lies {recipe.extrapolation[0]:.2g} and D {recipe.extrapolation[1]:.2g} times beyond the "
@@ -98,30 +97,6 @@ def target_reach(
     far = times > FAR_FLOPS or size > FAR_SIZE
     needed = support.total_flops * times / STEP**2
     return Reach(tuple(reasons), max(needed, support.total_flops) if far else None)
-
-
-def hull_factor(hull: Sequence[tuple[float, float]], params: float, tokens: float) -> float:
-    """Least factor f such that some point of the hull is within f of both N and D; 1 inside.
-
-    Args:
-        hull: points (ln N, ln D); none give 1.
-        params: N.
-        tokens: D.
-    """
-    if not hull:
-        return 1.0
-    points, target = np.array(hull), np.log([params, tokens])
-    # Least s with |target - sum_i w_i point_i| <= s in both coordinates, w_i >= 0 and sum_i w_i = 1.
-    above = np.column_stack([points.T, -np.ones(2)])
-    below = np.column_stack([-points.T, -np.ones(2)])
-    found = linprog(
-        np.append(np.zeros(len(points)), 1.0),
-        A_ub=np.concatenate([above, below]),
-        b_ub=np.concatenate([target, -target]),
-        A_eq=np.append(np.ones(len(points)), 0.0)[None],
-        b_eq=[1.0],
-    )
-    return float(np.exp(max(found.x[-1], 0.0)))
 
 
 def prior_loss_width(law: ScalingLaw, params: float, tokens: float) -> float:

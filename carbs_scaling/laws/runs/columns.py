@@ -17,13 +17,13 @@ from carbs_scaling.laws.runs.table import REQUIRED, SEARCHED, LawArgumentError, 
 if TYPE_CHECKING:
     import pandas as pd
 
-OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged")
+OPTIONAL = ("depth", "width", *SEARCHED, "seed", "optimizer", "diverged", "unique_tokens", "epochs")
 # Their own names come first. `total_params` is none of N's: N counts no embeddings.
 ALIASES = {
     "params": "n_params num_params parameters n_parameters num_parameters model_params model_size "
     "non_embedding_params non_embedding_parameters n_params_non_embedding params_non_embedding "
     "num_non_embedding_params",
-    "tokens": "n_tokens num_tokens train_tokens training_tokens tokens_seen total_tokens dataset_tokens "
+    "tokens": "n_tokens num_tokens train_tokens training_tokens tokens_seen total_tokens "
     "num_train_tokens tokens_trained",
     "learning_rate": "lr peak_lr max_lr peak_learning_rate max_learning_rate base_lr",
     "batch_tokens": "batch_size_tokens batch_size_in_tokens tokens_per_batch tokens_per_step "
@@ -39,6 +39,8 @@ ALIASES = {
     "warmup_fraction": "warmup_ratio",
     "optimizer": "optim optimizer_name",
     "diverged": "is_diverged",
+    "unique_tokens": "dataset_tokens text_tokens",
+    "epochs": "num_epochs num_train_epochs",
 }
 LETTERS = {"params": "N", "tokens": "D"}  # as they stand
 NAMES = {role: (role, *names.split()) for role, names in ALIASES.items()}
@@ -209,7 +211,7 @@ class _Reading:
             lengths = [self.found["sequence_length"]]
         if not lengths:
             raise LawArgumentError(
-                f"{self.source}: {name} may count tokens or sequences, and no column has the sequence length: "
+                f"{self.source}: {name} may count tokens or sequences, and no column has a sequence length: "
                 f"{instead}"
             )
         factors = [self._numbers(*length) for length in lengths]

@@ -13,6 +13,8 @@ import numpy as np
 from carbs_scaling.laws.runs.collapse import collapsed
 from carbs_scaling.laws.runs.columns import with_roles
 from carbs_scaling.laws.runs.files import read_table
+from carbs_scaling.laws.runs.isoflop import far_from_the_best
+from carbs_scaling.laws.runs.repeated import effective_tokens
 from carbs_scaling.laws.runs.repeats import seen_before
 from carbs_scaling.laws.runs.rules import rules_of
 from carbs_scaling.laws.runs.table import (
@@ -38,6 +40,7 @@ MAY_LACK = ("learning_rate", "batch_tokens")  # what the points of a study may n
 # Marks of a run that diverged, and of one that did not; anything else is refused.
 MARKED = ("true", "1", "1.0", "yes", "y", "t", "x", "diverged")
 NOT_MARKED = ("false", "0", "0.0", "no", "n", "f", "", "nan", "none", "<na>", "-")
+REPEATED = 1.01  # tokens over those of the text, above which a run saw it again
 LOSS_ALONE = "; for a law of the loss alone in N and D, leave out rate and batch, under any name"
 # Bounds that reveal a wrong unit: logs of rates, sequences a batch, perplexities.
 MAX_RATE, MAX_STEPS, MAX_LOSS = 100.0, 5e6, 50.0
@@ -216,6 +219,9 @@ def _checked(
     """Check the rows of one optimizer, and leave out runs that diverged, collapsed or are there twice."""
     what = f"{source} ({optimizer})" if optimizer else source
     columns = {name: _numbers(frame, name, what) for name in REQUIRED}
+    unique = _unique_tokens(frame, columns["tokens"], what)
+    repeats = columns["tokens"] > REPEATED * unique
+    columns["tokens"] = effective_tokens(columns["tokens"], unique)
     marked = _marked(frame["diverged"], what) if "diverged" in frame.columns else np.zeros(len(frame), bool)
     ended = np.isfinite(columns["loss"]) & ~marked
     if not ended.any():
@@ -241,9 +247,15 @@ def _checked(
         collapsed=int(broke.sum()),
         again=int(again.sum()),
         has_role=has_role,
+        repeated=int(repeats[ended].sum()),
     )
     odd = rules_of(table).odd
-    return table if odd is None else replace(table.take(~odd), off_rule=int(odd.sum()))
+    if odd is not None:
+        table = replace(table.take(~odd), off_rule=int(odd.sum()))
+    if has_role[2] and "learning_rate" not in rules_of(table).names:
+        return table
+    far = far_from_the_best(table.params, table.tokens, table.loss)
+    return replace(table.take(~far), far=int(far.sum())) if far.any() else table
 
 
 def _numbers(frame: "pd.DataFrame", name: str, what: str) -> np.ndarray:
@@ -255,6 +267,15 @@ def _numbers(frame: "pd.DataFrame", name: str, what: str) -> np.ndarray:
     if spoiled.any():
         raise LawError(f"{what}: {name} holds {frame[name][spoiled].iloc[0]!r}, which is no number")
     return np.asarray(numbers.to_numpy(dtype=float))
+
+
+def _unique_tokens(frame: "pd.DataFrame", tokens: np.ndarray, what: str) -> np.ndarray:
+    """Tokens of the text of each run, shape (n,); NaN where the table does not say."""
+    if "unique_tokens" in frame.columns:
+        return _numbers(frame, "unique_tokens", what)
+    if "epochs" in frame.columns:
+        return np.asarray(tokens / np.maximum(_numbers(frame, "epochs", what), 1.0))
+    return np.full(len(frame), np.nan)
 
 
 def _others(frame: "pd.DataFrame", kept: np.ndarray) -> dict[str, Any]:

@@ -4,8 +4,8 @@ IsoFLOP tables are like that: one run a cell, its rate by a formula of width and
 identify a valley: a fit with one may put the best batch a decade away, at a loss that no run has seen. So the
 law of such a table recommends the rule, and predicts the loss of recipes by the rule.
 
-A rule is one value, a power of N, D and batch, or steps: a rate for each bucket of N, D, 6 N D or batch. A few
-rows off it do not make a search of it.
+A rule is one value, a power of N, D and batch, or steps: a rate for each bucket of N, D, 6 N D or batch.
+A few rows off it do not make a search of it.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,8 @@ BATCH_BY_RULE = 0.5
 CURVED_FROM = 30  # runs from which the smooth function may be of second order
 # Share of the runs that may be off a rule: a slip, or a try at one size. Of a sweep most are off any rule.
 OFF_RULE = 1 / 8
-# Of two rates by chance, 12 runs in order have at most one change with probability .006, 16 at most two with .004.
+# Of two rates by chance, 12 runs in order have at most one change with probability .006, 16 at most two with
+# .004.
 STEPS_FROM, ONE_MORE_FROM = 12, 16
 RUNS_A_STEP = 4
 ALIKE = 0.01  # difference in logs below which rates, and sizes, count as equal
@@ -109,8 +110,15 @@ def _steps(rate: np.ndarray, n: np.ndarray, d: np.ndarray, batch: np.ndarray) ->
     if len(rate) < STEPS_FROM:
         return None
     zero, one = np.zeros(len(rate)), np.ones(len(rate))
-    for by, columns in ((n, [one, n, zero, zero]), (d, [one, zero, d, zero]), (batch, [one, zero, zero, batch]),
-                        (n + d, [one, n + d, zero, zero])):  # fmt: skip
+    both = n + d  # ln of 6 N D
+    buckets = (
+        (n, [n, zero, zero]),
+        (d, [zero, d, zero]),
+        (batch, [zero, zero, batch]),
+        (both, [both, zero, zero]),
+    )
+    for by, of_bucket in buckets:
+        columns = [one, *of_bucket]
         bucket = np.unique(np.round(by / ALIKE), return_inverse=True)[1].reshape(-1)
         common = np.array([np.bincount(places[bucket == i]).argmax() for i in range(bucket.max() + 1)])
         odd, levels = places != common[bucket], len(np.unique(common))
@@ -118,7 +126,7 @@ def _steps(rate: np.ndarray, n: np.ndarray, d: np.ndarray, batch: np.ndarray) ->
         allowed = levels - 1 + (len(rate) >= ONE_MORE_FROM)
         if odd.mean() <= OFF_RULE and changes <= allowed and len(rate) >= RUNS_A_STEP * levels:
             weights = _least_absolute(rate[~odd], [column[~odd] for column in columns])
-            if by is not n and by is not d and by is not batch:
+            if by is both:
                 weights[2] = weights[1]
             return weights, odd if odd.any() else None
     return None
@@ -130,7 +138,7 @@ def _commonest(values: np.ndarray) -> float:
 
 
 def _least_absolute(values: np.ndarray, columns: list[np.ndarray], turns: int = 100) -> np.ndarray:
-    """Weights of least absolute deviations, by weighted least squares: a few values far off do not move them."""
+    """Weights of least absolute deviations: a few values far off do not move them."""
     matrix, weights = np.stack(columns, axis=-1), np.ones(len(values))
     for _ in range(turns):
         root = np.sqrt(weights)

@@ -87,6 +87,8 @@ class RunTable:
         base_params: N of the shape at which the parametrization is as standard.
         read_as: a line such as `loss = val_loss` for each column that has another name in the table.
         off_rule: number of runs left out because their rate alone is off the rule of all others.
+        far: number of runs left out because they lie far from the best size of their budget (`isoflop`).
+        repeated: number of runs that saw their text more than once; `tokens` are then effective ones.
     """
 
     params: np.ndarray
@@ -113,9 +115,23 @@ class RunTable:
     base_params: float | None = None
     read_as: tuple[str, ...] = ()
     off_rule: int = 0
+    far: int = 0
+    repeated: int = 0
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Rows of the table that the law does not see as they stand, a line for each reason."""
+        counts = (
+            (self.again, "the same as another in every column, and counted once"),
+            (self.collapsed, "half again above a run of no more parameters and tokens: counted as diverged"),
+            (self.off_rule, "of a learning rate off the rule of all others: left out"),
+            (self.far, "over four times from the best size of their budget: left out"),
+            (self.repeated, "beyond their text: D counts effective tokens (Muennighoff et al. 2023)"),
+        )
+        return tuple(f"{count} {reason}" for count, reason in counts if count)
 
     @property
     def flops(self) -> np.ndarray:

@@ -55,6 +55,7 @@ def fit_schedule_law(
     starts: int = 8,
     points: int = 120,
     seed: int = 0,
+    evaluations: tuple[int, int] = (60, 200),
 ) -> ScheduleLaw:
     """Fit a law to curves of one model: Huber's loss on log residuals, bounded, from several starts.
 
@@ -64,6 +65,8 @@ def fit_schedule_law(
         starts: random starts beside the informed one.
         points: largest number of losses used of each curve, evenly spread.
         seed: of the starts.
+        evaluations: at most so many steps of a wide Huber scale, which finds the valley, and then of the
+            narrow one, which finds its floor.
 
     Raises:
         ValueError: no curve.
@@ -82,10 +85,9 @@ def fit_schedule_law(
     for attempt in range(starts + 1):
         spread = 0.0 if attempt == 0 else 1.0
         start = np.clip(middle + spread * rng.normal(size=len(names)), low + 1e-6, high - 1e-6)
-        # A wide Huber scale first finds the valley, the narrow one then its floor.
-        for scale, evaluations in ((30.0, 60), (1.0, 200)):
+        for scale, steps in zip((30.0, 1.0), evaluations, strict=True):
             solution = least_squares(
-                residual, start, bounds=(low, high), loss="huber", f_scale=scale, max_nfev=evaluations
+                residual, start, bounds=(low, high), loss="huber", f_scale=scale, max_nfev=steps
             )
             start = np.clip(solution.x, low + 1e-9, high - 1e-9)
         solutions.append(solution)

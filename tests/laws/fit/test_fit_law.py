@@ -145,7 +145,9 @@ def test_optimizers_get_laws_of_their_own(runs, law):
 
 def test_warnings_name_what_the_runs_do_not_say(runs, truth):
     narrow = fit_law(truth.draw(sizes=(1e8, 2e8, 3e8)), check=False)
-    assert any("under a decade" in said for said in narrow.warnings)
+    far, near = narrow.recommend(3e9, 4e9), narrow.recommend(2e8, 4e9)
+    assert any("span a factor of 3" in said for said in far.notes)
+    assert near.notes == ()
     low = runs[runs.learning_rate > truth.rate(runs.params, runs.tokens) * 1.2]
     assert any("edge" in said and "learning_rate" in said for said in fit_law(low, check=False).warnings)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from carbs_scaling.laws.prior.published import BY_NAME, LAWS
+from carbs_scaling.laws.prior.published import BY_NAME, LAWS, zhang_critical_batch
 
 
 def test_step_law_and_deepseek_at_a_billion_parameters():
@@ -13,6 +13,22 @@ def test_step_law_and_deepseek_at_a_billion_parameters():
     deep = BY_NAME["DeepSeek"].recipe(6.9e9, 2e12)
     assert 2.5e-4 < deep.learning_rate < 4.5e-4
     assert 5e6 < deep.batch_tokens < 1.5e7
+
+
+def test_the_critical_batch_is_counted_in_sequences_of_512_tokens():
+    """93.2 N^0.468 sequences, N in millions (hlzhang109/critical-batch-size): 1.2M tokens at 1e9."""
+    assert zhang_critical_batch(1e6) == pytest.approx(93.2 * 512)
+    assert zhang_critical_batch(1e9) == pytest.approx(1.2e6, rel=0.02)
+    assert BY_NAME["critical batch"].recipe(1e9, 2e10).batch_tokens == zhang_critical_batch(1e9)
+
+
+def test_kaplans_joint_law_has_its_own_constants():
+    """Table 2 of arXiv 2001.08361: alpha .076 and .103, N_c 6.4e13, D_c 1.8e13."""
+    loss = BY_NAME["Kaplan"].loss
+    assert loss(1e9, 1e30) == pytest.approx((6.4e13 / 1e9) ** 0.076)
+    assert loss(1e30, 2.2e10) == pytest.approx((1.8e13 / 2.2e10) ** 0.103)
+    both = ((6.4e13 / 1e9) ** (0.076 / 0.103) + 1.8e13 / 2.2e10) ** 0.103
+    assert loss(1e9, 2.2e10) == pytest.approx(both)
 
 
 def test_bjorck_lowers_the_rate_with_tokens_and_step_law_raises_it():

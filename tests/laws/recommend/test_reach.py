@@ -7,8 +7,8 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws.recommend.advice import advise
-from carbs_scaling.laws.recommend.reach import Range, edge_lines, hull_factor, prior_loss_width
-from carbs_scaling.laws.support import convex_hull
+from carbs_scaling.laws.recommend.reach import Range, edge_lines, prior_loss_width
+from carbs_scaling.laws.support import convex_hull, hull_factor, way_beyond
 from carbs_scaling.report.laws import advice_dict, training_arguments
 from carbs_scaling.verb_config import TargetConfig
 
@@ -52,6 +52,28 @@ def test_a_hull_holds_its_points_and_its_corners_are_among_them():
     assert all(hull_factor(hull, *np.exp(p)) == pytest.approx(1.0, abs=1e-6) for p in points)
     assert hull_factor(hull, np.exp(points[:, 0].max() + 1), np.exp(points[:, 1].mean())) >= np.e - 1e-6
     assert convex_hull(np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])) == ((0.0, 0.0), (2.0, 2.0))
+
+
+def test_the_way_to_a_hull_is_the_shortest():
+    square = convex_hull(np.array([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 2.0], [1.0, 1.0]]))
+    for point, way in (((1, 1), 0), ((3, 1), 1), ((3, 3), np.sqrt(2)), ((-1, 5), np.hypot(1, 3))):
+        assert way_beyond(square, np.array(point, dtype=float)) == pytest.approx(way, abs=1e-9)
+    line = convex_hull(np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]))
+    assert way_beyond(line, np.array([2.0, 0.0])) == pytest.approx(np.sqrt(2))
+
+
+def test_an_empty_corner_of_the_ranges_is_doubted_and_told(runs, truth):
+    """Runs near D = 20 N: a large model of few tokens lies in both ranges, and no run is near it."""
+    near = runs[np.abs(np.log(runs.tokens / (20 * runs.params))) < 1.5]
+    law = fit_law(near, check=False)
+    inside, corner = law.recommend(2e8, 4e9), law.recommend(6e8, 1e9)
+    assert corner.extrapolation == (1.0, 1.0)
+    assert corner.from_hull > 1.5
+    told = [note for note in corner.notes if "no run is near both" in note]
+    assert len(told) == 1
+    assert not any("no run is near both" in note for note in inside.notes)
+    wide, narrow = (np.ptp(recipe.interval("loss")) for recipe in (corner, inside))
+    assert wide > narrow
 
 
 def test_an_interval_wider_than_the_prior_alone_is_out_of_reach(law):

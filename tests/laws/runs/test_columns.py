@@ -1,4 +1,4 @@
-"""Tables as people have them: each of these small files is read as meant, or refused in a line with the override."""
+"""Tables as people have them: each small file is read as meant, or refused in a line with the override."""
 
 import gzip
 import json

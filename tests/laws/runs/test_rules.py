@@ -170,7 +170,7 @@ def test_batches_searched_at_one_rate_give_a_law_of_the_batch(truth):
 
 def test_two_rates_by_turns_and_random_ones_are_no_steps(truth):
     frame, rng = one_rate(truth), np.random.default_rng(0)
-    by_turns = frame.assign(learning_rate=np.tile([1e-3, 3e-3], 10))
+    by_turns = frame.assign(learning_rate=np.tile([1e-3, 3e-3, 3e-3, 1e-3], 5))
     assert rules_of(read_runs(by_turns)[""]).names == ()
     for _ in range(50):
         drawn = frame.assign(learning_rate=rng.choice([1e-3, 2e-3, 4e-3], len(frame)))
