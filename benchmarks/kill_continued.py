@@ -3,8 +3,8 @@
     python benchmarks/kill_continued.py --kills 10
 
 The moments take turns: while a trunk is being written, just after one was (the run is in its decay), as a
-trial begins (a continued one then reads its trunk), and at random. In process, the same seed must end with the
-same ledger: every trial once, the same parents, prices and losses, and no FLOP charged twice.
+trial begins (a continued one then reads its trunk), and at random. In process, the same seed must end with
+the same ledger: every trial once, the same parents, prices and losses, and no FLOP charged twice.
 """
 
 import argparse

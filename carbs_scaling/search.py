@@ -393,10 +393,10 @@ class Search:
         off_front = {record.number for record in ended} - on_front
         folder = str(self._config.study.folder)
         self._task.recorded({record.number for record in ended}, folder)
-        self._task.retire(off_front, folder)
+        running = [record for record in self._study.records() if record.running]
+        parents = {record.parent for record in running}
+        self._task.retire(off_front - parents, folder)
         if self._task.continues:
-            running = [record for record in self._study.records() if record.running]
-            parents = [record.parent for record in running if record.parent is not None]
             usable = [r.number for r in ended if r.completed or r.status is Status.STOPPED]
             # Parents of running trials, then the front, then the newest: what is proposed next is near those.
             useful = sorted(usable, key=lambda n: (n in parents, n in on_front, n), reverse=True)
