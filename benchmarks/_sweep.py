@@ -1,8 +1,8 @@
 """Best learning rate and batch of models of several sizes, by sweeps of real runs, and lines through them.
 
-A sweep walks over a lattice of powers of 2 of rate and batch: it runs a point and its four neighbours, goes to
-the best, and ends where all six neighbours (those two along the ridge rate ~ batch among them) are worse. All
-runs of a sweep cost the same FLOPs. Runs are kept in a JSON file and not repeated.
+A sweep walks over a lattice of powers of 2 of rate and batch: it runs a point and its four neighbours, goes
+to the best, and ends where all six neighbours (those two along the ridge rate ~ batch among them) are
+worse. All runs of a sweep cost the same FLOPs. Runs are kept in a JSON file and not repeated.
 """
 
 import json
@@ -187,7 +187,7 @@ class Valley:
         bottoms: (ln rate, ln batch) of least loss by model, shape (s, 2).
         losses: there, shape (s,).
         hessian: of the loss, shape (2, 2); positive definite where the runs identify a bottom.
-        at_edge: whether a bottom would lie beyond the batches that were run, and stands at their end; shape (s,).
+        at_edge: whether a bottom would lie beyond the batches that were run, and stands at their end, (s,).
     """
 
     bottoms: np.ndarray

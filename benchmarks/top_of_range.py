@@ -1,14 +1,14 @@
 """What a weight on the lowest loss of all does to the front: variants of our search on known losses.
 
     python benchmarks/top_of_range.py --seeds 3                          # the default search, losses by a law
-    python benchmarks/top_of_range.py --seeds 3 --table ../shared/data/lm_lr_batch_runs.csv     # published runs
+    python benchmarks/top_of_range.py --seeds 3 --table ../shared/data/lm_lr_batch_runs.csv   # published runs
 
-The gain of a front is its area in (log10 FLOPs, loss) up to a corner some decades past the dearest run that is
-allowed. The further that corner, the more a lower loss at the top counts. A variant `a` puts the corner `a`
-decades away; `a+b` at a + b x (share of the budget spent)^2. Printed are the area of the best front known that
-is missing at 25 and 100% of the budget (losses without noise; the same corner for all variants, .1 decade away,
-as `compare` measures), and how far the lowest loss of all lies above the lowest that the dearest runs can
-have. Results are kept in a JSON file. A search takes about a minute.
+The gain of a front is its area in (log10 FLOPs, loss) up to a corner some decades past the dearest run that
+is allowed. The further that corner, the more a lower loss at the top counts. A variant `a` puts the corner
+`a` decades away; `a+b` at a + b x (share of the budget spent)^2. Printed are the area of the best front
+known that is missing at 25 and 100% of the budget (losses without noise; the same corner for all variants,
+.1 decade away, as `compare` measures), and how far the lowest loss of all lies above the lowest that the
+dearest runs can have. Results are kept in a JSON file. A search takes about a minute.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ from default_search import Truth
 from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.files import write_atomically
 from carbs_scaling.frontier import hypervolume
+from carbs_scaling.ledger.history import History
+from carbs_scaling.samplers.front_search import FrontSearch, FrontState
 from carbs_scaling.samplers.sampler import new_study
 
+OUR_DECADES = 0.1  # of `FrontSearch`
 VARIANTS = ("0.1", "0.5", "1", "0.1+1", "0.1+3")
 MARKS = (0.25, 1.0)
-PROBES = 40_000  # random points of which the best front is made
+PROBES = 4_000  # random points of which the best front is made
 
 
 def corner(variant: str) -> Callable[[float], float]:
@@ -43,10 +46,35 @@ def corner(variant: str) -> Callable[[float], float]:
     return lambda spent: float(fixed) + float(rising or 0) * spent**2
 
 
+@dataclass(frozen=True)
+class Cornered(FrontSearch):
+    """The search with its corner elsewhere.
+
+    Args:
+        decades: past the dearest run, by the share of the budget that is spent.
+    """
+
+    decades: Callable[[float], float] = field(default=lambda spent: OUR_DECADES)
+
+    def _state(self, history: History, *known: Any) -> FrontState:
+        state = super()._state(history, *known)
+        budget = self.budget_flops
+        spent = 0.0 if not budget else 1 - history.remaining_flops(budget) / budget
+        end = state.reference[0] - OUR_DECADES + self.decades(float(np.clip(spent, 0, 1)))
+        edges = torch.cat([state.front.edges[:-1], torch.tensor([end], dtype=torch.float64)])
+        return replace(state, front=replace(state.front, edges=edges), reference=(end, state.reference[1]))
+
+
 def with_corner(sampler: Any, variant: str) -> Any:
     """The sampler with a variant's corner."""
     plain = sampler.front_search
-    sampler.front_search = lambda history: replace(plain(history), top_decades=corner(variant))
+
+    def cornered(history: History) -> Cornered:
+        own = plain(history)
+        given = {part.name: getattr(own, part.name) for part in fields(own)}
+        return Cornered(**given, decades=corner(variant))
+
+    sampler.front_search = cornered
     return sampler
 
 
@@ -76,12 +104,11 @@ def default_search(variant: str, seed: int, budget: float | None) -> dict[str, l
         study.tell(trial, [loss * (1 + truth.noise * rng.normal()), flops])
         found["flops"].append(flops)
         found["loss"].append(loss)
-    if "best" not in found:
-        space = sampler.space
-        points = space.encoding.points(np.random.default_rng(9).random((PROBES, space.encoding.knobs)))
-        legal = [space.legal(point) for point in points[: PROBES // 10]]
-        found["best_flops"] = [task.flops(point) for point in legal]
-        found["best_loss"] = [truth.loss(task.legal.recipe(point, seed=0)) for point in legal]
+    space = sampler.space
+    points = space.encoding.points(np.random.default_rng(9).random((PROBES, space.encoding.knobs)))
+    legal = [space.legal(point) for point in points]
+    found["best_flops"] = [task.flops(point) for point in legal]
+    found["best_loss"] = [truth.loss(task.legal.recipe(point, seed=0)) for point in legal]
     found["budget"] = [config.budget.flops]
     return found
 
@@ -106,7 +133,10 @@ def figures(searches: list[dict[str, list[float]]], all_searches: list[dict[str,
     dearest = max(max(s["flops"]) for s in all_searches)
     loss = loss[flops <= dearest * (1 + 1e-9)]
     flops = flops[flops <= dearest * (1 + 1e-9)]
-    reference = float(np.log10(dearest) + 0.1), max(s["loss"][int(np.argmin(s["flops"]))] for s in all_searches)
+    reference = (
+        float(np.log10(dearest) + 0.1),
+        max(s["loss"][int(np.argmin(s["flops"]))] for s in all_searches),
+    )
     full, least = hypervolume(flops, loss, reference), float(np.min(loss))
     rows = []
     for search in searches:

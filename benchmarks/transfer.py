@@ -93,7 +93,13 @@ def nearest(rate: float, batch_tokens: float, tokens_a_sequence: float) -> tuple
 
 
 def train_recipe(
-    runs: Runs, model: Model, name: str, rate: float, batch_tokens: float, tokens_a_sequence: float, ridge: float
+    runs: Runs,
+    model: Model,
+    name: str,
+    rate: float,
+    batch_tokens: float,
+    tokens_a_sequence: float,
+    ridge: float,
 ) -> tuple[float, float, float]:
     """Loss, rate and batch of a recipe in whole sequences; the rate follows the batch along the ridge."""
     sequences = max(1, round(batch_tokens / tokens_a_sequence))
@@ -104,7 +110,9 @@ def train_recipe(
     return loss, rate, sequences * tokens_a_sequence
 
 
-def moved_by(seen: dict[tuple[int, int], float], tokens_a_sequence: float, law: Swept, params: float) -> np.ndarray:
+def moved_by(
+    seen: dict[tuple[int, int], float], tokens_a_sequence: float, law: Swept, params: float
+) -> np.ndarray:
     """What five runs around a law's recipe say of it: a move of (ln rate, ln batch), at most a factor of 8.
 
     Args:
@@ -157,21 +165,25 @@ def transfer(runs: Runs, law: Swept, family: str, models: list[Model]) -> list[E
 def as_table(found: list[Excess], runs: Runs) -> str:
     """A row a size."""
     lines = [
-        "| family | N | own best: loss, rate, batch | GPT-2's law: rate, batch | excess loss | after five runs "
-        "| excess loss |",
+        "| family | N | own best: loss, rate, batch | GPT-2's law: rate, batch | excess loss "
+        "| after five runs | excess loss |",
         "|" + " --- |" * 7,
     ]
     for one in found:
         lines.append(
-            f"| {one.family} | {compact(one.params)} | {one.best:.3f}, {one.recipe[0]:.2g}, {one.recipe[1]:.0f} "
+            f"| {one.family} | {compact(one.params)} | {one.best:.3f}, {one.recipe[0]:.2g}, "
+            f"{one.recipe[1]:.0f} "
             f"| {one.transferred[1]:.2g}, {one.transferred[2]:.0f} | {one.transferred[0] - one.best:+.3f} "
             f"| {one.moved[1]:.2g}, {one.moved[2]:.0f} | {one.moved[0] - one.best:+.3f} |"
         )
     for family in dict.fromkeys(one.family for one in found):
         own = [one for one in found if one.family == family]
-        means = [np.mean([getattr(one, name)[0] - one.best for one in own]) for name in ("transferred", "moved")]
+        means = [
+            np.mean([getattr(one, name)[0] - one.best for one in own]) for name in ("transferred", "moved")
+        ]
         lines.append(
-            f"| **{family}, mean** | | {UNITS.get(family, 'nats/token')}; {runs.cpu_minutes([family]):.1f} CPU min "
+            f"| **{family}, mean** | | {UNITS.get(family, 'nats/token')}; "
+            f"{runs.cpu_minutes([family]):.1f} CPU min "
             f"| | **{means[0]:+.3f}** | | **{means[1]:+.3f}** |"
         )
     return "\n".join(lines) + "\n"
@@ -184,7 +196,9 @@ def draw(figure: "Figure", found: list[Excess]) -> None:
     for family, colour in zip(families, series_colours(len(families)), strict=True):
         own = [one for one in found if one.family == family]
         sizes = [one.params for one in own]
-        axes.plot(sizes, [one.transferred[0] - one.best for one in own], "o-", color=colour, lw=1.2, label=family)
+        axes.plot(
+            sizes, [one.transferred[0] - one.best for one in own], "o-", color=colour, lw=1.2, label=family
+        )
         axes.plot(sizes, [one.moved[0] - one.best for one in own], "o--", color=colour, lw=1.2, mfc="white",
                   label=f"{family}, after five runs")  # fmt: skip
     axes.axhline(0, color=GREY, lw=0.8)

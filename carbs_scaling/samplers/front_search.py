@@ -66,11 +66,6 @@ def front_gain_per_flop(state: FrontState, pool: Candidates) -> AcquisitionFunct
     return LogGainPerCost(gains, per_flop(paid, state.overhead_flops), state.feasibility)
 
 
-def top_decades(spent: float) -> float:
-    """Decades past the dearest run to which the lowest loss counts, when a share of the budget is spent."""
-    return 0.1
-
-
 @dataclass(frozen=True)
 class FrontSearch:
     """Chooses runs by what they are expected to add to the front.
@@ -79,8 +74,6 @@ class FrontSearch:
         budget_flops: of the whole search, or None.
         overhead_flops: what a trial costs beside its FLOPs.
         acquisition: scores candidates; other ones than ours are compared in the benchmarks.
-        top_decades: how far past the dearest run the lowest loss of all is valued, in decades of FLOPs, as a
-            function of the share of the budget that is spent.
     """
 
     space: LegalSpace
@@ -88,7 +81,6 @@ class FrontSearch:
     budget_flops: float | None
     overhead_flops: float
     acquisition: Callable[[FrontState, Candidates], AcquisitionFunction] = front_gain_per_flop
-    top_decades: Callable[[float], float] = top_decades
 
     def best(
         self, history: History, model: LawEnsembleModel, rng: np.random.Generator, limit: Limit
@@ -136,11 +128,7 @@ class FrontSearch:
             loss = np.append(loss, model.posterior(pending.rows).mean[:, 0].numpy())
             model = model.believe(pending.rows)
         dearest = min(self.space.highest_flops, self.budget_flops or np.inf)
-        spent = 0.0
-        if self.budget_flops:
-            spent = 1.0 - history.remaining_flops(self.budget_flops) / self.budget_flops
-        decades = self.top_decades(min(max(spent, 0.0), 1.0))
-        reference = float(np.log10(dearest) + decades), self._ceiling(flops, loss, model)
+        reference = float(np.log10(dearest) + 0.1), self._ceiling(flops, loss, model)
         return FrontState(
             model,
             FrontLevels.of(flops, loss, np.log10(self.space.lowest_flops), reference),

@@ -81,8 +81,8 @@ def advised_recipe(
 ) -> RecipeFile:
     """The run that a law recommends, with the constants of the study that it was fitted to.
 
-    N is that of the nearest shape of whole heads and layers, or of the nearest whole rank of adapters beside a
-    trained model, and the law is asked again for it; D is that of
+    N is that of the nearest shape of whole heads and layers, or of the nearest whole rank of adapters beside
+    a trained model, and the law is asked again for it; D is that of
     whole steps; the rate is the law's for the batch in whole sequences. What the runs searched and the law
     does not say is that of the study's best run.
 
@@ -175,8 +175,8 @@ def nearest_shape(
     sizes = model.fixed_sizes
     if "width" in sizes and "depth" in sizes:
         raise ConfigError(
-            f"model={model.architecture} has one size: a recipe for another N has no model, but where adapters "
-            "are trained beside it (space.lora_rank)"
+            f"model={model.architecture} has one size: a recipe for another N has no model, unless "
+            "adapters are trained beside it (space.lora_rank)"
         )
     if advice.width is None or advice.depth is None:
         raise ConfigError("these runs do not say which shape N should have: a recipe file cannot be written")

@@ -1,8 +1,9 @@
 """Baseline: the grid of a careful person.
 
-Three or four sizes of one aspect ratio, each with 20 tokens a parameter, and at each the same four learning rates
-(a quarter of a published law's to twice it) and two batches (that law's and twice it). Each size costs ten times the
-one before, so N grows by about 3; the runs of all sizes together cost the budget, and are made from cheap to dear.
+Three or four sizes of one aspect ratio, each with 20 tokens a parameter, and at each the same four learning
+rates (a quarter of a published law's to twice it) and two batches (that law's and twice it). Each size
+costs ten times the one before, so N grows by about 3; the runs of all sizes together cost the budget, and
+are made from cheap to dear.
 """
 
 from collections import Counter

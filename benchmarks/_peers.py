@@ -1,0 +1,135 @@
+"""Samplers of other projects in an environment of their own, as Optuna samplers of the benchmarks.
+
+imbue's own CARBS wants packages that ours does not, such as pyro and wandb. `CARBS_SCALING_PEERS` names a
+folder (default `benchmarks/results/peers`) in which a virtual environment is made and the project cloned,
+once; a clone that lies there already, as `carbs`, is taken. The sampler is a process there that speaks JSON
+lines (`_peer_server.py`).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from carbs_scaling.ledger.history import read_history
+from carbs_scaling.space.projection import LegalSpace
+
+SOURCE = "https://github.com/imbue-ai/carbs"
+PACKAGES = (
+    "torch==2.13.0", "numpy", "scipy", "scikit-learn", "pyro-ppl", "attrs", "cattrs", "loguru", "seaborn",
+    "wandb",
+)  # fmt: skip
+KINDS = {"imbue's CARBS": "imbue_carbs"}
+
+
+def environment() -> tuple[str, Path]:
+    """The Python of the peers, and the folder that holds their sources; both are made where they are missing.
+
+    Raises:
+        SystemExit: git or pip failed.
+    """
+    folder = Path(os.environ.get("CARBS_SCALING_PEERS", "benchmarks/results/peers")).resolve()
+    python, clone = folder / "venv/bin/python", folder / "carbs"
+    steps = []
+    if not clone.exists():
+        steps.append(["git", "clone", "--quiet", "--depth", "1", SOURCE, str(clone)])
+    if not (folder / "installed").exists():
+        steps.append([sys.executable, "-m", "venv", str(folder / "venv")])
+        steps.append([str(python), "-m", "pip", "install", "--quiet", *PACKAGES])
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        if subprocess.run(step, check=False).returncode:
+            raise SystemExit(f"failed: {' '.join(step)}")
+    (folder / "installed").touch()
+    return str(python), clone
+
+
+class PeerSampler(BaseSampler):
+    """A sampler in another process, told what is really run.
+
+    Args:
+        kind: of `_peer_server.PEERS`.
+        space: what may be run.
+        seed: of its generators.
+        start: where it begins.
+        python: of its environment.
+        sources: put before its path; None for none.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        space: LegalSpace,
+        seed: int,
+        start: dict[str, Any],
+        python: str,
+        sources: Path | None,
+    ) -> None:
+        self.space, self.told, self.failed = space, 0, 0
+        path = {} if sources is None else {"PYTHONPATH": str(sources)}
+        self.process = subprocess.Popen(
+            [python, str(Path(__file__).with_name("_peer_server.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **path},
+        )  # fmt: skip
+        dimensions = [
+            {
+                "name": name, "low": float(d.low), "high": float(d.high), "log": bool(d.log),
+                # Rounding is the projection's; whole numbers would be too coarse a grid for theirs.
+                "integer": False, "start": float(np.clip(start[name], d.low, d.high)),
+            }
+            for name, d in space.encoding.distributions.items()
+        ]  # fmt: skip
+        self._say({"kind": kind, "seed": seed, "most_cost": space.highest_flops, "dimensions": dimensions})
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process.wait(30)
+
+    def _say(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a line.
+
+        Raises:
+            RuntimeError: the process ended.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(
+                f"the peer ended with {self.process.wait(30)} after {json.dumps(message)[:200]}"
+            )
+        return dict(json.loads(answer))
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self.space.encoding.distributions)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
+        history = read_history(study, self.space, but=trial.number)
+        runs = zip(history.points, history.loss, history.flops, strict=True)
+        news = [(point, loss, flops, False) for point, loss, flops in list(runs)[self.told :]]
+        news += [(point, 0.0, self.space.cost(point), True) for point in history.failed[self.failed :]]
+        self.told, self.failed = len(history.points), len(history.failed)
+        for point, loss, flops, failed in news:
+            numbers = {name: float(value) for name, value in point.items()}
+            self._say({"tell": {"point": numbers, "loss": loss, "cost": flops, "failed": failed}})
+        return self.space.encoding.clip(self._say({"ask": True})["point"])
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise NotImplementedError("every parameter is proposed together")
