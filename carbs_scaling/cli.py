@@ -22,7 +22,7 @@ from typing import NoReturn
 from carbs_scaling import __version__
 from carbs_scaling.command_line import PRINTING, SWEEPING, checked
 from carbs_scaling.config_keys import configuration_folder, verb_keys
-from carbs_scaling.errors import CarbsScalingError, ConfigError, end_at_once
+from carbs_scaling.errors import CarbsScalingError, ConfigError, FailedJob, end_at_once
 from carbs_scaling.names import OVERRIDES
 from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.report.terminal import ready_streams
@@ -45,10 +45,6 @@ FAILED, WRONG_COMMAND = CarbsScalingError.exit_code, ConfigError.exit_code
 INTERRUPTED, PIPE_CLOSED = 130, 141
 NEAR = 0.7  # similarity from which one word is offered for another
 STORAGE = "CARBS_SCALING_STORAGE"  # environment variable for the URL of `study.storage`
-
-
-class FailedJob(Exception):
-    """A job of a multirun that failed and has said why; its argument is the exit code."""
 
 
 def fail(message: str, code: int = FAILED) -> None:

@@ -39,7 +39,9 @@ def run(composed: DictConfig) -> None:
     task = build_task(config, task_config)
     config = counted_in_trials(config, task)
     out = console()
-    display = SearchDisplay(config.study.name, config.budget.flops, task.metric, console=out)
+    # Searches beside each other on one terminal would redraw each other's screens.
+    plain = True if HydraConfig.get().runtime.choices.get("hydra/launcher") != "basic" else None
+    display = SearchDisplay(config.study.name, config.budget.flops, task.metric, out, plain)
     study = Search(config, task, display).run()
     show_front(study, config.study.folder, out)
 
