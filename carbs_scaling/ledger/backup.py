@@ -238,7 +238,10 @@ def _write(
 
     with archive.open(LEDGER) as lines:
         while line := lines.readline(LONGEST_LINE):
-            content = json.loads(line)
+            try:
+                content = json.loads(line)
+            except json.JSONDecodeError as error:  # which would be said of the new ledger
+                raise ValueError(f"a row that is no JSON, {error}") from None
             name, row = content["table"], _typed(content["table"], content["row"])
             counts[name] = counts.get(name, 0) + 1
             if name != of or len(batch) >= ROWS_AT_ONCE:

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from optuna.distributions import json_to_distribution
@@ -22,6 +23,9 @@ RECORD_FIELDS: dict[str, Any] = {
 # What is written of a trial that goes on from another.
 ORIGIN_FIELDS: dict[str, Any] = {"parent": int, INHERITED: int | float}
 ALL_FIELDS = RECORD_FIELDS | ORIGIN_FIELDS
+
+
+_distribution = lru_cache(maxsize=1024)(json_to_distribution)  # the same few in all trials
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def _fault_of(trial: TrialModel) -> Fault | None:
             return Fault(f"what is stored of {row.key} is no JSON")
     for row in trial.params:
         try:
-            distribution = json_to_distribution(row.distribution_json)
+            distribution = _distribution(row.distribution_json)
             distribution.to_external_repr(row.param_value)
             inside = distribution._contains(row.param_value)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
