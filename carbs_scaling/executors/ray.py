@@ -142,6 +142,7 @@ class RayExecutor(RemoteExecutor):
                 "resources": {k: v * (config.workers or 1) for k, v in config.resources.items()},
                 "_temp_dir": str(self._temporary / "ray"),
             }
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it announces itself before it reads the level
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:

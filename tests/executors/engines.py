@@ -58,6 +58,7 @@ def engine_config(case: str, fixture: Callable[[str], Any], **options: Any) -> A
     own = {"workers": 1, "device": "cpu", "memory_bytes": None, "retries": 1, **OWN[name], **options}
     if name == "ray":
         own["address"] = fixture("ray_nodes").address
+        fixture("monkeypatch").setenv("RAY_AUTH_MODE", "disabled")  # as the nodes have it
     if name == "slurm":
         own["local"] = bool(local)
         importable(fixture("monkeypatch"))
