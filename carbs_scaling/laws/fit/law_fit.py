@@ -212,7 +212,7 @@ def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior)
     """The fit with its floor fitted again: ln(reducible loss) += f . bend_basis(ln N, ln D).
 
     The valley is held, so runs of one (N, D) differ in nothing but their heights above the floor: once those
-    are taken off, each (N, D) is one mean, in a tenth of the time. Huber's weights are renewed until they rest.
+    are taken off, each (N, D) is one mean, a tenth of the time. Huber's weights are renewed until they rest.
     """
     reach, names = reach_of(features), np.isin(NAMES, FLOOR)
     basis = bend_basis(features[:, 0], features[:, 1], reach)
