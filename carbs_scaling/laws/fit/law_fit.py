@@ -29,6 +29,7 @@ _THINNED = 500
 FLOOR_BEND_SD = 0.004  # change of a loss exponent over a factor of e; .003 to .05 predict large sizes alike
 _TERMS = 3  # of a bend
 _FLOOR_STEPS, _FLOOR_GAIN = 100, 1e-4
+_NEAR = 0.2  # in ln N and ln D: over that a floor is straight to 1e-4 of the loss
 _FLOOR_ROUNDS, _FLOOR_AT_REST = 6, 1e-3  # turns of the floor and of Huber's weights
 
 
@@ -211,7 +212,7 @@ def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior)
     """The fit with its floor fitted again: ln(reducible loss) += f . bend_basis(ln N, ln D).
 
     The valley is held, so runs of one (N, D) differ in nothing but their heights above the floor: once those
-    are taken off, each (N, D) is one mean. Huber's weights are taken again until they rest.
+    are taken off, each (N, D) is one mean, a tenth of the time. Huber's weights are renewed until they rest.
     """
     reach, names = reach_of(features), np.isin(NAMES, FLOOR)
     basis = bend_basis(features[:, 0], features[:, 1], reach)
@@ -219,10 +220,19 @@ def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior)
     floor, height = floor_and_height(fit.theta, features, held)
     errors, off_floor = fit.noise.errors(height), loss - height
     sizes = groupings(features)
-    places, first, label = np.unique(features[:, :2], axis=0, return_index=True, return_inverse=True)
-    label, at_floor = label.reshape(-1), np.concatenate([places, np.zeros((len(places), 2))], axis=1)
-    shared = [Grouping(g.level, g.kind, g.basis[first]) for g in sizes if g.kind == "loss"]
-    groups = [Grouping("bend", "floor", basis[first]), *shared]
+    label = np.unique(features[:, :2], axis=0, return_inverse=True)[1].reshape(-1)
+    if label.max() >= _THINNED:  # scattered runs: near ones are one, at their mean
+        near = np.round(features[:, :2] / _NEAR)
+        label = np.unique(near, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def means_of(columns: Array) -> Array:
+        sums = np.stack([np.bincount(label, column) for column in columns.T], axis=-1)
+        return np.asarray(sums / np.bincount(label)[:, None])
+
+    places = means_of(features[:, :2])
+    at_floor = np.concatenate([places, np.zeros((len(places), 2))], axis=1)
+    shared = [Grouping(g.level, g.kind, means_of(g.basis)) for g in sizes if g.kind == "loss"]
+    groups = [Grouping("bend", "floor", bend_basis(places[:, 0], places[:, 1], reach)), *shared]
     spread2 = (FLOOR_BEND_SD**2, *(fit.spread[group.level, "loss"] ** 2 for group in shared))
     no_valley = {name: NO_VALLEY if name.startswith("ln_k") else 0.0 for name in np.array(NAMES)[~names]}
     pinned = prior.pinned(no_valley)
@@ -241,7 +251,8 @@ def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior)
         key=lambda z: problem.cost(z, means, spread2),
     )
     for _ in range(_FLOOR_ROUNDS):
-        problem, means = weighted(sum(problem.floor_and_height(found))[label])
+        expected, _ = problem.floor_and_height(found)
+        problem, means = weighted(expected[label])
         before = found
         found = problem.minimise(found, means, spread2, _FLOOR_STEPS, _FLOOR_GAIN)
         if np.abs(found - before).max() < _FLOOR_AT_REST:

@@ -19,6 +19,7 @@ Runs without one of the roles have a feature of 0 there, and the prior pins the 
 
 from collections.abc import Mapping
 from math import exp
+from typing import cast
 
 import numpy as np
 
@@ -66,7 +67,7 @@ _REACH = 50.0  # exponents are clipped there: far beyond any run, and finite
 def _exp(value: Values) -> Array:
     # A fit asks for it some ten thousand times: half the time of np.clip on small arrays, a tenth on numbers.
     if isinstance(value, float):
-        return np.float64(exp(min(max(value, -_REACH), _REACH)))
+        return cast(Array, np.float64(exp(min(max(value, -_REACH), _REACH))))
     return np.exp(np.minimum(np.maximum(value, -_REACH), _REACH))
 
 
@@ -199,8 +200,8 @@ def value_and_slopes(
 
     flatter, off_rate, off_batch = _off_the_floor(p, features, shifts)
     steep_rate, steep_batch = _exp(p["ln_k_e"] + flatter), _exp(p["ln_k_B"] + flatter)
-    rate_shape, rate_by_offset, rate_by_skew = valley(off_rate, p["r_e"])
-    batch_shape, batch_by_offset, batch_by_skew = valley(off_batch, p["r_B"])
+    rate_shape, rate_by_offset, rate_by_skew = valley(off_rate, float(p["r_e"]))
+    batch_shape, batch_by_offset, batch_by_skew = valley(off_batch, float(p["r_B"]))
     rate_valley, batch_valley = steep_rate * rate_shape, steep_batch * batch_shape
     above = rate_valley + batch_valley
     by_rate_offset = steep_rate * rate_by_offset
