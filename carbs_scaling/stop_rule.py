@@ -38,4 +38,4 @@ class StopRule:
         """Whether a run ends at `share` whose mean training loss since the share `before` was `loss`."""
         passed = bisect_right(self.shares, share)
         # A loss over several parts is above that of the last.
-        return passed == bisect_right(self.shares, before) + 1 and loss > self.losses[passed - 1]
+        return passed == bisect_right(self.shares, before) + 1 and bool(loss > self.losses[passed - 1])

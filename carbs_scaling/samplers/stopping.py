@@ -11,7 +11,7 @@ curves of those that ended. The losses are taken as normal in their logs, and bo
 """
 
 from collections.abc import Sequence
-from math import inf, log, sqrt
+from math import hypot, inf, log, sqrt
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from carbs_scaling.surrogate.model import LawEnsembleModel
 
 # Curves of fewer runs say too little of how much they differ.
 LEAST_CURVES = 8
+# Standard deviation of ln loss that is added to what the surrogate predicts: a run may go wrong in a way that
+# no other did, and the surrogate alone would be sure that it does not. About that of seeds on tiny models.
+LEAST_DEVIATION = 0.02
 # Nothing stops in the first part of a run, where losses fall in another way at every size.
 FIRST_PART = 3
 
@@ -61,7 +64,8 @@ def stop_rule(
     with torch.no_grad():
         predicted = model.posterior(space.describe([point]).rows[:, None])
     mean = max(float(predicted.mean), 1e-9)
-    prior, prior_sd = log(mean), max(sqrt(float(predicted.variance)) / mean, 1e-6)
+    seeds = hypot(sqrt(float(predicted.variance)), model.noise_sd) / mean
+    prior, prior_sd = log(mean), hypot(seeds, LEAST_DEVIATION)
     roles = space.roles(point) or {}
     along = _falls(space, model, float(roles["params"] or 1), float(roles["tokens"] or 1))
     # Posterior mean m and deviation d of ln L_end given y = ln L(p) - fall(p) - s(p); it stops where

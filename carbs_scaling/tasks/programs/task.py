@@ -66,7 +66,11 @@ class ProgramTask(Task):
 
     def _require_continuable(self) -> None:
         dimension, keep = self.section.continued.dimension, self.section.keep
-        if dimension not in self.space or isinstance(self.space[dimension], CategoricalDistribution):
+        if (
+            dimension is None
+            or dimension not in self.space
+            or isinstance(self.space[dimension], CategoricalDistribution)
+        ):
             raise ConfigError(
                 f"trials=continued needs task.continued.dimension={dimension} to be a searched dimension of "
                 "numbers, such as tokens, in which a run may differ from the one that it goes on from"
