@@ -248,7 +248,7 @@ def draw(figure: "Figure", runs: list[Run]) -> None:
     for axes in panels[len(runs) :]:
         axes.set_axis_off()
     figure.supxlabel("training FLOPs", fontsize=9)
-    figure.supylabel("held-out loss, nats a byte, token or label", fontsize=9)
+    figure.supylabel("held-out loss, nats", fontsize=9)
 
 
 PAGE = """# Documented runs
