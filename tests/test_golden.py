@@ -85,6 +85,7 @@ def test_thirty_wrong_commands_say_one_line_each(tmp_path, monkeypatch, capsys):
         said = capsys.readouterr()
         assert said.out == ""
         line = re.sub(re.escape(str(tmp_path)), "FOLDER", said.err)
+        line = re.sub(r"choose from \w+, .*", "choose from ...", line)  # what there is may grow
         assert line.count("\n") == 1, line
         assert line.startswith("carbs-scaling: error: ")
         told.append(f"$ carbs-scaling {command}\n{line}exit code {ended.value.code}\n")

@@ -111,7 +111,8 @@ def _draw_regrets(axes: "Axes", groups: dict[str, list[Spending]], studies: Sequ
 
     reference = reference_corner(studies)
     joint = joint_area(studies, reference)
-    lowest, every = 1.0, []
+    lowest = 1.0
+    every: list[float] = []
     for index, group in enumerate(groups.values()):
         colour, style = _style(index)
         begins = max(float(np.cumsum(study.flops)[np.argmax(np.isfinite(study.loss))]) for study in group)
@@ -126,7 +127,8 @@ def _draw_regrets(axes: "Axes", groups: dict[str, list[Spending]], studies: Sequ
         )
         regrets = np.maximum(regrets, LEAST_REGRET)
         _draw_line(axes, spent, regrets, colour, style)
-        lowest, every = min(lowest, float(np.nanmin(regrets))), [*every, begins, ends]
+        lowest = min(lowest, float(np.nanmin(regrets)))
+        every += [begins, ends]
     scale_flops(axes, every)
     axes.set_xlabel("training FLOPs spent")
     axes.set_ylabel("area of the joint front that is missing")

@@ -12,7 +12,7 @@ from rich.text import Text
 from carbs_scaling.numbers import compact, scientific
 from carbs_scaling.report.compare import SHARES, Comparison
 
-Numbers = list[float | int | None]
+Numbers = Sequence[float | None]
 Show = Callable[[float], str]
 
 

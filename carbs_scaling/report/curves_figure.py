@@ -31,7 +31,9 @@ def curves_figure(records: Sequence[TrialRecord], folder: Path) -> "Figure | Non
     front = {record.number for record in front_records(records)}
     order = sorted(records, key=lambda r: (not r.running, r.number not in front, -r.number))
     sizes = [record.roles["params"] for record in records if "params" in record.roles]
-    figure, flops, losses = _empty(), [], []
+    figure = _empty()
+    flops: list[float] = []
+    losses: list[float] = []
     for record in reversed(order[:MOST_CURVES]):
         points = [p for p in read_curve(curve_path(folder, record.number)) if p.get("train_loss", 0) > 0]
         points = [p for p in points if p.get("progress", 0) > 0]

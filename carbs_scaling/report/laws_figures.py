@@ -12,6 +12,7 @@ from carbs_scaling.numbers import compact
 from carbs_scaling.report.canvas import FAINT, GREY, INK, finish_axes, series_colours, write_figure
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -113,7 +114,7 @@ def _law_legend(figure: "Figure", axes: "Axes", with_best: bool) -> None:
     from matplotlib.patches import Patch
 
     handles, labels = axes.get_legend_handles_labels()
-    marks: list[tuple[object, str]] = [
+    marks: list[tuple[Artist, str]] = [
         (Line2D([], [], color=GREY, linestyle="--", linewidth=1.5), "beyond the runs"),
         (Patch(facecolor=FAINT, edgecolor=GREY, linewidth=0.6), "90% band"),
         (Line2D([], [], color=GREY, marker="o", ms=3, linewidth=0, alpha=0.5), "run, at the nearest D"),
