@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PLACES = ("/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt/postgresql")
-OPTIONS = "-c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=30"
+OPTIONS = "-c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300"
 
 
 def binaries() -> Path | None:
