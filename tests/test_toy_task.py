@@ -115,7 +115,7 @@ def test_studies_are_compared(composed, studies, capsys):
     compare.run(composed(f"study.directory={studies}", "studies=[unbroken,random]", verb="compare"))
     said = capsys.readouterr().out
     assert "loss, metres" in said
-    assert (studies / "compare.png").exists()
+    assert (studies / "compare-unbroken-random.png").exists()
 
 
 def test_another_seed_or_task_is_refused_and_leaves_the_ledger_as_it_was(studies):

@@ -63,7 +63,7 @@ def test_nothing_is_overwritten(config, composed, file, tmp_path):
         restored(composed, file, config.study.directory)
     url = f"study.storage=sqlite:///{tmp_path}/shared.db"
     restored(composed, file, tmp_path / "a", url)
-    with pytest.raises(StudyError, match="holds a study 'toy' already"):
+    with pytest.raises(StudyError, match="holds study 'toy' already"):
         restored(composed, file, tmp_path / "b", url)
     assert not (tmp_path / "b").exists()
 

@@ -46,7 +46,8 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
     """
     sweep = len(_RATE_FACTORS) * len(_BATCH_FACTORS)
     dearest = min(space.highest_flops, budget_flops / (sweep * _COST_FACTOR / (_COST_FACTOR - 1)))
-    sizes = int(np.log(max(dearest / space.lowest_flops, 1)) / np.log(_COST_FACTOR)) + 1
+    decades = np.log(max(dearest / space.lowest_flops, 1)) / np.log(_COST_FACTOR)
+    sizes = int(decades + 0.01) + 1  # whole decades are whole, whatever the last digit
     costs = dearest / _COST_FACTOR ** np.arange(min(sizes, _MOST_SIZES))[::-1]
     known = space.candidates(qmc.Sobol(space.encoding.knobs, rng=0).random(_SHAPES))
     ratios = known.features[:, 1] + space.centre[1] - known.features[:, 0] - space.centre[0]
