@@ -93,6 +93,8 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool, prior_sd: np.
 def _edge_share(table: RunTable, role: int) -> tuple[float, float]:
     low = high = swept = 0
     for cell in cells_of(table):
+        if len(cell) < 3:
+            continue
         values = table.logs[cell, role]
         if len(np.unique(np.round(values, 3))) < 3:
             continue
