@@ -48,6 +48,8 @@ def _best_runs_off(law: ScalingLaw, table: RunTable) -> float:
     """Median of `_off_rate` over the best runs of swept cells; 0 where too few cells are swept."""
     off, found = _off_rate(law, table), []
     for cell in cells_of(table):
+        if len(cell) < SWEPT_RATES:
+            continue
         best = cell[np.argmin(table.loss[cell])]
         near = cell[np.abs(table.logs[cell, 3] - table.logs[best, 3]) < SAME_BATCH]
         if len(np.unique(np.round(table.logs[near, 2], 2))) >= SWEPT_RATES:

@@ -104,6 +104,8 @@ def _of_rules(law: ScalingLaw, table: RunTable, absent: list[str]) -> list[str]:
 def _edge_share(table: RunTable, role: int) -> tuple[float, float]:
     low = high = swept = 0
     for cell in cells_of(table):
+        if len(cell) < 3:
+            continue
         values = table.logs[cell, role]
         if len(np.unique(np.round(values, 3))) < 3:
             continue

@@ -205,7 +205,7 @@ def _settled(fit: LawFit, table: RunTable, prior: LawPrior, rules: Rules) -> Law
         covariance[known, :] = covariance[:, known] = 0.0
         bend[BENDS.index(kind)] = 0.0
         for name in uncertain:
-            covariance[INDEX[name], INDEX[name]] = prior.sd[INDEX[name]] ** 2
+            covariance[INDEX[name], INDEX[name]] = prior.scale[INDEX[name]] ** 2
         for name in set(names) & {"a_B", "ln_k_e", "r_e", "ln_k_B", "r_B"}:
             theta[INDEX[name]] = prior.mean[INDEX[name]]
 

@@ -1,6 +1,7 @@
 """Checked runs of one optimizer as arrays."""
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ class RunTable:
         """6 N D of each run, shape (n,)."""
         return np.asarray(6.0 * self.params * self.tokens)
 
-    @property
+    @cached_property
     def logs(self) -> np.ndarray:
         """ln N, ln D, ln learning rate, ln batch; shape (n, 4)."""
         return np.asarray(np.log(np.stack([getattr(self, name) for name in REQUIRED[:4]], axis=-1)))

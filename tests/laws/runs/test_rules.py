@@ -67,7 +67,7 @@ def test_it_says_once_that_nothing_better_was_looked_for_and_doubts_rate_and_bat
     recipe = isoflop_law.recommend(1e9, 4e10)
     for name in ("learning_rate", "batch_tokens"):
         low, high = recipe.interval(name)
-        assert high / low > 20
+        assert high / low > 5  # as far as labs differ
     assert advise(isoflop_law, 1e9, 4e10).halving_flops is None
 
 
