@@ -64,7 +64,8 @@ def read_runs(
     if isinstance(runs, RunTable):
         return _only({runs.optimizer: runs}, optimizer)
     frame, source = _as_frame(runs)
-    own, read_as = _is_of_a_study(runs), ()
+    own = _is_of_a_study(runs)
+    read_as: tuple[str, ...] = ()
     if not own:
         frame, read_as = with_roles(frame, source, columns)
     has_role = (True, True, "learning_rate" in frame.columns, "batch_tokens" in frame.columns)

@@ -69,16 +69,19 @@ def _some(names: list[str]) -> list[str]:
 
 
 def _check(kind: LawType, folds: list[tuple[LossCurve, list[LossCurve], str]]) -> Check:
-    off, spread, final_off, finals = [], [], [], {}
+    off: list[np.ndarray] = []
+    spread: list[np.ndarray] = []
+    final_off: list[float] = []
+    finals: dict[str, list[float]] = {}
     for held, others, model in folds:
         law = _quick(kind, others)
         error = law.loss(held.schedule, held.steps) - held.loss
         off.append(error)
         spread.append(held.loss)
-        final_off.append(error[-1])
+        final_off.append(float(error[-1]))
         finals.setdefault(model, []).append(held.loss[-1])
     losses = np.concatenate(spread)
-    about = sum(float(np.sum((np.array(values) - np.mean(values)) ** 2)) for values in finals.values())
+    about = float(sum(len(values) * np.var(values) for values in finals.values()))
     square = float(np.sum(np.square(final_off)))
     return Check(
         curves=len(folds),
