@@ -312,7 +312,8 @@ class CarbsSampler(Sampler):
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
-        begun = sum(map(len, (history.points, history.pending, history.failed, history.bounded)))
+        ended = len(history.points) + len(history.failed) + len(history.bounded)
+        begun = ended + len(history.pending)
         if self.options.startup_trials is not None:
             return begun < self.options.startup_trials
         knobs = self.space.encoding.knobs
