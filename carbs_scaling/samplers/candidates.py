@@ -50,7 +50,7 @@ class Limit:
         """FLOPs that each candidate would really cost, shape (m,)."""
         return pool.flops if self.space.price is None else self.space.prices(pool.points, self.completed)
 
-    def pays(self, pool: Candidates) -> Array:
+    def pays(self, pool: Candidates) -> np.ndarray:
         """Which candidates keep to it, shape (m,)."""
         return (self.prices(pool) <= self.price) & (pool.flops <= self.flops)
 
