@@ -41,10 +41,6 @@ class BudgetSpent(CarbsScalingError):
     """What remains of the budget pays for no legal run."""
 
 
-class FailedJob(Exception):
-    """A job of a multirun that failed and has said why; its argument is the exit code."""
-
-
 def end_at_once(code: int) -> NoReturn:
     """End a process of `torchrun`: Python's ordinary end may wait for messages to processes that are gone."""
     sys.stdout.flush()
