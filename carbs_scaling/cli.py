@@ -16,13 +16,14 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
 from carbs_scaling import __version__
 from carbs_scaling.command_line import PRINTING, SWEEPING, checked
 from carbs_scaling.config_keys import configuration_folder, verb_keys
-from carbs_scaling.errors import CarbsScalingError, ConfigError, FailedJob, end_at_once
+from carbs_scaling.errors import CarbsScalingError, ConfigError, end_at_once
 from carbs_scaling.names import OVERRIDES
 from carbs_scaling.passwords import cleaned, remember
 from carbs_scaling.report.terminal import ready_streams
@@ -145,6 +146,7 @@ def _run_verb(name: str, overrides: list[str]) -> None:
         overrides = [re.sub(r"^optimizer=", "only_optimizer=", text) for text in overrides]
     overrides = [part for text in overrides for part in _dimension(_quoted(_storage_elsewhere(text)))]
     sweeps = bool(SWEEPING & set(overrides))
+    failures = Path()  # of a multirun: the exit code of each job that failed
     begun = False
 
     def job(composed: DictConfig) -> None:
@@ -158,8 +160,9 @@ def _run_verb(name: str, overrides: list[str]) -> None:
         except SystemExit as ended:
             if not sweeps:
                 raise
-            # Hydra goes on with the next job, and raises this when all have ended.
-            raise FailedJob(ended.code if isinstance(ended.code, int) else FAILED) from None
+            # Returned from, so that Hydra goes on with the next job, in whichever process that is.
+            with failures.open("a") as file:
+                file.write(f"{ended.code if isinstance(ended.code, int) else FAILED}\n")
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us instead of Hydra's own printing
     try:
@@ -167,14 +170,15 @@ def _run_verb(name: str, overrides: list[str]) -> None:
             if sweeps:  # Hydra insists on a multirun.yaml with all values
                 os.environ[OVERRIDES] = json.dumps(overrides)
                 folder = until_done.enter_context(tempfile.TemporaryDirectory(prefix="carbs-scaling-"))
+                failures = Path(folder) / "failures"
                 overrides.append(f'hydra.sweep.dir="{folder}"')
             if PRINTING & {text.partition("=")[0] for text in overrides}:
                 until_done.enter_context(_printed_without_passwords())
             until_done.enter_context(_said_in_one_line(name))
             sys.argv = [f"carbs-scaling {name}", *overrides]
             hydra.main(version_base="1.3", config_path=str(configuration_folder()), config_name=name)(job)()
-    except FailedJob as failed:
-        _end(failed.args[0])
+            if sweeps and failures.exists():
+                _end(int(failures.read_text().split()[0]))
     except ValueError as error:
         if begun:
             raise

@@ -46,10 +46,6 @@ def warn(line: str) -> None:
     print(f"carbs-scaling: warning: {line}", file=sys.stderr)
 
 
-class FailedJob(Exception):
-    """A job of a multirun that failed and has said why; its argument is the exit code."""
-
-
 def end_at_once(code: int) -> NoReturn:
     """End a process of `torchrun`: Python's ordinary end may wait for messages to processes that are gone."""
     sys.stdout.flush()

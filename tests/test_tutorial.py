@@ -12,8 +12,8 @@ from carbs_scaling import cli
 
 ROOT = Path(__file__).parent.parent
 # One process, and no surrogate: what is tried is the page, not the search.
-SHORTENED = ["executor=in_process", "sampler=random"]
-BUDGETS = {"study.name=first": "3e10", "study.name=mine": "2e10"}
+SHORTENED = ["executor=in_process", "sampler=random", "budget.max_trial_fraction=0.1"]
+BUDGETS = {"study.name=first": "5e10", "study.name=mine": "4e10"}
 OUT_OF_REACH = 3
 
 
@@ -40,7 +40,7 @@ def test_who_follows_the_tutorial_gets_what_it_shows(tmp_path, monkeypatch, caps
         if verb == "search":
             name = next(word for word in words if word in BUDGETS)
             again = any(word.startswith("budget.flops=") for word in words)
-            budget = "4e10" if again else BUDGETS[name]
+            budget = "7e10" if again else BUDGETS[name]
             words = [w for w in words if not w.startswith("budget.flops=")]
             words += [*SHORTENED, f"budget.flops={budget}"]
         code = run(words, monkeypatch)

@@ -56,9 +56,11 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
     inside = params <= law.support.high[0]
 
     def draw(figure: "Figure") -> None:
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
         axes = figure.subplots(1, len(panels))
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12.5)
-        figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr]
+        figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12))
         colours = series_colours(len(tokens))
         draws = {d: np.stack([law.draws(n, d, DRAWS) for n in params]) for d in tokens}
         for panel, (label, column, curve, back, values) in zip(axes, panels, strict=True):
