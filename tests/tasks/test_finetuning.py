@@ -128,7 +128,14 @@ def test_what_cannot_be_is_refused_in_one_line(content, overrides, said, compose
 
 def test_a_law_over_the_rank_gives_a_recipe_that_is_trained(composed, given, tmp_path, monkeypatch):
     pytest.importorskip("peft", reason="LoRA needs peft")
-    words = ("+experiment=lora", *TINY, *given, "budget.trials=14", "space.lora_rank={low: 1, high: 32}")
+    words = (
+        "+experiment=lora",
+        *TINY,
+        *given,
+        "budget.trials=14",
+        "budget.flops=4e10",
+        "space.lora_rank={low: 1, high: 32}",
+    )
     _, study = searched(composed, tmp_path, *words)
     ranks = {record.details["lora_rank"]: record.roles["params"] for record in study.records()}
     asked = float(ranks[max(ranks)] + 3)
