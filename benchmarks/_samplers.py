@@ -39,7 +39,7 @@ BASELINE_NAMES = {
     "Optuna GP": "optuna_gp",
     "qLogNEHVI": "qlognehvi",
 }
-PEERS = (*BASELINE_NAMES, "Ax", "imbue's CARBS")
+PEERS = (*BASELINE_NAMES, "Ax")
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,6 @@ def build(name: str, task: Task, seed: int, **options):
 
         ax = AxSampler(space, seed)
         return ProjectedSampler(lambda _: ax, space, task.budget, attempts=FEW_ATTEMPTS, stands_in=False)
-    if name == "imbue's CARBS":
-        from _peers import KINDS, PeerSampler, environment
-
-        peer = PeerSampler(KINDS[name], space, seed, space.legal(task.start), *environment())
-        return ProjectedSampler(lambda _: peer, space, task.budget, attempts=FEW_ATTEMPTS, stands_in=False)
     if name not in BASELINE_NAMES:
         raise SystemExit(f"no sampler {name!r}: known are {', '.join([*ABLATIONS, *PEERS])}")
     start = {"start": task.start} if name == "CARBS" else {}

@@ -31,7 +31,7 @@ AROUND = {
 }
 HISTORY_PARAMS = 1.2e8  # of the largest model of a run that is given
 NOT_TOLD = " (not told)"
-ALL = [*ABLATIONS, *(name for name in PEERS if name not in ("Ax", "imbue's CARBS"))]
+ALL = [*ABLATIONS, *(name for name in PEERS if name != "Ax")]
 
 
 def main() -> None:

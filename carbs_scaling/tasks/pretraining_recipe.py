@@ -76,8 +76,7 @@ def advised_recipe(
 ) -> RecipeFile:
     """The run that a law recommends, with the constants of the study that it was fitted to.
 
-    N is that of the nearest shape of whole heads and layers, or of the nearest whole rank of adapters beside
-    a trained model, and the law is asked again for it; D is that of
+    N is that of the nearest shape of whole heads and layers, and the law is asked again for it; D is that of
     whole steps; the rate is the law's for the batch in whole sequences. What the runs searched and the law
     does not say is that of the study's best run.
 
@@ -94,11 +93,7 @@ def advised_recipe(
         LawError: the law does not answer for the shape's N.
     """
     sizes = int(best.details["vocabulary_size"]), best.details.get("classes")
-    adapters = {name: best.details[name] for name in LORA if name in best.details}
-    model = _model(identity)
-    shape = (
-        nearest_rank(advice, model, *sizes, adapters) if adapters else nearest_shape(advice, model, *sizes)
-    )
+    shape = nearest_shape(advice, _model(identity), *sizes)
     length = shape.sequence_length
     asked = advice.recipe
     advice = advise(law, shape.params, asked.tokens, level=advice.level, head_size=shape.head_size)
@@ -110,7 +105,7 @@ def advised_recipe(
         batch_size=batch_size,
         steps=advice.steps(batch_size * length),
         seed=int(identity["seed"]),
-        parametrization=model.scaling,
+        parametrization=_model(identity).scaling,
         **{
             name: float(other.get(name, best.details[name]))
             for name in (*OPTIMIZER_VALUES, "warmup_fraction")
@@ -119,9 +114,10 @@ def advised_recipe(
     warnings = [advice.reach.line] if advice.reach.reasons else []
     warnings += advice.recipe.notes
     if abs(shape.params / asked.params - 1) > NOTED_SHARE:
-        kind = "whole rank of adapters" if adapters else "shape of whole heads and layers"
-        has = f"rank {shape.options.lora_rank}" if adapters else f"{shape.width} x {shape.depth}"
-        warnings.append(f"no {kind} has N = {compact(asked.params)}: {has} has {compact(shape.params)}")
+        warnings.append(
+            f"no shape of whole heads and layers has N = {compact(asked.params)}: "
+            f"{shape.width} x {shape.depth} has {compact(shape.params)}"
+        )
     return RecipeFile(
         name=f"{study}-{compact(shape.params)}-{compact(recipe.tokens)}",
         recipe=recipe,
@@ -169,10 +165,7 @@ def nearest_shape(
     """
     sizes = model.fixed_sizes
     if "width" in sizes and "depth" in sizes:
-        raise ConfigError(
-            f"model={model.architecture} has one size: a recipe for another N has no model, unless "
-            "adapters are trained beside it (space.lora_rank)"
-        )
+        raise ConfigError(f"model={model.architecture} has one size: a recipe for another N has no model")
     if advice.width is None or advice.depth is None:
         raise ConfigError("these runs do not say which shape N should have: a recipe file cannot be written")
     params, step = advice.recipe.params, model.width_step
@@ -191,34 +184,6 @@ def nearest_shape(
             for whole in sorted(depths)
         ]
     return min(candidates, key=distance)
-
-
-def nearest_rank(
-    advice: Advice,
-    model: ModelConfig,
-    vocabulary_size: int,
-    classes: int | None,
-    adapters: Mapping[str, Any],
-) -> ModelShape:
-    """The trained model with adapters of the whole rank whose N is nearest to the one that is advised.
-
-    N is a straight line in the rank.
-
-    Args:
-        advice: for N.
-        model: the trained model.
-        vocabulary_size: V.
-        classes: that it tells apart; None for a model of the next token.
-        adapters: rank and scale of a run of the study; the scale is kept.
-    """
-    sizes = model.fixed_sizes
-
-    def of_rank(rank: int) -> ModelShape:
-        changes = {**adapters, LORA[0]: rank}
-        return model.shape(sizes["width"], sizes["depth"], vocabulary_size, classes, **changes)
-
-    least, next_params = of_rank(1).params, of_rank(2).params
-    return of_rank(max(1, 1 + round((advice.recipe.params - least) / (next_params - least))))
 
 
 def recipe_sections(file: RecipeFile) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Fine-tuning on rows, whole and by LoRA: the loss that is learnt, searches, models on disk, refusals."""
 
 import json
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from carbs_scaling.commands import recommend as recommend_verb
 from carbs_scaling.commands import train as train_verb
 from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.compute.flops import training_flops
@@ -124,31 +122,3 @@ def test_what_cannot_be_is_refused_in_one_line(content, overrides, said, compose
         build_task(*load_search(composed(*words)))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_law_over_the_rank_gives_a_recipe_that_is_trained(composed, given, tmp_path, monkeypatch):
-    pytest.importorskip("peft", reason="LoRA needs peft")
-    words = (
-        "+experiment=lora",
-        *TINY,
-        *given,
-        "budget.trials=14",
-        "budget.flops=4e10",
-        "space.lora_rank={low: 1, high: 32}",
-    )
-    _, study = searched(composed, tmp_path, *words)
-    ranks = {record.details["lora_rank"]: record.roles["params"] for record in study.records()}
-    asked = float(ranks[max(ranks)] + 3)
-    where = (f"study.name={study.name}", f"study.directory={tmp_path}/studies")
-    file = tmp_path / "recipe.json"
-    target = f"target.params={asked}", "target.tokens=20000", "format=recipe", f"output={file}"
-    # So few runs may not reach the target; the recipe is written all the same, with that said in it.
-    with suppress(SystemExit):
-        recommend_verb.run(composed(*where, *target, verb="recommend"))
-    recipe = RecipeFile.from_dict(json.loads(file.read_text()), "here").recipe
-    assert recipe.shape.options.lora_rank == max(ranks)
-    assert recipe.shape.params == ranks[max(ranks)]
-    monkeypatch.chdir(tmp_path)
-    overrides = ["task=finetuning", "recipe=recipe.json", "train.name=advised", given[0]]
-    train_verb.run(composed(*overrides, verb="train"), overrides)
-    assert (tmp_path / "trained" / "advised" / "model.safetensors").exists()
