@@ -138,8 +138,8 @@ def as_table(found: dict[str, Swept], runs: Runs, tokens: float) -> str:
         exponents = [
             f"{line.slope:+.2f} ({line.low:+.2f} to {line.high:+.2f})" for line in (one.rate, one.batch)
         ]
-        if not one.valley.identified:
-            exponents[1] = "not identified: no least loss in the batch"
+        if not one.valley.identified or len(one.params) - one.edge < 3:
+            exponents[1] = "not identified"
         note = f"; {one.edge} with the best batch at an end" if one.edge else ""
         lines.append(
             f"| {name} | {exponents[0]} | {exponents[1]}{note} | {ends[0]} | {ends[1]} "
