@@ -12,7 +12,13 @@ from carbs_scaling import cli
 
 ROOT = Path(__file__).parent.parent
 # One process, and no surrogate: what is tried is the page, not the search.
-SHORTENED = ["executor=in_process", "sampler=random", "budget.max_trial_fraction=0.1"]
+# Short runs of every size, so that there are enough of them for a law.
+SHORTENED = [
+    "executor=in_process",
+    "sampler=random",
+    "budget.max_trial_fraction=0.1",
+    "space.tokens_per_parameter.low=2",
+]
 BUDGETS = {"study.name=first": "5e10", "study.name=mine": "4e10"}
 OUT_OF_REACH = 3
 
