@@ -163,7 +163,8 @@ def _renumber(
 ) -> None:
     """Gives every trial a number of its own, and every number up to the last a trial."""
     by_number = defaultdict(list)
-    for trial_id, number, state in rows:
+    for row in rows:
+        trial_id, number, state = tuple(row)
         by_number[number].append(
             (trial_id in damaged, state != "COMPLETE", state in ("RUNNING", "WAITING"), trial_id)
         )
@@ -180,7 +181,7 @@ def _renumber(
         if not is_damaged:
             _set_aside(session, trial_id, Fault("another trial has its number", True))
     for number in [n for n in free if n < max(by_number, default=-1)]:
-        trial = TrialModel(study_id=study_id, number=number, state="FAIL")
+        trial: Any = TrialModel(study_id=study_id, number=number, state="FAIL")
         session.add(trial)
         session.flush()
         _write_failure(session, trial.trial_id, "missing, filled in by check", False)

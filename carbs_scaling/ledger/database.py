@@ -149,8 +149,9 @@ class LedgerStorage(optuna.storages.RDBStorage):
         if fault is None:
             return super()._build_frozen_trial_from_trial_model(trial)
         begun = trial.datetime_start or datetime.fromtimestamp(0)
+        row: Any = trial  # SQLAlchemy's types are those of the columns
         return FrozenTrial(
-            number=trial.number,
+            number=row.number,
             state=TrialState.FAIL,
             value=None,
             datetime_start=begun,
@@ -160,7 +161,7 @@ class LedgerStorage(optuna.storages.RDBStorage):
             user_attrs={FAULT: fault.what},
             system_attrs={},
             intermediate_values={},
-            trial_id=trial.trial_id,
+            trial_id=row.trial_id,
         )
 
 

@@ -7,7 +7,16 @@ SAMPLERS = Registry(
     "SAMPLER",
     "sampler.name",
     shared=frozenset(
-        {"candidates", "checks", "front_search", "options", "projected", "sampler", "target_search"}
+        {
+            "candidates",
+            "checks",
+            "front_search",
+            "options",
+            "projected",
+            "sampler",
+            "stopping",
+            "target_search",
+        }
     ),
     groups=("baselines",),
 )

@@ -16,7 +16,7 @@ from carbs_scaling.space.projection import LegalSpace
 
 def test_a_peer_in_another_process_is_told_and_asked() -> None:
     distributions = {"width": IntDistribution(8, 64, log=True), "rate": FloatDistribution(1e-4, 1, log=True)}
-    space = LegalSpace(Encoding(distributions), lambda point: 1e6 * point["width"], dict)
+    space = LegalSpace(Encoding(distributions), lambda point: 1e6 * point["width"], lambda _: {})
     peer = PeerSampler("random", space, 3, {"width": 16, "rate": 0.01}, sys.executable, None)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = new_study(peer)
