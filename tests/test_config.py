@@ -96,7 +96,7 @@ def test_front_composes(composed):
             "task.name=chess",
             "task.name=chess is not one of classification, command, finetuning, function, pretraining",
         ),
-        ("executor.name=cloud", "in_process, processes, ray, slurm"),
+        ("executor.name=cloud", "in_process, processes, slurm"),
         ("+magic=1", "unknown key 'magic'"),
         ("training.micro_batch_tokens=0", "training.micro_batch_tokens"),
         ("+model.magic=1", "model.magic"),

@@ -13,7 +13,7 @@ from tests.executors.jobs import FirstAttempt, attempts, kept
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["ray", "slurm", "slurm local"])
+@pytest.fixture(params=["slurm", "slurm local"])
 def start(request, tmp_path, monkeypatch):
     """Starts an executor of the engine with some options."""
     monkeypatch.setattr(queues.SlurmQueue, "look_seconds", 0.5)

@@ -6,7 +6,7 @@ entropy of single tokens. A few such outliers spoil the fit of a valley, so they
 
 import numpy as np
 
-AT_ONCE = 1000  # runs that are compared with all others at once: ten thousand would take 2 GB
+AT_ONCE = 1000  # runs that are compared with all others at once: all of ten thousand would take .8 GB
 HALF_AGAIN = 1.5  # times the better run's loss; the widest valleys of published sweeps reach 1.3
 ALIKE = 0.005  # difference in ln N or ln D below which sizes count as equal
 # Below this share of the better run's rate, a high loss is the effect of too low a rate, not a collapse.
