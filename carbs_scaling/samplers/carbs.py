@@ -56,8 +56,8 @@ _DESIGN_SHARE = 0.02
 _SHARE_OF_A_TRIAL = 3.0
 # And never beyond this share of a limited number of trials.
 _DESIGN_SHARE_OF_TRIALS = 0.2
-# Runs that a proposal rests on. A thousand take 1.3 s, and ten thousand 105 s and 5 GB, where all of them are
-# conditioned on (benchmarks/suggest_latency.py); on published runs the choice loses nothing (docs/log.md).
+# Runs that a proposal rests on: the time of a fit grows with their third power, its memory with the second
+# (benchmarks/suggest_latency.py). What the choice of runs costs in regret was not measured.
 MOST_RUNS = 800
 _PROPOSING = threading.Lock()  # not of the sampler, which people pickle
 
@@ -414,7 +414,8 @@ class CarbsSampler(Sampler):
 
 def _begun(history: History) -> int:
     """Trials that the design counts."""
-    return sum(map(len, (history.points, history.pending, history.failed, history.bounded)))
+    ended = len(history.points) + len(history.failed) + len(history.bounded)
+    return ended + len(history.pending)
 
 
 def no_roles(point: Point) -> dict[str, float]:
