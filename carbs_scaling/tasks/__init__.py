@@ -17,6 +17,7 @@ TASKS = Registry(
             "pretraining_space",
             "pretraining_time",
             "programs",
+            "trunks",
         }
     ),
 )

@@ -46,7 +46,8 @@ def test_a_job_that_is_killed_or_hangs_is_begun_again(start, tmp_path, monkeypat
     executor = start()
     executor.submit(0, FirstAttempt(act, tmp_path / "log"))
     assert outcome_of(executor) == Completed(loss=7.0)
-    assert len(attempts(tmp_path / "log")) == 2
+    # One that was only stopped may wake up as it is cancelled, and end.
+    assert len(attempts(tmp_path / "log")) in ((2,) if act == "die" else (1, 2))
     assert executor.free == 1
 
 

@@ -14,6 +14,7 @@ SEARCHED = ("beta2", "momentum", "weight_decay", "epsilon", "warmup_fraction", "
 MAY_BE_0 = ("weight_decay", "warmup_fraction")
 # Below these, counts can only be in another unit: millions of parameters, billions of tokens.
 MIN_PARAMS, MIN_TOKENS = 500.0, 2_000.0
+IN_BILLIONS = 500.0  # a target below it, of parameters or tokens, is one in millions or billions
 MAX_NUMBER = 1e60  # larger targets overflow the powers of a law
 MIN_RUNS = 8  # with fewer, the posterior of most parameters equals the prior
 MIN_VARIATION = 0.05  # range of a logarithm below which a quantity counts as not varied
@@ -50,9 +51,9 @@ def whole_count(value: Any, name: str) -> float:
     Raises:
         LawError: it is no positive number, or so small that it must be in millions or billions.
     """
-    number, least = positive_number(value, name), MIN_PARAMS if name.endswith("params") else MIN_TOKENS
-    if number < least:
-        what = "parameters" if least == MIN_PARAMS else "tokens"
+    number = positive_number(value, name)
+    if number < IN_BILLIONS:
+        what = "parameters" if name.endswith("params") else "tokens"
         raise LawArgumentError(
             f"{name}={number:g} means {number:g} {what}: for billions write {name}={number:g}e9"
         )
