@@ -179,10 +179,12 @@ class LocalQueue:
         return "UNKNOWN"
 
     def cancel(self, jobs: Collection[str]) -> None:
-        """SIGTERM reaches the job by way of submitit's process; at SIGINT that one kills it."""
+        """Kills the job, which may be stopped and deaf to anything else, and ends submitit's process."""
         for job in jobs:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):
                 if self._runs(job):
+                    for child in Path(f"/proc/{job}/task/{job}/children").read_text().split():
+                        os.kill(int(child), signal.SIGKILL)
                     os.kill(int(job), signal.SIGINT)
         self._until_ended(jobs)
 
