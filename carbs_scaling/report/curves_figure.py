@@ -26,12 +26,12 @@ def curves_figure(records: Sequence[TrialRecord], folder: Path) -> "Figure | Non
     """
     from plotly.colors import sample_colorscale
 
-    from carbs_scaling.report.study_figures import _empty, _log_axis
+    from carbs_scaling.report.study_figures import empty_figure, log_axis
 
     front = {record.number for record in front_records(records)}
     order = sorted(records, key=lambda r: (not r.running, r.number not in front, -r.number))
     sizes = [record.roles["params"] for record in records if "params" in record.roles]
-    figure = _empty()
+    figure = empty_figure()
     flops: list[float] = []
     losses: list[float] = []
     for record in reversed(order[:MOST_CURVES]):
@@ -68,6 +68,6 @@ def curves_figure(records: Sequence[TrialRecord], folder: Path) -> "Figure | Non
     if not flops:
         return None
     figure.update_layout(
-        xaxis=_log_axis(flops, "training FLOPs so far"), yaxis=_log_axis(losses, "training loss")
+        xaxis=log_axis(flops, "training FLOPs so far"), yaxis=log_axis(losses, "training loss")
     )
     return figure

@@ -159,7 +159,10 @@ def write_front(rows: Sequence[dict[str, Any]], format: str, output: str | Path 
 
 def as_cell(value: Any) -> Any:
     """A text that a spreadsheet would take for a formula, with an apostrophe before it, as OWASP advises."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    if not isinstance(value, str):
+        return value
+    flat = value.replace("\r", " ")  # pandas does not quote it, and readers take it for the end of a row
+    return f"'{flat}" if value.startswith(FORMULA_STARTS) else flat
 
 
 def _encode(rows: Sequence[dict[str, Any]], format: str) -> bytes:

@@ -1,7 +1,7 @@
 """Schedules by laws of loss curves, as tables for the terminal."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -9,9 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from carbs_scaling.laws.schedules.comparison import Check, Models, Ranking
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 LONGER = 3.0  # times the longest curve, beyond which laws were seen to rank decays above far longer runs
 FEW_MODELS = 3
@@ -22,7 +19,7 @@ def schedules_report(
     checks: Mapping[str, Check],
     ranking: Ranking,
     steps: int,
-    best: "DataclassInstance",
+    best: Any,
     longest: int,
     theory: str,
 ) -> Group:

@@ -34,7 +34,8 @@ def _axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title, "standoff": AXIS_GAP}, "zeroline": False, "automargin": True, **more}
 
 
-def _log_axis(values: Sequence[float] | np.ndarray, title: str, most: int = 7) -> dict[str, Any]:
+def log_axis(values: Sequence[float] | np.ndarray, title: str, most: int = 7) -> dict[str, Any]:
+    """A logarithmic axis that holds all positive values, with at most so many labelled ticks."""
     positive = np.asarray(values, dtype=float)
     positive = positive[np.isfinite(positive) & (positive > 0)]
     low, high = positive.min() / 1.15, positive.max() * 1.15
@@ -45,7 +46,8 @@ def _log_axis(values: Sequence[float] | np.ndarray, title: str, most: int = 7) -
     )  # fmt: skip
 
 
-def _empty(**layout: Any) -> "Figure":
+def empty_figure(**layout: Any) -> "Figure":
+    """A figure in the report's style."""
     import plotly.graph_objects as go
 
     return go.Figure(layout=LAYOUT | layout)
@@ -80,7 +82,7 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     """
     from plotly.colors import sample_colorscale
 
-    figure, sizes_and_tokens = _empty(), (table.params, table.tokens)
+    figure, sizes_and_tokens = empty_figure(), (table.params, table.tokens)
     sizes = np.unique(np.round(np.log(table.params), 6))
     chosen = np.exp(
         np.unique([sizes[np.argmin(np.abs(sizes - aim))] for aim in np.linspace(sizes[0], sizes[-1], CURVES)])
@@ -117,7 +119,7 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
         }
     )  # fmt: skip
     figure.update_layout(
-        xaxis=_log_axis(table.tokens, "training tokens D"), yaxis=_log_axis(table.loss, f"loss, {metric}")
+        xaxis=log_axis(table.tokens, "training tokens D"), yaxis=log_axis(table.loss, f"loss, {metric}")
     )
     return figure
 
@@ -130,7 +132,7 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     best = law.learning_rate(table.params, table.tokens)
     off = table.learning_rate / best
     above = table.loss - law.loss(table.params, table.tokens)
-    figure, sizes_and_rates = _empty(), (table.params, table.learning_rate)
+    figure, sizes_and_rates = empty_figure(), (table.params, table.learning_rate)
     params, tokens = float(np.median(table.params)), float(np.median(table.tokens))
     x = np.geomspace(min(off.min(), 0.25), max(off.max(), 4.0), 80)
     at_best_batch = law.run_loss(
@@ -151,7 +153,7 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     low, high = min(float(above.min()), 0.0), float(np.quantile(above, 0.95))
     margin = 0.1 * (high - low)
     figure.update_layout(
-        xaxis=_log_axis(x, "learning rate / best rate by the law"),
+        xaxis=log_axis(x, "learning rate / best rate by the law"),
         yaxis=_axis(f"loss above the law's best, {metric}", range=[low - margin, high + 2 * margin]),
     )
     return figure
@@ -173,7 +175,7 @@ def recipe_figure(law: ScalingLaw, table: RunTable, front: Sequence[TrialRecord]
     draws = np.stack([np.exp(law.draws(n, ratio * n, count=600)[:, column]) for n in params])
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     curve = getattr(law, role)
-    figure = _empty()
+    figure = empty_figure()
     _band(figure, params, low, high, name=f"{LEVEL:.0%} interval")
     inside = params <= high_n * 1.001
     for name, part, dash in (
@@ -197,7 +199,7 @@ def recipe_figure(law: ScalingLaw, table: RunTable, front: Sequence[TrialRecord]
     title = {"learning_rate": "best learning rate (peak)", "batch_tokens": "best batch, tokens a step"}[role]
     values = [*low, *high, *(record.roles[role] for record in points)]
     figure.update_layout(
-        xaxis=_log_axis(params, f"parameters N (D = {ratio:.3g} N)"), yaxis=_log_axis(values, title)
+        xaxis=log_axis(params, f"parameters N (D = {ratio:.3g} N)"), yaxis=log_axis(values, title)
     )
     return figure
 
@@ -255,7 +257,7 @@ def _parallel(label: str, values: list[Any]) -> dict[str, Any] | None:
 
 def budget_figure(ended: Sequence[tuple[datetime, TrialRecord]], budget_flops: float) -> "Figure":
     """FLOPs spent and lowest loss so far, over the time since the first run ended."""
-    figure = _empty()
+    figure = empty_figure()
     seconds = [(at - ended[0][0]).total_seconds() for at, _ in ended]
     unit, size = ("hours", 3600) if seconds[-1] > 2 * 3600 else ("minutes", 60)
     times = np.array(seconds) / size

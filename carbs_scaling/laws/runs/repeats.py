@@ -49,7 +49,9 @@ def _digits(value: object) -> int:
 
 def _in_blocks(frame: "pd.DataFrame") -> np.ndarray:
     """Mark rows of blocks that are there twice in the same order, shape (n,): the later ones."""
-    labels = np.unique(frame.astype(str).agg("\x1f".join, axis=1), return_inverse=True)[1].reshape(-1)
+    labels = np.unique(
+        frame.astype(object).fillna("").astype(str).agg("\x1f".join, axis=1), return_inverse=True
+    )[1].reshape(-1)
     marked = np.zeros(len(labels), dtype=bool)
     lags: dict[int, int] = {}
     for label in range(labels.max() + 1):
