@@ -173,7 +173,8 @@ def _encode(rows: Sequence[dict[str, Any]], format: str) -> bytes:
     # As objects: pandas would turn a column of integers with a gap into floats.
     frame = pd.DataFrame(list(rows), columns=list(rows[0]) if rows else list(COLUMNS), dtype=object)
     if format == "csv":
-        frame = frame.rename(columns=as_cell).map(as_cell)
+        cells = [[as_cell(value) for value in row] for row in frame.to_numpy(dtype=object)]
+        frame = pd.DataFrame(cells, columns=[as_cell(name) for name in frame], dtype=object)
         return str(frame.to_csv(index=False, lineterminator="\n")).encode()
     if format == "parquet":
         buffer = io.BytesIO()
