@@ -69,7 +69,7 @@ VERBS = {
         (
             "input=mine.zip",
             "input=mine.zip rename=mine-again",
-            "input=mine.zip study.directory=/data/studies study.storage=postgresql+psycopg://me@host/db",
+            "input=mine.zip study.storage=postgresql+psycopg://me@host/db",
         ),
     ),
     "front": Verb(
