@@ -79,12 +79,12 @@ class Target:
 
     @cached_property
     def smoothed(self) -> np.ndarray:
-        """Its `smoothed_optimum`."""
+        """ln rate, ln batch and loss of the `smoothed_optimum` of the cell, shape (3,)."""
         return self._smoothed[0]
 
     @cached_property
     def smoothed_sd(self) -> np.ndarray:
-        """Standard errors of that."""
+        """Standard errors of `smoothed`, shape (3,)."""
         return self._smoothed[1]
 
     @cached_property

@@ -50,7 +50,7 @@ class Model:
 
     @property
     def key(self) -> str:
-        """Its runs' common name."""
+        """The name that all runs of this cell share: family, shape and tokens."""
         return f"{self.family} {self.width}x{self.depth} {self.tokens}"
 
 
@@ -149,7 +149,7 @@ class Runs:
             return [future.result() for future in [threads.submit(job) for job in jobs]]
 
     def cpu_minutes(self, families: Sequence[str]) -> float:
-        """Of all runs of some families."""
+        """CPU minutes that all runs of some families took."""
         names = tuple(f"{family} " for family in families)
         return sum(run["cpu_seconds"] for key, run in self.known.items() if key.startswith(names)) / 60
 

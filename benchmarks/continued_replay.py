@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def key_of(arm: str, problem: Problem, options: argparse.Namespace, seed: int) -> str:
-    """Of a search in the JSON."""
+    """The key under which a search stands in the JSON."""
     setting = f"{options.budget:g}|{options.max_trials}|{options.penalty:g}|{options.overhead}"
     return f"{arm}|{problem.name}|{setting}|{seed}"
 

@@ -171,7 +171,7 @@ class Run:
 
 
 def ended_runs(folder: Path) -> list[Run]:
-    """Of the presets, in their order."""
+    """The runs of all presets that have ended, in the order of `PRESETS`."""
     runs = []
     for preset in PRESETS:
         cost = folder / preset.name / "cost.json"

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from enum import Enum
 from pathlib import Path, PurePosixPath
@@ -185,14 +186,11 @@ def _restore(archive: zipfile.ZipFile, head: dict[str, Any], place: StudyConfig)
             assert str(database_of(there)[0].database).startswith(str(scratch.resolve()))
             _move(new, place.folder)
         return trials
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        for folder in missing:
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
-        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # the study is in it
+            for folder in missing:
+                folder.rmdir()
 
 
 def _move(new: Path, folder: Path) -> None:

@@ -41,6 +41,7 @@ class LedgerFull(StudyError):
 # What SQLite, PostgreSQL and MySQL and their drivers say of a database that may be there again in a moment.
 _GONE = re.compile(
     "refused|timed? ?out|timeout expired|server closed|terminat|starting up|shutting down|recovery mode"
+    "|not yet accepting"
     "|is locked|gone away|lost connection|connection is (lost|closed|bad)"
     "|connection (not open|already closed)"
     "|too many (clients|connections)|connection slots|reset by peer|broken pipe|consuming input failed"
@@ -83,7 +84,9 @@ def storage_errors(where: str) -> Iterator[None]:
                 f"the disk of the ledger {where} is full ({reason}): free some space and run the same "
                 "command again; nothing is lost"
             ) from error
-        if getattr(cause, "connection_invalidated", False) or _GONE.search(said):
+        # Optuna answers a failed query by another one in the same transaction, which SQLAlchemy refuses.
+        broken = isinstance(cause, sqlalchemy.exc.PendingRollbackError)
+        if broken or getattr(cause, "connection_invalidated", False) or _GONE.search(said):
             raise LedgerGone(
                 f"the ledger {where} cannot be reached ({reason}): run the same command again when it can"
             ) from error

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,20 +209,18 @@ def take_lease(config: StudyConfig, say: Callable[[str], None] = warn) -> Lease:
     Raises:
         StudyError: somebody else holds it, or the ledger cannot be used.
     """
-    with storage_errors(shown_place(config)):
+    with storage_errors(shown_place(config)), ExitStack() as refused:
         engine = ledger_engine(config)
-        try:
-            created_by_one(lambda: LEASES.create(engine, checkfirst=True))
-            token = uuid.uuid4().hex
-            if _taken(engine, config.name, token, say):
-                return Lease(config, engine, token)
-        except BaseException:
-            engine.dispose()
-            raise
+        refused.callback(engine.dispose)
+        created_by_one(lambda: LEASES.create(engine, checkfirst=True))
+        token = uuid.uuid4().hex
+        _take(engine, config.name, token, say)
+        refused.pop_all()
+        return Lease(config, engine, token)
     raise AssertionError
 
 
-def _taken(engine: sqlalchemy.Engine, name: str, token: str, say: Callable[[str], None]) -> bool:
+def _take(engine: sqlalchemy.Engine, name: str, token: str, say: Callable[[str], None]) -> None:
     mine = {"token": token, "beats": 0, "holder": Holder.this_process().as_text(), "stop": None}
     seen: tuple[str, int] | None = None
     watched_since = 0.0
@@ -232,7 +230,7 @@ def _taken(engine: sqlalchemy.Engine, name: str, token: str, say: Callable[[str]
         if row is None:
             with suppress(sqlalchemy.exc.IntegrityError), engine.begin() as connection:
                 connection.execute(LEASES.insert().values(study_name=name, **mine))
-                return True
+                return
             continue
         holder, now = Holder.from_text(row.holder), time.monotonic()
         if seen is None:
@@ -250,7 +248,7 @@ def _taken(engine: sqlalchemy.Engine, name: str, token: str, say: Callable[[str]
             with engine.begin() as connection:
                 change = LEASES.update().where(same, LEASES.c.beats == row.beats).values(**mine)
                 if connection.execute(change).rowcount == 1:
-                    return True
+                    return
         else:
             time.sleep(min(BEAT_SECONDS, LEASE_SECONDS) / 4)
 

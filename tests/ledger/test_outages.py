@@ -5,10 +5,12 @@ import json
 import sqlite3
 import threading
 
+import optuna
 import pytest
+import sqlalchemy
 
 from carbs_scaling.errors import CarbsScalingError, StudyError
-from carbs_scaling.ledger.database import LedgerFull, storage_errors
+from carbs_scaling.ledger.database import LedgerFull, LedgerGone, storage_errors
 from carbs_scaling.ledger.kept import FOLDER, KeptOutcomes
 from carbs_scaling.ledger.study import Study
 from carbs_scaling.trial import Completed
@@ -157,3 +159,10 @@ def test_a_ledger_that_was_deleted_is_not_called_read_only(tmp_path):
     with pytest.raises(StudyError, match="was deleted or moved while it was open") as error:
         search(config, Interfered(delete))
     assert "read-only" not in str(error.value)
+
+
+def test_a_second_query_in_a_broken_transaction_is_a_database_that_is_away():
+    # Optuna falls back to a slower query when the first fails, in the transaction that broke with it.
+    said = sqlalchemy.exc.PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")
+    with pytest.raises(LedgerGone), storage_errors("here"):
+        raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from said
