@@ -11,6 +11,8 @@ from carbs_scaling.errors import ConfigError
 
 T = TypeVar("T")
 
+LISTS = (list[str], list[str] | None)  # one text stands for a list of it
+
 
 def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
     """What people write and OmegaConf refuses: 1e6 for a whole number, one path for a list of them."""
@@ -19,7 +21,7 @@ def _plain(values: DictConfig, section_type: type) -> dict[str, Any]:
         value = plain.get(name)
         if isinstance(value, float) and value.is_integer() and kind in (int, int | None):
             plain[name] = int(value)
-        if isinstance(value, str) and kind == list[str]:
+        if isinstance(value, str) and kind in LISTS:
             plain[name] = [value]
     return plain
 
@@ -84,6 +86,8 @@ def load_config(config_type: type[T], composed: DictConfig, **section_types: typ
             value = load_section(name, kind, value)
         elif isinstance(value, DictConfig | ListConfig):
             value = OmegaConf.to_container(value, resolve=True)
+        if isinstance(value, str) and kind in LISTS:
+            value = [value]
         if kind in (str, bool, str | None, float):
             # Any number is a float to people.
             fits = isinstance(value, (int, float) if kind is float else kind)

@@ -68,3 +68,8 @@ def test_every_candidate_is_a_schedule_of_ours(composed):
 def test_a_file_that_is_not_there_is_one_line(composed, tmp_path):
     with pytest.raises(CarbsScalingError, match="no such file"):
         schedules.run(composed(f"curves=['{tmp_path}/*.csv']", verb="schedules"))
+
+
+def test_one_file_stands_for_a_list_of_it(composed, tmp_path):
+    with pytest.raises(CarbsScalingError, match=r"none\.csv is not a file: .* with step, lr, loss"):
+        schedules.run(composed(f"curves={tmp_path}/none.csv", verb="schedules"))

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +23,23 @@ SEPARATORS = ",\t;|"
 HALVES = ("config", "summary")
 
 
-def read_table(path: Path) -> "pd.DataFrame":
+def read_table(path: Path, holds: Sequence[str] = REQUIRED) -> "pd.DataFrame":
     """The table in a CSV, TSV, JSON, JSON lines or Parquet file; all but Parquet may be compressed (.gz).
 
     The separator of a CSV or TSV file is the one of `,`, tab, `;` and `|` that its first line has most of.
     A JSON file holds an array of runs, a run a line, or an array a column. Nested objects `config` and
     `summary` become columns `config.x` and `summary.x`.
 
+    Args:
+        path: of the file.
+        holds: columns that are named where there is no such file.
+
     Raises:
         LawArgumentError: there is no such file, or it cannot be read.
     """
     if not path.is_file():
         raise LawArgumentError(
-            f"{path} is not a file: give a CSV, TSV, JSON, JSONL or Parquet table with {', '.join(REQUIRED)}"
+            f"{path} is not a file: give a CSV, TSV, JSON, JSONL or Parquet table with {', '.join(holds)}"
         )
     packed = path.suffix.lower() == ".gz"
     suffix = (path.with_suffix("") if packed else path).suffix.lower()

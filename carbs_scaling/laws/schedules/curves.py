@@ -61,7 +61,7 @@ def read_curves(paths: list[Path]) -> dict[str, dict[str, LossCurve]]:
     """
     models: dict[str, dict[str, LossCurve]] = {}
     for path in paths:
-        frame = read_table(path)
+        frame = read_table(path, ("step", "lr", "loss"))
         columns = {role: _column(frame, names, path) for role, names in NAMES.items()}
         frame = frame[list(columns.values())].apply(_numbers).sort_values(columns["step"])
         frame = frame.dropna(subset=[columns["step"], columns["learning_rate"]])
