@@ -17,6 +17,7 @@ from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_
 from carbs_scaling.laws.recipe import Recommendation
 from carbs_scaling.laws.runs.table import LawArgumentError, RunTable, whole_count
 from carbs_scaling.laws.support import HeldOut, Support, hull_factor, way_beyond
+from carbs_scaling.laws.target_notes import target_notes
 
 FORMAT = 5
 CONVENTION = (
@@ -25,14 +26,6 @@ CONVENTION = (
 DRAWS = 4000
 NARROWEST = 0.1  # range of ln N: sizes nearer than that tell no slope
 UNTRIED = 0.5  # share of the way of a best rate beyond all that were tried, as its standard deviation
-FAR = 30.0  # times from the hull of the runs
-EMPTY_CORNER = 1.5  # the same, inside the ranges of N and of D
-BY_PRIOR = (
-    3.0  # times beyond the runs from which an exponent changes the answer by more than the runs' scatter
-)
-SAME = 1.01  # factor within which rates are the same number
-NO_FLOOR = 0.05  # share of the lowest loss below which an irreducible loss is not told from 0
-TINY_PARAMS = 1e5  # below, losses fell far faster with size than any law of them said (docs/log.md)
 
 
 @dataclass(frozen=True)
@@ -272,79 +265,10 @@ class ScalingLaw:
             extrapolation=beyond,
             from_hull=from_hull,
             optimizer=self.optimizer,
-            notes=(*self.warnings, *self._notes(params, tokens, batch, beyond, from_hull)),
+            notes=(*self.warnings, *target_notes(self, params, tokens, beyond, from_hull)),
             other={law.name: float(law.value(params, tokens)) for law in self.others},
             other_draws={law.name: law.draws(params, tokens, len(draws)) for law in self.others},
         )
-
-    def _notes(
-        self, params: float, tokens: float, batch: float, beyond: tuple[float, float], from_hull: float
-    ) -> list[str]:
-        """What may change a decision about this target, one line each, each with what to do; gravest first.
-
-        Args:
-            params: N.
-            tokens: D.
-            batch: the best one; nan where runs have none.
-            beyond: as `Recommendation.extrapolation`.
-            from_hull: as `Recommendation.from_hull`.
-        """
-        low, high, notes = self.support.low, self.support.high, []
-        rate = float(self.learning_rate(params, tokens)) if self.has_role[2] else float("nan")
-        if batch > tokens:
-            notes.append("the law's batch is larger than all tokens: choose a batch of your own")
-        if from_hull > FAR:
-            notes.append(
-                f"the target is {from_hull:.0f} times from the nearest of the runs in N and D: far past what "
-                "was checked; train sizes between them first"
-            )
-        elif max(beyond) <= 1 and from_hull > EMPTY_CORNER:
-            notes.append(
-                f"N and D each lie in the range of the runs, but no run is near both ({from_hull:.2g} times "
-                "from their hull): add a run there"
-            )
-        if rate < low[2] / SAME or rate > high[2] * SAME:
-            end, tried = ("low", low[2]) if rate < low[2] else ("high", high[2])
-            notes.append(
-                f"the law's best learning rate, {rate:.3g}, lies outside all that were tried "
-                f"({low[2]:.3g} to {high[2]:.3g}): try it at a small size first; a search tries more with "
-                f"space.learning_rate.{end} beyond {tried:.3g}"
-            )
-        if batch < low[3] / 2 or batch > 2 * high[3]:
-            notes.append(
-                f"the law's best batch, {batch:.3g} tokens, lies outside all that were tried "
-                f"({low[3]:.3g} to {high[3]:.3g}), and the learning rate is for it: for another batch "
-                "ask learning_rate_at(batch_tokens)"
-            )
-        # Exponents of the prior decide nothing at the sizes of the runs.
-        unknown = [
-            f"{what} in {axis}"
-            for axis, factor in zip("ND", beyond, strict=True)
-            for what in self.not_identified.get(axis, ())
-            if factor > BY_PRIOR
-        ]
-        if unknown:
-            notes.append(
-                "the target lies beyond the runs, and there these exponents are the prior's: "
-                f"{', '.join(unknown)}; runs at sizes ten times apart would tell"
-            )
-        if beyond[0] > max(high[0] / low[0], BY_PRIOR):
-            notes.append(
-                f"N lies {beyond[0]:.2g} times beyond runs that span a factor of {high[0] / low[0]:.2g}: add "
-                "a size in between before you trust the loss"
-            )
-        if high[0] < TINY_PARAMS and params > 2 * high[0]:
-            notes.append(
-                f"all runs are of models below {TINY_PARAMS:.0e} parameters, whose losses extrapolate badly: "
-                "trust the recipe sooner than the loss"
-            )
-        lowest = self.support.lowest_loss
-        if lowest and max(beyond) > BY_PRIOR and np.exp(self.parameter("ln_E")) < NO_FLOOR * lowest:
-            notes.append(
-                "these runs do not tell the irreducible loss from 0, and if it is not 0 the loss comes out "
-                "too low: take its interval, or add longer runs"
-            )
-        return notes
 
     def formula(self) -> str:
         """Loss, learning rate, batch and further hyperparameters, with units and conventions, on one line."""
