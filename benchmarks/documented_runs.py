@@ -253,8 +253,8 @@ def draw(figure: "Figure", runs: list[Run]) -> None:
 
 PAGE = """# Documented runs
 
-One search of each preset that has been run so far, at a small budget and 24 trials, seed 0: what it trains, how
-far its front comes, and what that costs. Made by
+One search of each preset that has been run so far, at a small budget and 24 trials, seed 0: what it trains,
+how far its front comes, and what that costs. Made by
 
     python benchmarks/documented_runs.py
 
