@@ -30,6 +30,12 @@ def quiet():
 
 
 @pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """A folder for the logs of the jobs, which other processes of the tests would write as well."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
 def in_the_order_of_a_grid(monkeypatch):
     """Jobs sorted, in batches as large as they were."""
     entered = SweepTaskFunction.__enter__
