@@ -129,7 +129,7 @@ def one_life(folder: Path, config_of, server, point: str, rng: random.Random) ->
     return child.exitcode == 0
 
 
-def soak(folder: Path, kills: int, seed: int = 0, minutes: float = 60.0, trials_a_kill: int = 4) -> dict:
+def soak(folder: Path, kills: int, seed: int = 0, minutes: float = 60.0, trials_a_kill: int = 5) -> dict:
     """Kills so often, and checks; gives what was done and found.
 
     Raises:
