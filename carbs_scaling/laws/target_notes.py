@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from carbs_scaling.laws.form.bends import TINY_PARAMS
+
 if TYPE_CHECKING:
     from carbs_scaling.laws.scaling_law import ScalingLaw
 
@@ -13,7 +15,6 @@ EMPTY_CORNER = 1.5  # the same, inside the ranges of N and of D
 BY_PRIOR = 3.0
 SAME = 1.01  # factor within which rates are the same number
 NO_FLOOR = 0.05  # share of the lowest loss below which an irreducible loss is not told from 0
-TINY_PARAMS = 1e5  # below, losses fell far faster with size than any law of them said (docs/log.md)
 
 
 def target_notes(

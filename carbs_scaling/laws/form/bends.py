@@ -15,8 +15,10 @@ FIRST_BEND = 0.05  # change of an exponent over a factor of e of N or D
 _KEPT_BEND = 0.3  # the same: prior standard deviation of what is kept
 _FOLLOWED = 1.0  # in logs
 # By which an exponent of rate or batch, and one of the loss, changes over a factor of e beyond the runs, this
-# way or that. Losses of two tables of large models wandered by less than .01, tiny models on text by .05.
+# way or that. Losses of two tables of large models wandered by less than .01.
 WANDERING, LOSS_WANDERING = 0.15, 0.02
+# The same of tiny models on text: benchmarks/extrapolate_text_seeds.py found losses .2 off at nine times N.
+TINY_PARAMS, TINY_LOSS_WANDERING = 1e5, 0.05
 
 Reach = tuple[tuple[float, float], tuple[float, float]]
 
@@ -52,6 +54,11 @@ def wander_beyond(way: float, wandering: float = WANDERING) -> float:
     A random walk of the exponent, `wandering` over a factor of e, summed over the way.
     """
     return wandering * float(np.sqrt(way**3 / 3))
+
+
+def loss_wandering(largest_params: float) -> float:
+    """`wandering` of the loss beyond runs of which the largest model has this N."""
+    return TINY_LOSS_WANDERING if largest_params < TINY_PARAMS else LOSS_WANDERING
 
 
 def _levelled(beyond: Array) -> Array:

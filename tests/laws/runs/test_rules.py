@@ -7,7 +7,7 @@ import pytest
 from carbs_scaling import fit_law
 from carbs_scaling.laws.recommend.advice import advise, compute_optimal
 from carbs_scaling.laws.runs.reading import read_runs
-from carbs_scaling.laws.runs.rules import rules_of
+from carbs_scaling.laws.runs.rules import Rules, rules_of
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
 
@@ -103,6 +103,23 @@ def test_a_sweep_and_a_few_runs_follow_no_rule(runs):
     assert rules_of(read_runs(runs)[""]).names == ()
     few = runs.iloc[:: len(runs) // 9].head(9)
     assert rules_of(read_runs(few)[""]).names == ()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_search_near_the_best_rates_follows_no_rule(truth, seed):
+    """Most runs of a search lie close to the best rates known; the few others show the valley."""
+    rng = np.random.default_rng(seed)
+    n = 10 ** rng.uniform(3, 4.6, 60)
+    d = n * 10 ** rng.uniform(0.7, 2.5, 60)
+    off = np.where(rng.uniform(size=60) < 0.15, 0.8, 0.17) * rng.normal(size=60)
+    batch = truth.batch(d) * np.exp(0.6 * rng.normal(size=60))
+    rate = 8e-3 * (n / 1e4) ** -0.3 * np.exp(off)
+    frame = pd.DataFrame(
+        {"params": n, "tokens": d, "learning_rate": rate, "batch_tokens": batch, "loss": truth.loss(1e4 * n, 1e4 * d)}
+    )
+    table = read_runs(frame)[""]
+    assert rules_of(table) == Rules()
+    assert table.off_rule == 0
 
 
 COLUMNS = ["params", "tokens", "learning_rate", "batch_tokens", "loss"]
