@@ -68,7 +68,7 @@ class Attempt:
             text = (self.folder / BEAT).read_text()
         except OSError:
             return
-        if text != self.beat:
+        if text and text != self.beat:  # empty while it is being written
             if text.split()[:2] != self.beat.split()[:2]:
                 self.begun = now
             self.beat, self.beaten = text, now
@@ -168,6 +168,10 @@ class RemoteExecutor(ABC):
     def _end(self, attempt: Attempt) -> None:
         """Has the engine kill a job."""
 
+    def _has_begun(self, attempt: Attempt) -> bool:
+        """Whether the engine says of a job without any sign of life yet that it is no longer in a queue."""
+        return False
+
     def _is_at_work(self, attempt: Attempt) -> bool:
         """Whether the engine says of a silent job that it runs."""
         return True
@@ -213,6 +217,8 @@ class RemoteExecutor(ABC):
         self._looked = now
         for attempt in self._running.values():
             attempt.look(now)
+            if attempt.begun is None and self._has_begun(attempt):
+                attempt.begun = attempt.beaten = now
             if attempt.begun is None or attempt.killed:
                 continue
             if self._trial_minutes is not None and now - attempt.begun > 60 * self._trial_minutes:

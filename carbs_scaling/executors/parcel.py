@@ -127,21 +127,25 @@ def beating(folder: Path, machine: str) -> Iterator[None]:
     """
     ended = threading.Event()
 
+    def sign(count: int) -> None:
+        try:
+            (folder / BEAT).write_text(f"{machine} {os.getpid()} {count}")
+        except FileNotFoundError:
+            os._exit(1)
+        except OSError as error:  # a full disk: the next beat may be written
+            logger.warning("no sign of life could be written: %s", error)
+
     def beat() -> None:
         asked, count = False, 0
         while not ended.is_set():
-            try:
-                (folder / BEAT).write_text(f"{machine} {os.getpid()} {count}")
-            except FileNotFoundError:
-                os._exit(1)
-            except OSError as error:  # a full disk: the next beat may be written
-                logger.warning("no sign of life could be written: %s", error)
             count += 1
+            sign(count)
             if not asked and (folder / STOP).exists():
                 asked = True
                 os.kill(os.getpid(), signal.SIGTERM)
             ended.wait(BEAT_SECONDS)
 
+    sign(0)  # before the job, which may hang at once
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:

@@ -180,13 +180,14 @@ class LocalQueue:
 
     def cancel(self, jobs: Collection[str]) -> None:
         """Kills the job, which may be stopped and deaf to anything else, and ends submitit's process."""
-        for job in jobs:
-            with contextlib.suppress(OSError):
-                if self._runs(job):
-                    for child in Path(f"/proc/{job}/task/{job}/children").read_text().split():
-                        os.kill(int(child), signal.SIGKILL)
-                    os.kill(int(job), signal.SIGINT)
-        self._until_ended(jobs)
+        for ending in (signal.SIGINT, signal.SIGKILL):
+            for job in jobs:
+                with contextlib.suppress(OSError):
+                    if self._runs(job):
+                        for child in Path(f"/proc/{job}/task/{job}/children").read_text().split():
+                            os.kill(int(child), signal.SIGKILL)
+                        os.kill(int(job), ending)
+            self._until_ended(jobs)
 
     def cancel_named(self, name: str) -> None:
         """No job outlives its submission's record by more than the time to write it."""

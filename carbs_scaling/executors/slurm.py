@@ -229,6 +229,7 @@ class SlurmExecutor(RemoteExecutor):
         for attempt in self._running.values():
             if attempt.handle in alive:
                 attempt.notes.pop("gone", None)
+                attempt.notes["state"] = alive[attempt.handle]
             elif attempt.handle is not None:
                 attempt.notes.setdefault("gone", now)
                 with contextlib.suppress(OSError):  # has a network file system look again
@@ -244,6 +245,9 @@ class SlurmExecutor(RemoteExecutor):
     def _end(self, attempt: Attempt) -> None:
         if attempt.handle is not None:
             self._queue.cancel([attempt.handle])
+
+    def _has_begun(self, attempt: Attempt) -> bool:
+        return attempt.notes.get("state") == "RUNNING"
 
     def _is_at_work(self, attempt: Attempt) -> bool:
         alive = self._queue.alive([attempt.handle])

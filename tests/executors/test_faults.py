@@ -1,5 +1,6 @@
 """Faults of engines with other machines: a job killed, hung, or stopped with the search."""
 
+import os
 import time
 
 import pytest
@@ -49,6 +50,28 @@ def test_a_job_that_is_killed_or_hangs_is_begun_again(start, tmp_path, monkeypat
     # One that was only stopped may wake up as it is cancelled, and end.
     assert len(attempts(tmp_path / "log")) in ((2,) if act == "die" else (1, 2))
     assert executor.free == 1
+
+
+HANGS_ONCE = """
+import os, pathlib, signal, sys
+log = pathlib.Path({log!r})
+if any("submitit" in word for word in sys.orig_argv) and "SUBMITIT_EXECUTOR" in os.environ and not log.exists():
+    log.touch()
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.parametrize("start", ["slurm local"], indirect=True)
+def test_a_job_that_hangs_before_its_first_sign_of_life_is_begun_again(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "SILENT_SECONDS", 8.0)
+    monkeypatch.setattr(shared, "LOOK_SECONDS", 0.5)
+    executor = start()
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "sitecustomize.py").write_text(HANGS_ONCE.format(log=str(tmp_path / "hung")))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'first'}{os.pathsep}{os.environ['PYTHONPATH']}")
+    executor.submit(0, FirstAttempt("none", tmp_path / "log"))
+    assert outcome_of(executor) == Completed(loss=7.0)
+    assert (tmp_path / "hung").exists()
 
 
 def test_a_trial_that_takes_too_long_is_a_failure_of_the_machine(start, tmp_path):
