@@ -24,8 +24,11 @@ from carbs_scaling.training.recipe import Recipe
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that this machine cannot run are skipped with their reason."""
+    """Long files come first, so that no process ends alone; what cannot run here is skipped with its reason."""
     import torch
+
+    long = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in long)
 
     no_gpu = pytest.mark.skip(reason="needs a CUDA GPU")
     no_hub = pytest.mark.skip(reason="needs the network: set CARBS_SCALING_NETWORK_TESTS=1")

@@ -19,7 +19,7 @@ SHORTENED = [
     "budget.max_trial_fraction=0.1",
     "space.tokens_per_parameter.low=2",
 ]
-BUDGETS = {"study.name=first": "5e10", "study.name=mine": "4e10"}
+BUDGETS = {"study.name=first": "3e10", "study.name=mine": "1.5e10"}
 OUT_OF_REACH = 3
 
 
@@ -42,11 +42,11 @@ def test_who_follows_the_tutorial_gets_what_it_shows(tmp_path, monkeypatch, caps
     blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
     commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
     for words in commands:
-        verb = words[1]
+        verb, words = words[1], [w.replace("target.tokens=5e5", "target.tokens=1.5e5") for w in words]
         if verb == "search":
             name = next(word for word in words if word in BUDGETS)
             again = any(word.startswith("budget.flops=") for word in words)
-            budget = "7e10" if again else BUDGETS[name]
+            budget = "4e10" if again else BUDGETS[name]
             words = [w for w in words if not w.startswith("budget.flops=")]
             words += [*SHORTENED, f"budget.flops={budget}"]
         code = run(words, monkeypatch)
