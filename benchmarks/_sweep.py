@@ -54,6 +54,9 @@ class Model:
         return f"{self.family} {self.width}x{self.depth} {self.tokens}"
 
 
+COMPOSING = threading.Lock()
+
+
 @lru_cache(maxsize=2)
 def task_of(model: Model) -> Any:
     """The task whose points have a rate and a batch, as the command line makes it."""
@@ -64,7 +67,8 @@ def task_of(model: Model) -> Any:
 
     fixed = (f"space.width={model.width}", f"space.depth={model.depth}", "study.name=sweep")
     ranges = "space.learning_rate={low: 1e-9, high: 90}", "space.batch_size={low: 1, high: 4096}"
-    with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+    # Hydra composes in one thread of a process at a time.
+    with COMPOSING, initialize_config_dir(str(configuration_folder()), version_base="1.3"):
         composed = compose("search", [*model.overrides, *fixed, *ranges, "budget.flops=1e18"])
         config, task_config = load_search(composed)
     return build_task(config, task_config)

@@ -24,7 +24,7 @@ from carbs_scaling.training.recipe import Recipe
 
 
 def pytest_collection_modifyitems(items):
-    """Long files come first, so that no process ends alone; what cannot run here is skipped with its reason."""
+    """Long files first, so that no process ends alone; what cannot run here is skipped with its reason."""
     import torch
 
     long = {item.path for item in items if "slow" in item.keywords}

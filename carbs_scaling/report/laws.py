@@ -150,7 +150,8 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
             "" if value is None else number_text(name, value)
             for name, value in zip(LABELS, values, strict=True)
         ]
-        source = re.split("[;,(]", law_beside.source)[0].strip()
+        # Without what it was fitted to: a narrow terminal would break it into a column of words.
+        source = re.split("[;,(]| to ", law_beside.source)[0].strip()
         published.add_row(law_beside.name, *cells, source)
     beyond_n, beyond_d = recipe.extrapolation
     notes = [
@@ -185,8 +186,9 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
 
 
 def _where(beyond_n: float, beyond_d: float, from_hull: float) -> str:
-    if max(beyond_n, beyond_d) > 1:
-        return f"N lies {beyond_n:.3g} times and D {beyond_d:.3g} times beyond the runs"
+    beyond = [f"{name} lies {x:.3g} times" for name, x in (("N", beyond_n), ("D", beyond_d)) if x > 1.005]
+    if beyond:
+        return f"{' and '.join(beyond)} beyond the runs"
     if from_hull > 1.01:
         return f"N and D lie {from_hull:.2g} times from the hull of the runs, where no run is near both"
     return "N and D lie among those of the runs"

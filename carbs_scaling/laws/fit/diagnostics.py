@@ -94,9 +94,10 @@ def _of_rules(law: ScalingLaw, table: RunTable, absent: list[str]) -> list[str]:
         ]
     if not by_rule:
         return []
+    follows = "follows" if len(by_rule) == 1 else "follow"
     return [
-        f"the {' and the '.join(by_rule)} of the runs follow from the rest by a rule: what is recommended is "
-        "that rule, with the loss that it brings; of better ones these runs say nothing: try three at two "
+        f"the {' and the '.join(by_rule)} of the runs {follows} from the rest by a rule: what is recommended "
+        "is that rule, with the loss that it brings; of better ones these runs say nothing: try three at two "
         "sizes"
     ]
 
