@@ -17,8 +17,9 @@ from carbs_scaling.laws.runs.table import MIN_VARIATION, RunTable
 # Standard deviation of ln(lr) or ln(B) about a smooth function of N and D below which it is a rule. Sweeps
 # have .39 and more, the default search .21 to .55, the IsoFLOP table of benchmarks/laws_isoflop.py .02.
 BY_RULE = 0.1
-# The same where the runs furthest off are left out first. A search spends most of its runs near the best rates
-# that it knows: seven eighths of the default search lie within .14 to .17, and tell of the valley all the same.
+# The same where the runs furthest off are left out first. A search spends most of its runs near the best
+# rates that it knows: seven eighths of the default search lie within .14 to .17, and tell of the valley all
+# the same.
 MOST_BY_RULE = 0.05
 ODD = 0.6  # difference in ln(lr) from the rule of most runs above which a run is off it
 # The same for batches where the rates follow a rule: powers of two scatter that much about any smooth rule.
