@@ -23,6 +23,8 @@ from carbs_scaling.laws.prior.prior import NO_VALLEY, LawPrior
 _AT_REST, _STANDING_STILL = 0.05, 0.002
 _UNDAMPED_TURNS = 3  # then the noise goes half the way: law and noise may else take turns for ever
 _TURNS, _FIRST_TURNS = 14, 3
+# Where they do so all the same: the least part of a turn that is tried, and how many such turns at most.
+_LEAST_PART, _PART_TURNS = 1 / 16, 20
 # Runs by which the best start is found, and followed until it rests, before all of them count: a third of
 # the time on 3,000 runs (benchmarks/laws_speed.py), the same law.
 _THINNED = 500
@@ -169,21 +171,48 @@ def most_probable(
 def _by_turns(problem: LawProblem, at: Estimate, first2: tuple[float, ...], turns: int) -> Estimate:
     """The most probable of the estimates passed: with few runs the first are better than where they rest.
 
-    The noise's update is no descent of the objective, and at times law and noise go round in circles.
+    The noise's update is no descent of the objective, and at times law and noise go round in circles. Then
+    parts of turns go on from the best until they rest.
     """
-    scale, best, moved = problem.prior.scale[problem.prior.free], at, np.inf
+    under, best, moved = at, at, np.inf
     for turn in range(turns):
-        height = problem.floor_and_height(at.z)[1]
-        z = problem.near(at.z)[0].minimise(at.z, at.noise.errors(height), at.spread2)
-        there = _with_noise(problem, z, at, first2)
-        moved = np.abs((z[: problem.size] - at.z[: problem.size]) / scale).max()
+        there, moved = _turn(problem, at, first2)
         if turn == 0 or there.objective < best.objective:
-            best = there
+            under, best = at, there
         if moved < _STANDING_STILL:
             break
-        noise = there.noise if turn < _UNDAMPED_TURNS else there.noise.halfway(at.noise)
-        at = Estimate(z, noise, there.spread2)
-    return Estimate(best.z, best.noise, best.spread2, best.objective, bool(moved < _AT_REST))
+        noise = there.noise if turn < _UNDAMPED_TURNS else at.noise.towards(there.noise, 0.5)
+        at = Estimate(there.z, noise, there.spread2)
+    if moved >= _AT_REST and turns > _FIRST_TURNS:
+        return _by_parts(problem, under, best, first2)
+    return replace(best, converged=bool(moved < _AT_REST))
+
+
+def _by_parts(problem: LawProblem, under: Estimate, best: Estimate, first2: tuple[float, ...]) -> Estimate:
+    """Downhill from an estimate found under another's noise, by such a part of each turn as improves it."""
+    part = 0.5
+    for _ in range(_PART_TURNS):
+        before, after = np.log(under.spread2), np.log(best.spread2)
+        spread2 = tuple(np.exp(before + part * (after - before)).tolist())
+        at = Estimate(best.z, under.noise.towards(best.noise, part), spread2)
+        there, moved = _turn(problem, at, first2)
+        if there.objective < best.objective:
+            under, best, part = at, there, min(1.0, 2 * part)
+            if moved < _AT_REST:
+                return replace(best, converged=True)
+        elif part <= _LEAST_PART:
+            return replace(best, converged=True)
+        else:
+            part /= 2
+    return replace(best, converged=False)
+
+
+def _turn(problem: LawProblem, at: Estimate, first2: tuple[float, ...]) -> tuple[Estimate, float]:
+    """The law under an estimate's noise, with its own, and how far it moved, in the prior's deviations."""
+    height = problem.floor_and_height(at.z)[1]
+    z = problem.near(at.z)[0].minimise(at.z, at.noise.errors(height), at.spread2)
+    way = (z - at.z)[: problem.size] / problem.prior.scale[problem.prior.free]
+    return _with_noise(problem, z, at, first2), float(np.abs(way).max())
 
 
 def _with_noise(problem: LawProblem, z: Array, before: Estimate, first2: tuple[float, ...]) -> Estimate:

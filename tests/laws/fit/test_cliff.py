@@ -1,7 +1,6 @@
 """A cliff just above the best rate, after which it gets no worse, does not push the best rate down."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from carbs_scaling import fit_law
@@ -35,22 +34,8 @@ def test_the_best_rate_is_found_beside_a_cliff(truth, jump):
     assert recipe.learning_rate == pytest.approx(truth.rate(1e9, 4e9), rel=0.5)
 
 
-def searched(truth, seed=0, runs=40):
-    """Scattered runs, most of them near the best rate and some up to e^3 above it; noise of tiny models."""
-    rng = np.random.default_rng(seed)
-    n, d = np.exp(rng.uniform(np.log([[2e7], [1e9]]), np.log([[6e8], [1.6e10]]), (2, runs)))
-    off = np.where(np.arange(runs) % 6, 0.3 * rng.normal(size=runs), rng.uniform(1, 3, runs))
-    rate, batch = truth.rate(n, d) * np.exp(off), truth.batch(d) * np.exp(0.8 * rng.normal(size=runs))
-    loss = (
-        truth.loss(n, d) + 0.05 * off**2 * np.exp(0.3 * rng.normal(size=runs)) + 0.01 * rng.normal(size=runs)
-    )
-    return pd.DataFrame(
-        {"params": n, "tokens": d, "learning_rate": rate, "batch_tokens": batch, "loss": loss}
-    )
-
-
 def test_walls_of_a_valley_are_no_cliff(truth, runs):
-    searches = [searched(truth, seed) for seed in range(2)]
+    searches = [truth.search(seed) for seed in range(2)]
     slip = searches[0].assign(loss=searches[0].loss + 0.8 * (np.arange(40) == 7))
     for table in (runs, with_cliff(truth, 0.0), slip, *searches):
         assert not any("beyond a cliff" in said for said in fit_law(table, check=False).warnings)

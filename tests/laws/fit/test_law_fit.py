@@ -37,3 +37,11 @@ def test_the_loss_at_the_optimum_is_that_of_a_run_there(law):
     rate, batch = law.learning_rate(n, d), law.batch_tokens(n, d)
     np.testing.assert_allclose(law.run_loss(n, d, rate, batch), law.loss(n, d))
     np.testing.assert_allclose(law.loss_draws(n, d, 4000).mean(axis=0), law.loss(n, d), rtol=0.02)
+
+
+@pytest.mark.parametrize("seed", [4, 8])
+def test_law_and_noise_that_go_round_in_circles_come_to_rest(truth, seed):
+    """A slip among few runs: whole turns of law and noise jump between two valleys for ever."""
+    runs = truth.search(seed, 25)
+    law = fit_law(runs.assign(loss=runs.loss + 0.8 * (np.arange(25) == 7)), check=False)
+    assert not any("come to rest" in said for said in law.warnings)
