@@ -5,7 +5,7 @@ scatter of cells and sizes (`scatter`) says how far the bends of rate and batch 
 fitted again with bends of its own, the valley held: what the best loss is need not move the best recipe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from carbs_scaling.laws.fit.noise import Noise, estimate_noise, first_noise
 from carbs_scaling.laws.fit.problem import Grouping, LawProblem
 from carbs_scaling.laws.fit.scatter import PRIOR_GROUPS, Spread, groupings, scatter
 from carbs_scaling.laws.form.bends import BENDS, FIRST_BEND, bend_basis, kept_bends, reach_of
-from carbs_scaling.laws.form.law import FLOOR, NAMES, floor_and_height
+from carbs_scaling.laws.form.law import FLOOR, NAMES, floor_and_height, value_and_slopes
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import NO_VALLEY, LawPrior
 
@@ -242,6 +242,7 @@ def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior)
 
     The valley is held, so runs of one (N, D) differ in nothing but their heights above the floor: once those
     are taken off, each (N, D) is one mean, a tenth of the time. Huber's weights are renewed until they rest.
+    What the runs leave open of the valley moves the floor: to first order that is in the covariance.
     """
     reach, names = reach_of(features), np.isin(NAMES, FLOOR)
     basis = bend_basis(features[:, 0], features[:, 1], reach)
@@ -287,10 +288,26 @@ def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior)
         if np.abs(found - before).max() < _FLOOR_AT_REST:
             break
     size = problem.size + _TERMS
+    own = problem.covariance(found, means, spread2)
+    expected, _, design = problem.evaluate(found)
+    gain = own @ (design * huber(problem.loss - expected, means.variance)[1][:, None]).T
+    weight = huber(off_floor - expected[label], errors.variance)[1][:, None]
+    of_height = weight * _slopes_of_height(fit.theta, features, held, basis)
+    follows = -(gain @ (means_of(of_height) / means_of(weight)))[:size]
     covariance = fit.covariance.copy()
     rows = [*problem.prior.free, *range(len(NAMES) + 2 * _TERMS, len(NAMES) + 3 * _TERMS)]
     covariance[rows, :] = covariance[:, rows] = 0.0
-    covariance[np.ix_(rows, rows)] = problem.covariance(found, means, spread2)[:size, :size]
+    with_valley = follows @ covariance
+    covariance[rows, :], covariance[:, rows] = with_valley, with_valley.T
+    covariance[np.ix_(rows, rows)] = own[:size, :size] + with_valley @ follows.T
     theta = np.where(names, problem.theta(found), fit.theta)
     bend = np.concatenate([fit.bend[:2], problem.shifts_of(found)[0][None]])
     return LawFit(theta, bend, covariance, fit.spread, fit.noise, fit.converged)
+
+
+def _slopes_of_height(theta: Array, features: Array, held: Mapping[str, Array], basis: Array) -> Array:
+    """Slopes of the runs' heights above the floor by theta and bend, shape (n, 28)."""
+    slopes = value_and_slopes(theta, features, held)[2]
+    slopes[:, np.isin(NAMES, FLOOR)] = 0.0
+    by_bend = [Grouping("bend", kind, basis).design(slopes) for kind in BENDS]
+    return np.concatenate([slopes, *by_bend, np.zeros((len(slopes), _TERMS))], axis=1)
