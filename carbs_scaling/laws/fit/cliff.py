@@ -42,7 +42,14 @@ def far_above(law: ScalingLaw, table: RunTable) -> np.ndarray:
 
 
 def is_cliff(law: ScalingLaw, without: ScalingLaw, kept: RunTable, suspects: RunTable) -> bool:
-    """Whether suspects lie beyond a cliff.
+    """Whether suspects lie beyond a cliff, by `signs`."""
+    quieter, above = signs(law, without, kept, suspects)
+    return quieter < QUIETER and above > FAR_OFF
+
+
+def signs(law: ScalingLaw, without: ScalingLaw, kept: RunTable, suspects: RunTable) -> tuple[float, float]:
+    """Noise of the kept runs by a law without the suspects, over that by the law of all; how far these lie
+    above the first, in its deviations.
 
     Args:
         law: of all runs.
@@ -50,9 +57,9 @@ def is_cliff(law: ScalingLaw, without: ScalingLaw, kept: RunTable, suspects: Run
         kept: the runs that are no suspects.
         suspects: the others.
     """
-    quieter = np.median(_noise(without, kept)) < QUIETER * np.median(_noise(law, kept))
+    quieter = np.median(_noise(without, kept)) / np.median(_noise(law, kept))
     above = np.sort(_residual(without, suspects) / _noise(without, suspects))
-    return bool(quieter and above[(len(above) - 1) // 2] > FAR_OFF)  # of two the lower: one may be a slip
+    return float(quieter), float(above[(len(above) - 1) // 2])  # of two the lower: one may be a slip
 
 
 def _residual(law: ScalingLaw, table: RunTable) -> np.ndarray:
