@@ -129,7 +129,7 @@ def test_a_search_near_the_best_rates_follows_no_rule(truth, seed):
 
 
 def test_a_sweep_at_one_size_among_runs_of_one_rate_is_kept(truth):
-    """48 runs of a default rate and six others at the smallest size, which alone say where the best one lies."""
+    """48 runs of a default rate and six others at one size, which alone say where the best one lies."""
     n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(2e7, 6e8, 6), np.geomspace(1e9, 2e10, 8)))
     n, d = np.append(n, np.full(6, 2e7)), np.append(d, np.full(6, 1e9))
     rate = 2e-3 * np.append(np.ones(48), 2.0 ** np.array([-3, -2, -1, 1, 2, 3]))
