@@ -20,9 +20,9 @@ TOO_LOW = 0.5
 SWEPT_RATES, SAME_BATCH = 4, 0.1
 SWEPT_CELLS = 4  # needed for the second sign
 # Without the suspects the noise of the other runs falls to this share, and the suspects lie so many standard
-# deviations above the law of the others, in the median. benchmarks/laws_many_tables.py --cliffs: tables with a
-# cliff of a tenth of the loss have .2 to .6 and 16 to 33; others that get as quiet (a slip among 25 runs, tiny
-# models whose runs end at two levels) lie at most 6 above.
+# deviations above the law of the others, in the median. benchmarks/laws_many_tables.py --cliffs: tables with
+# a cliff of a tenth of the loss have .2 to .6 and 16 to 33; others that get as quiet (a slip among 25 runs,
+# tiny models whose runs end at two levels) lie at most 6 above.
 QUIETER, FAR_OFF = 0.7, 12.0
 FAR_UP = 0.05  # height above the floor from which a run is a suspect, as a share of the floor
 ABOVE = 0.1  # and its rate above the law's best at that batch, in ln(lr)
