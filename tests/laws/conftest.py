@@ -22,6 +22,20 @@ def draw_runs(sizes=(2e7, 6e7, 2e8, 6e8), tokens=(1e9, 4e9, 1.6e10), seed=0, noi
     return frame
 
 
+def search_runs(seed=0, runs=40):
+    """Scattered runs, most of them near the best rate and some up to e^3 above it; noise of tiny models."""
+    rng = np.random.default_rng(seed)
+    n, d = np.exp(rng.uniform(np.log([[2e7], [1e9]]), np.log([[6e8], [1.6e10]]), (2, runs)))
+    off = np.where(np.arange(runs) % 6, 0.3 * rng.normal(size=runs), rng.uniform(1, 3, runs))
+    rate, batch = best_rate(n, d) * np.exp(off), best_batch(d) * np.exp(0.8 * rng.normal(size=runs))
+    loss = (
+        best_loss(n, d) + 0.05 * off**2 * np.exp(0.3 * rng.normal(size=runs)) + 0.01 * rng.normal(size=runs)
+    )
+    return pd.DataFrame(
+        {"params": n, "tokens": d, "learning_rate": rate, "batch_tokens": batch, "loss": loss}
+    )
+
+
 def best_rate(n, d):
     return 2e-3 * (n / 1e8) ** TRUTH["a_N"] * (d / 4e9) ** TRUTH["a_D"]
 
@@ -43,6 +57,7 @@ class Truth:
     """The law that `runs` are drawn from."""
 
     draw = staticmethod(draw_runs)
+    search = staticmethod(search_runs)
     rate = staticmethod(best_rate)
     batch = staticmethod(best_batch)
     loss = staticmethod(best_loss)

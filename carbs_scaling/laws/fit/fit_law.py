@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from carbs_scaling.laws.fit.cliff import FEW_ENOUGH, MOST, QUIETER, far_above, walls_unlike
+from carbs_scaling.laws.fit.cliff import FEW_ENOUGH, MOST, far_above, is_cliff, walls_unlike
 from carbs_scaling.laws.fit.diagnostics import not_identified, warnings_of
 from carbs_scaling.laws.fit.hold_out import hold_out
 from carbs_scaling.laws.fit.hyperparameters import refit_others, with_joint_errors
@@ -130,11 +130,14 @@ class _Found:
 def _without_cliff(found: _Found, table: RunTable, fit: Callable[[RunTable], _Found]) -> _Found:
     """The same without runs beyond a cliff, if there are any."""
     law = found.law
-    beyond, sure = far_above(law, table), walls_unlike(law, table)
-    if not beyond.any() or beyond.mean() >= MOST or not (sure or len(table) <= FEW_ENOUGH):
+    beyond = far_above(law, table)
+    if not beyond.any() or beyond.mean() >= MOST:
         return found
-    better = fit(table.take(~beyond))
-    if not (sure or better.law.seed_sd < QUIETER * law.seed_sd):
+    if len(table) > FEW_ENOUGH and not walls_unlike(law, table):
+        return found
+    kept = table.take(~beyond)
+    better = fit(kept)
+    if not is_cliff(law, better.law, kept, table.take(beyond)):
         return found
     # Once more by the better law: the first, whose rates were too low, had seen too many as too high.
     again = far_above(better.law, table)

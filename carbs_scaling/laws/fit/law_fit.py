@@ -5,7 +5,7 @@ scatter of cells and sizes (`scatter`) says how far the bends of rate and batch 
 fitted again with bends of its own, the valley held: what the best loss is need not move the best recipe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from carbs_scaling.laws.fit.noise import Noise, estimate_noise, first_noise
 from carbs_scaling.laws.fit.problem import Grouping, LawProblem
 from carbs_scaling.laws.fit.scatter import PRIOR_GROUPS, Spread, groupings, scatter
 from carbs_scaling.laws.form.bends import BENDS, FIRST_BEND, bend_basis, kept_bends, reach_of
-from carbs_scaling.laws.form.law import FLOOR, NAMES, floor_and_height
+from carbs_scaling.laws.form.law import FLOOR, NAMES, floor_and_height, value_and_slopes
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import NO_VALLEY, LawPrior
 
@@ -23,6 +23,8 @@ from carbs_scaling.laws.prior.prior import NO_VALLEY, LawPrior
 _AT_REST, _STANDING_STILL = 0.05, 0.002
 _UNDAMPED_TURNS = 3  # then the noise goes half the way: law and noise may else take turns for ever
 _TURNS, _FIRST_TURNS = 14, 3
+# Where they do so all the same: the least part of a turn that is tried, and how many such turns at most.
+_LEAST_PART, _PART_TURNS = 1 / 16, 20
 # Runs by which the best start is found, and followed until it rests, before all of them count: a third of
 # the time on 3,000 runs (benchmarks/laws_speed.py), the same law.
 _THINNED = 500
@@ -169,21 +171,48 @@ def most_probable(
 def _by_turns(problem: LawProblem, at: Estimate, first2: tuple[float, ...], turns: int) -> Estimate:
     """The most probable of the estimates passed: with few runs the first are better than where they rest.
 
-    The noise's update is no descent of the objective, and at times law and noise go round in circles.
+    The noise's update is no descent of the objective, and at times law and noise go round in circles. Then
+    parts of turns go on from the best until they rest.
     """
-    scale, best, moved = problem.prior.scale[problem.prior.free], at, np.inf
+    under, best, moved = at, at, np.inf
     for turn in range(turns):
-        height = problem.floor_and_height(at.z)[1]
-        z = problem.near(at.z)[0].minimise(at.z, at.noise.errors(height), at.spread2)
-        there = _with_noise(problem, z, at, first2)
-        moved = np.abs((z[: problem.size] - at.z[: problem.size]) / scale).max()
+        there, moved = _turn(problem, at, first2)
         if turn == 0 or there.objective < best.objective:
-            best = there
+            under, best = at, there
         if moved < _STANDING_STILL:
             break
-        noise = there.noise if turn < _UNDAMPED_TURNS else there.noise.halfway(at.noise)
-        at = Estimate(z, noise, there.spread2)
-    return Estimate(best.z, best.noise, best.spread2, best.objective, bool(moved < _AT_REST))
+        noise = there.noise if turn < _UNDAMPED_TURNS else at.noise.towards(there.noise, 0.5)
+        at = Estimate(there.z, noise, there.spread2)
+    if moved >= _AT_REST and turns > _FIRST_TURNS:
+        return _by_parts(problem, under, best, first2)
+    return replace(best, converged=bool(moved < _AT_REST))
+
+
+def _by_parts(problem: LawProblem, under: Estimate, best: Estimate, first2: tuple[float, ...]) -> Estimate:
+    """Downhill from an estimate found under another's noise, by such a part of each turn as improves it."""
+    part = 0.5
+    for _ in range(_PART_TURNS):
+        before, after = np.log(under.spread2), np.log(best.spread2)
+        spread2 = tuple(np.exp(before + part * (after - before)).tolist())
+        at = Estimate(best.z, under.noise.towards(best.noise, part), spread2)
+        there, moved = _turn(problem, at, first2)
+        if there.objective < best.objective:
+            under, best, part = at, there, min(1.0, 2 * part)
+            if moved < _AT_REST:
+                return replace(best, converged=True)
+        elif part <= _LEAST_PART:
+            return replace(best, converged=True)
+        else:
+            part /= 2
+    return replace(best, converged=False)
+
+
+def _turn(problem: LawProblem, at: Estimate, first2: tuple[float, ...]) -> tuple[Estimate, float]:
+    """The law under an estimate's noise, with its own, and how far it moved, in the prior's deviations."""
+    height = problem.floor_and_height(at.z)[1]
+    z = problem.near(at.z)[0].minimise(at.z, at.noise.errors(height), at.spread2)
+    way = (z - at.z)[: problem.size] / problem.prior.scale[problem.prior.free]
+    return _with_noise(problem, z, at, first2), float(np.abs(way).max())
 
 
 def _with_noise(problem: LawProblem, z: Array, before: Estimate, first2: tuple[float, ...]) -> Estimate:
@@ -213,6 +242,7 @@ def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior)
 
     The valley is held, so runs of one (N, D) differ in nothing but their heights above the floor: once those
     are taken off, each (N, D) is one mean, a tenth of the time. Huber's weights are renewed until they rest.
+    What the runs leave open of the valley moves the floor: to first order that is in the covariance.
     """
     reach, names = reach_of(features), np.isin(NAMES, FLOOR)
     basis = bend_basis(features[:, 0], features[:, 1], reach)
@@ -258,10 +288,26 @@ def _with_bent_floor(fit: LawFit, features: Array, loss: Array, prior: LawPrior)
         if np.abs(found - before).max() < _FLOOR_AT_REST:
             break
     size = problem.size + _TERMS
+    own = problem.covariance(found, means, spread2)
+    expected, _, design = problem.evaluate(found)
+    gain = own @ (design * huber(problem.loss - expected, means.variance)[1][:, None]).T
+    weight = huber(off_floor - expected[label], errors.variance)[1][:, None]
+    of_height = weight * _slopes_of_height(fit.theta, features, held, basis)
+    follows = -(gain @ (means_of(of_height) / means_of(weight)))[:size]
     covariance = fit.covariance.copy()
     rows = [*problem.prior.free, *range(len(NAMES) + 2 * _TERMS, len(NAMES) + 3 * _TERMS)]
     covariance[rows, :] = covariance[:, rows] = 0.0
-    covariance[np.ix_(rows, rows)] = problem.covariance(found, means, spread2)[:size, :size]
+    with_valley = follows @ covariance
+    covariance[rows, :], covariance[:, rows] = with_valley, with_valley.T
+    covariance[np.ix_(rows, rows)] = own[:size, :size] + with_valley @ follows.T
     theta = np.where(names, problem.theta(found), fit.theta)
     bend = np.concatenate([fit.bend[:2], problem.shifts_of(found)[0][None]])
     return LawFit(theta, bend, covariance, fit.spread, fit.noise, fit.converged)
+
+
+def _slopes_of_height(theta: Array, features: Array, held: Mapping[str, Array], basis: Array) -> Array:
+    """Slopes of the runs' heights above the floor by theta and bend, shape (n, 28)."""
+    slopes = value_and_slopes(theta, features, held)[2]
+    slopes[:, np.isin(NAMES, FLOOR)] = 0.0
+    by_bend = [Grouping("bend", kind, basis).design(slopes) for kind in BENDS]
+    return np.concatenate([slopes, *by_bend, np.zeros((len(slopes), _TERMS))], axis=1)

@@ -38,9 +38,12 @@ class Noise:
         """Of runs at heights (n,) above the floor."""
         return IndependentErrors(self.seed2 + self.height2 * height**2)
 
-    def halfway(self, other: "Noise") -> "Noise":
-        """Geometric means of both."""
-        return Noise(float(np.sqrt(self.seed2 * other.seed2)), float(np.sqrt(self.height2 * other.height2)))
+    def towards(self, other: "Noise", share: float) -> "Noise":
+        """The noise so much of the way to another, in logs."""
+        return Noise(
+            self.seed2 ** (1 - share) * other.seed2**share,
+            self.height2 ** (1 - share) * other.height2**share,
+        )
 
 
 def first_noise(level: float) -> Noise:

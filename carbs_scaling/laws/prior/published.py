@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
+from carbs_scaling.laws.prior.rates import LIKE_ADAMW
+
 PUBLISHED_WEIGHT_DECAY = 0.1  # the usual one of AdamW, where a law needs it
 
 
@@ -59,6 +61,7 @@ class PublishedLaw:
         batch_tokens: of (N, D), or None.
         floor: of the loss in nats a token, or None.
         fixed_batch: whether its learning rate is for one batch at every N and D, not for the best batch.
+        optimizers: names of those whose learning rate it gives.
     """
 
     name: str
@@ -68,6 +71,7 @@ class PublishedLaw:
     batch_tokens: Callable[[float, float], float] | None = None
     floor: PublishedFloor | None = None
     fixed_batch: bool = False
+    optimizers: frozenset[str] = LIKE_ADAMW
 
     @property
     def loss(self) -> Callable[[float, float], float] | None:
@@ -147,6 +151,15 @@ LAWS = (
         "lr = 0.0628 N^-0.477 D^0.262; B = 0.365 N^0.050 D^0.574 tokens",
         learning_rate=lambda n, d: 0.06282 * n**-0.4770 * d**0.2616,
         batch_tokens=lambda n, d: 0.3650 * n**0.0505 * d**0.5742,
+    ),
+    PublishedLaw(
+        "Moonlight",
+        "this program's fit to table 2 of arXiv 2502.16982 (rates within 0.2%, batches within 5%): swept "
+        "with AdamW and used with Muon, whose steps are made as large; there N and D rise together",
+        "lr = 0.00798 C^-0.0478; B = 0.2425 C^0.3369 tokens",
+        learning_rate=lambda n, d: 0.007981 * (6 * n * d) ** -0.04782,
+        batch_tokens=lambda n, d: 0.2425 * (6 * n * d) ** 0.33688,
+        optimizers=LIKE_ADAMW | {"muon"},
     ),
     PublishedLaw(
         "Kaplan",

@@ -108,7 +108,6 @@ def prior_of(
         rates: what is known of the optimizer's best learning rate.
     """
     weak = law_prior(loss_level, centre.tolist(), rates=rates)
-    alike = rates.name in LIKE_ADAMW
     if not laws:
         return weak
     mean, sd = weak.mean.copy(), weak.sd.copy()
@@ -129,15 +128,15 @@ def prior_of(
     a_b = VALLEYS["a_B"][0]
     batches = [_local(law.batch_tokens, centre) for law in laws if law.batch_tokens]
     set_from(("b0", "b_N", "b_D"), [at - [centre[3], 0, 0] for at in batches])
-    if alike:
-        # At a fixed batch the best batch moves away with N and D, and the rate gives back a_B of that.
-        moves = a_b * np.array([0.0, mean[INDEX["b_N"]], mean[INDEX["b_D"]]])
-        by_law = [
-            _local(law.learning_rate, centre) - [centre[2], 0, 0] + law.fixed_batch * moves
-            for law in laws
-            if law.learning_rate
-        ]
-        set_from(("a0", "a_N", "a_D"), by_law)
+    # At a fixed batch the best batch moves away with N and D, and the rate gives back a_B of that.
+    moves = a_b * np.array([0.0, mean[INDEX["b_N"]], mean[INDEX["b_D"]]])
+    by_law = [
+        _local(law.learning_rate, centre) - [centre[2], 0, 0] + law.fixed_batch * moves
+        for law in laws
+        if law.learning_rate and rates.name in law.optimizers
+    ]
+    set_from(("a0", "a_N", "a_D"), by_law)
+    if rates.name in LIKE_ADAMW:
         for name, (value, own_sd) in VALLEYS.items():
             of_level = np.log(loss_level) if name.startswith("ln_k") else 0.0
             mean[INDEX[name]], sd[INDEX[name]] = value + of_level, own_sd

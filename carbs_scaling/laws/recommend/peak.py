@@ -92,8 +92,8 @@ def _published_peak(
     if law.learning_rate is None:
         known = ", ".join(name for name, other in BY_NAME.items() if other.learning_rate is not None)
         raise LawError(f"{law.name} has no learning rate; these laws do: {known}")
-    kind = {"sgd": "SGD", "muon": "Muon"}.get(kind_of(optimizer))
-    if kind is not None:
+    if kind_of(optimizer) not in map(kind_of, law.optimizers):
+        kind = {"sgd": "SGD", "muon": "Muon"}.get(kind_of(optimizer), optimizer)
         raise LawError(
             f"{law.name} is a law of Adam's learning rate: for {kind}, fit a law to runs of {kind}"
         )

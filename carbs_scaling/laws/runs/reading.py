@@ -110,17 +110,21 @@ class StudyRuns:
     optimizer: str = ""
 
 
-def study_row(number: int, values: Mapping[str, Any], loss: float | None) -> dict[str, Any]:
+def study_row(
+    number: int, values: Mapping[str, Any], loss: float | None, epochs: float | None = None
+) -> dict[str, Any]:
     """One run of a study as a row of a table.
 
     Args:
         number: of the trial: two trials are two runs, also where all else is equal.
         values: the point's values and roles.
         loss: None for a run that diverged.
+        epochs: how often it saw its text; None where that is not known.
     """
     columns = (*REQUIRED[:4], "depth", "width", *SEARCHED, *ALSO_CALLED.values())
     kept = {name: values[name] for name in columns if values.get(name) is not None}
-    return {**kept, "loss": loss, "diverged": loss is None, "trial": number}
+    repeats = {} if epochs is None else {"epochs": epochs}
+    return {**kept, **repeats, "loss": loss, "diverged": loss is None, "trial": number}
 
 
 def _of_the_loss_alone(frame: "pd.DataFrame") -> bool:
@@ -200,6 +204,7 @@ def records_frame(records: Sequence[Any]) -> "pd.DataFrame":
                 record.number,
                 {**record.point, **record.roles},
                 record.law_loss if record.completed else None,
+                None if record.outcome is None else record.outcome.metrics.get("epochs"),
             )
             for record in ended
         ]
@@ -222,13 +227,13 @@ def _checked(
     columns = {name: _numbers(frame, name, what) for name in REQUIRED}
     unique = _unique_tokens(frame, columns["tokens"], what)
     repeats = columns["tokens"] > REPEATED * unique
-    columns["tokens"] = effective_tokens(columns["tokens"], unique)
+    tokens, columns["tokens"] = columns["tokens"], effective_tokens(columns["tokens"], unique)
     marked = _marked(frame["diverged"], what) if "diverged" in frame.columns else np.zeros(len(frame), bool)
     ended = np.isfinite(columns["loss"]) & ~marked
     if not ended.any():
         raise LawError(f"{what}: all {len(frame)} runs diverged or have no loss, so there is nothing to fit")
     values = {name: column[ended] for name, column in columns.items()}
-    _check_units(values, what)
+    _check_units({**values, "tokens": tokens[ended]}, what)
     broke, by_rate = collapsed(
         np.log(np.stack([values[name] for name in REQUIRED[:3]], axis=-1)), values["loss"]
     )

@@ -5,7 +5,7 @@ identify a valley: a fit with one may put the best batch a decade away, at a los
 law of such a table recommends the rule, and predicts the loss of recipes by the rule.
 
 A rule is one value, a power of N, D and batch, or steps: a rate for each bucket of N, D, 6 N D or batch.
-A few rows off it do not make a search of it.
+A few rows off it do not make a search of it, but a sweep at one size does: it says where the best rate lies.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ OFF_RULE = 1 / 8
 # .004.
 STEPS_FROM, ONE_MORE_FROM = 12, 16
 RUNS_A_STEP = 4
+# Rates off the rule at one size that make a sweep of it: the rule's own is the fourth. Slips are one or two.
+SWEPT = 3
 ALIKE = 0.01  # difference in logs below which rates, and sizes, count as equal
 
 
@@ -70,9 +72,17 @@ def rules_of(table: RunTable) -> Rules:
     rate_rule, odd = (
         _one_value(rate) or _smooth(rate, follows, curved) or _steps(rate, n, d, batch) or (None, None)
     )
+    if odd is not None and _a_sweep(odd, rate, n):
+        rate_rule = odd = None
     odd = None if odd is None else _by_themselves(odd, n)
     enough = BY_RULE if rate_rule is None else BATCH_BY_RULE
     return Rules(rate_rule, _weights(batch, sizes) if of_batch < enough else None, odd)
+
+
+def _a_sweep(odd: np.ndarray, rate: np.ndarray, n: np.ndarray) -> bool:
+    """Whether some size was swept by the marked runs."""
+    tried = np.unique(np.round(np.stack([n, rate], axis=-1)[odd] / ALIKE), axis=0)
+    return bool(np.unique(tried[:, 0], return_counts=True)[1].max() >= SWEPT)
 
 
 def _by_themselves(odd: np.ndarray, n: np.ndarray) -> np.ndarray | None:

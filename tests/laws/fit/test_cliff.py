@@ -35,5 +35,7 @@ def test_the_best_rate_is_found_beside_a_cliff(truth, jump):
 
 
 def test_walls_of_a_valley_are_no_cliff(truth, runs):
-    for table in (runs, with_cliff(truth, 0.0)):
+    searches = [truth.search(seed) for seed in range(2)]
+    slip = searches[0].assign(loss=searches[0].loss + 0.8 * (np.arange(40) == 7))
+    for table in (runs, with_cliff(truth, 0.0), slip, *searches):
         assert not any("beyond a cliff" in said for said in fit_law(table, check=False).warnings)

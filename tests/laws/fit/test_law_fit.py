@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
+from carbs_scaling.laws.form.law import FLOOR, INDEX, NAMES, value_and_slopes
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +38,28 @@ def test_the_loss_at_the_optimum_is_that_of_a_run_there(law):
     rate, batch = law.learning_rate(n, d), law.batch_tokens(n, d)
     np.testing.assert_allclose(law.run_loss(n, d, rate, batch), law.loss(n, d))
     np.testing.assert_allclose(law.loss_draws(n, d, 4000).mean(axis=0), law.loss(n, d), rtol=0.02)
+
+
+@pytest.mark.parametrize("seed", [4, 8])
+def test_law_and_noise_that_go_round_in_circles_come_to_rest(truth, seed):
+    """A slip among few runs: whole turns of law and noise jump between two valleys for ever."""
+    runs = truth.search(seed, 25)
+    law = fit_law(runs.assign(loss=runs.loss + 0.8 * (np.arange(25) == 7)), check=False)
+    assert not any("come to rest" in said for said in law.warnings)
+
+
+def test_a_floor_is_as_unsure_as_the_valley_that_was_taken_off(truth):
+    """All of a few runs lie off the best rate and batch: the steeper the valley, the lower the floor."""
+    rng = np.random.default_rng(0)
+    n, d = np.exp(rng.uniform(np.log([[2e7], [1e9]]), np.log([[6e8], [1.6e10]]), (2, 8)))
+    u, v = rng.normal(size=(2, 8))
+    loss = truth.loss(n, d) + 0.05 * (u - 0.4 * v) ** 2 + 0.02 * v**2 + 0.003 * rng.normal(size=8)
+    rate, batch = truth.rate(n, d) * np.exp(u), truth.batch(d) * np.exp(v)
+    names = ("params", "tokens", "learning_rate", "batch_tokens", "loss")
+    law = fit_law(dict(zip(names, (n, d, rate, batch, loss), strict=True)), check=False)
+    slope = np.where(np.isin(NAMES, FLOOR), value_and_slopes(np.array(law.theta), np.zeros((1, 4)))[2][0], 0)
+    covariance = np.array(law.covariance)[: len(NAMES), : len(NAMES)]
+    assert np.linalg.eigvalsh(np.array(law.covariance)).min() > -1e-8
+    for name in ("ln_k_e", "ln_k_B"):
+        with_valley = slope @ covariance[:, INDEX[name]]
+        assert with_valley / np.sqrt(slope @ covariance @ slope) / law.standard_error(name) < -0.1

@@ -31,6 +31,23 @@ def test_kaplans_joint_law_has_its_own_constants():
     assert loss(1e9, 2.2e10) == pytest.approx(both)
 
 
+# Table 2 of arXiv 2502.16982: N without embedding, D, learning rate, batch in sequences of 8,192 tokens.
+MOONLIGHT = (
+    (399e6, 8.92e9, 9.503e-4, 96),
+    (545e6, 14.04e9, 9.143e-4, 128),
+    (822e6, 20.76e9, 8.825e-4, 160),
+    (1.1e9, 28.54e9, 8.561e-4, 192),
+    (1.5e9, 38.91e9, 8.305e-4, 256),
+)
+
+
+@pytest.mark.parametrize(("params", "tokens", "rate", "sequences"), MOONLIGHT)
+def test_moonlights_rates_and_batches_are_those_of_its_table(params, tokens, rate, sequences):
+    recipe = BY_NAME["Moonlight"].recipe(params, tokens)
+    assert recipe.learning_rate == pytest.approx(rate, rel=0.002)
+    assert recipe.batch_tokens == pytest.approx(8192 * sequences, rel=0.05)
+
+
 def test_bjorck_lowers_the_rate_with_tokens_and_step_law_raises_it():
     def slope(name):
         law = BY_NAME[name]

@@ -10,7 +10,9 @@ from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.prior.prior import law_prior, published_level
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
 from carbs_scaling.laws.prior.rates import ADAMW, RATE_PRIORS, rate_prior
+from carbs_scaling.laws.recommend.peak import peak_learning_rate
 from carbs_scaling.laws.runs.reading import read_runs
+from carbs_scaling.laws.runs.table import LawError
 
 CENTRE = np.log([2e8, 1e10, 1e-3, 2e5])
 
@@ -44,6 +46,17 @@ def test_published_laws_of_adams_rates_are_no_prior_of_another_kind():
         own, weak = prior_of(laws, 2.3, CENTRE, rates), law_prior(2.3, CENTRE, rates=rates)
         assert own.at("a_N") == weak.at("a_N") != prior_of(laws, 2.3, CENTRE).at("a_N")
         assert own.at("b_D") != weak.at("b_D")
+
+
+def test_a_published_law_of_muons_rates_is_a_prior_of_muon():
+    laws, muon = published_laws("Moonlight"), rate_prior("muon")
+    exponent = prior_of(laws, 2.3, CENTRE, muon).at("a_N")
+    assert exponent == pytest.approx(-0.0478, abs=1e-3) != law_prior(2.3, CENTRE, rates=muon).at("a_N")
+    assert peak_learning_rate("Moonlight", 399e6, 8.92e9, optimizer="muon").learning_rate == pytest.approx(
+        9.503e-4, rel=0.002
+    )
+    with pytest.raises(LawError, match="SGD"):
+        peak_learning_rate("Moonlight", 399e6, 8.92e9, optimizer="sgd")
 
 
 def test_the_law_of_a_study_has_the_prior_of_its_optimizer_and_parametrization(runs):

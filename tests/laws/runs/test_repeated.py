@@ -5,6 +5,8 @@ import pytest
 
 from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.repeated import effective_tokens
+from carbs_scaling.ledger.record import TrialRecord
+from carbs_scaling.trial import Completed
 
 
 def test_four_passes_are_nearly_new_text_and_forty_are_not():
@@ -28,3 +30,26 @@ def test_runs_beyond_their_text_are_marked_and_counted_by_effective_tokens(runs,
     assert table.tokens == pytest.approx(effective_tokens(runs.tokens.to_numpy(), np.full(len(runs), unique)))
     assert any("Muennighoff" in line for line in table.left_out)
     assert read_runs(runs)[""].repeated == 0
+
+
+def test_runs_of_a_study_beyond_its_text_are_marked_as_those_of_a_table(runs):
+    """A study's records know how often each run saw its text; elsewhere nothing was repeated."""
+    unique = 4e9
+    epochs = np.maximum(runs.tokens / unique, 1)
+    records = [
+        TrialRecord(
+            number=i,
+            point={},
+            roles=run[["params", "tokens", "learning_rate", "batch_tokens"]].to_dict(),
+            details={},
+            flops=6 * run.params * run.tokens,
+            seed=0,
+            outcome=Completed(loss=run.loss, metrics={} if known is None else {"epochs": known}),
+            provenance={},
+        )
+        for (i, run), known in zip(runs.iterrows(), [None, *epochs[1:]], strict=True)
+    ]
+    table = read_runs(records)[""]
+    beyond = (runs.tokens > unique).to_numpy()
+    assert table.repeated == beyond.sum()
+    assert np.all((table.tokens < runs.tokens) == beyond)

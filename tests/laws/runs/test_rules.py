@@ -128,6 +128,26 @@ def test_a_search_near_the_best_rates_follows_no_rule(truth, seed):
     assert table.off_rule == 0
 
 
+def test_a_sweep_at_one_size_among_runs_of_one_rate_is_kept(truth):
+    """48 runs of a default rate and six others at one size, which alone say where the best one lies."""
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(2e7, 6e8, 6), np.geomspace(1e9, 2e10, 8)))
+    n, d = np.append(n, np.full(6, 2e7)), np.append(d, np.full(6, 1e9))
+    rate = 2e-3 * np.append(np.ones(48), 2.0 ** np.array([-3, -2, -1, 1, 2, 3]))
+    loss = truth.loss(n, d) + 0.05 * np.log(rate / truth.rate(n, d)) ** 2
+    columns = {
+        "params": n,
+        "tokens": d,
+        "learning_rate": rate,
+        "batch_tokens": np.full(54, 2e5),
+        "loss": loss,
+    }
+    table = read_runs(columns)[""]
+    assert rules_of(table).rate is None
+    assert table.left_out == ()
+    slip = {**columns, "learning_rate": np.append(np.full(52, 2e-3), [2e-2, 4e-3])}
+    assert read_runs(slip)[""].off_rule == 2
+
+
 COLUMNS = ["params", "tokens", "learning_rate", "batch_tokens", "loss"]
 SIZES = np.geomspace(1e7, 1e9, 10)
 
