@@ -159,7 +159,8 @@ def search(script: Script, folder: Path, budget_flops: float, share: float, work
         *(f"budget.flops={budget_flops}", f"budget.max_trial_fraction={share}"),
         # The start of such a script takes as long as most of these runs.
         *("budget.min_trial_fraction=0", f"budget.trial_overhead_flops={budget_flops / 20}"),
-        *("executor.device=cpu", f"executor.workers={workers}", "task.metric.unit=nats/byte"),
+        *(f"executor={'in_process' if workers == 1 else 'processes'}", f"executor.workers={workers}"),
+        *("executor.device=cpu", "task.metric.unit=nats/byte"),
     ]
     subprocess.run([sys.executable, "-m", "carbs_scaling.cli", "search", *overrides], check=True)
     return Study.load(StudyConfig("own", str(folder / "studies"), None, 0))

@@ -171,7 +171,7 @@ class CarbsSampler(Sampler):
         self.checks.roles(self.space, roles is not None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fitted": None}
+        return {**super().__getstate__(), "_fitted": None}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -322,7 +322,8 @@ class CarbsSampler(Sampler):
         return FrontSearch(self.space, self.options, self.budget_flops, self._overhead(history))
 
     def _history(self, study: Study, but: int | None = None) -> History:
-        return essential(without_collapsed(self.read(study, but), self.space), MOST_RUNS)
+        history = without_collapsed(self.read(study, but), self.space, self._seen)
+        return essential(history, MOST_RUNS, self._seen.key)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
