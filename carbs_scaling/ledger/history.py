@@ -33,6 +33,7 @@ class History:
         continuable: points of completed and stopped trials, by number, that others may go on from.
         bounded: points that were stopped, with the loss that each would at least have ended at.
         begun: trials that count against a limit on them: neither imported nor lost to the machine.
+        left_out: keys of completed points that are not in it, for there are too many (`essential`).
     """
 
     points: list[Point]
@@ -45,6 +46,7 @@ class History:
     begun: int = 0
     continuable: dict[int, Point] = field(default_factory=dict)
     bounded: list[tuple[Point, float]] = field(default_factory=list)
+    left_out: frozenset[Key] = frozenset()
 
     def remaining_flops(self, budget_flops: float | None) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
@@ -127,8 +129,10 @@ def essential(history: History, most: int, key: Callable[[Point], Key] = point_k
     others = left[np.argsort(flops[left], kind="stable")]
     spread = others[np.linspace(0, len(others) - 1, max(most - len(near), 0)).astype(int)]
     kept = sorted(i for group in np.append(near, spread) for i in same[group])
+    keys = list(runs)
     return replace(
         history,
+        left_out=frozenset(runs) - {keys[group] for group in np.append(near, spread)},
         points=[history.points[i] for i in kept],
         loss=[history.loss[i] for i in kept],
         flops=[history.flops[i] for i in kept],
