@@ -70,24 +70,27 @@ class History:
 
 
 class SeenPoints:
-    """What a space says of the points of ended trials, worked out once: they are read at each proposal."""
+    """What a space says of the points of ended trials, worked out once: they are read at each proposal.
+
+    Threads of one `optimize` may read at the same time.
+    """
 
     def __init__(self) -> None:
-        self._space: LegalSpace | None = None
-        self._points: dict[int, tuple[StoredTrial, Point | None]] = {}
+        self._of: tuple[LegalSpace | None, dict[int, tuple[StoredTrial, Point | None]]] = None, {}
         # By identity of a point, which is held beside it and so stays what it was.
         self._keys: dict[int, tuple[Point, Key]] = {}
-        self._features: dict[int, tuple[Point, np.ndarray]] = {}
+        self._features: dict[int, tuple[Point, LegalSpace, np.ndarray]] = {}
 
     def point(self, trial: StoredTrial, space: LegalSpace) -> Point | None:
         """As `LegalSpace.point_of`."""
-        if space is not self._space:
-            self._space, self._points, self._keys, self._features = space, {}, {}, {}
-        known, point = self._points.get(trial.number, (None, None))
+        if self._of[0] is not space:
+            self._of, self._keys, self._features = (space, {}), {}, {}
+        of_space, points = self._of
+        known, point = points.get(trial.number, (None, None))
         if known is not trial:
             point = space.point_of(trial.params)
-            if trial.status is not None:
-                self._points[trial.number] = trial, point
+            if trial.status is not None and of_space is space:
+                points[trial.number] = trial, point
         return point
 
     def key(self, point: Point) -> Key:
@@ -99,11 +102,17 @@ class SeenPoints:
 
     def features(self, points: list[Point], space: LegalSpace) -> np.ndarray:
         """As `LegalSpace.features`, for points of ended trials."""
-        new = [p for p in points if self._features.get(id(p), (None,))[0] is not p]
+        features = self._features
+
+        def known(point: Point) -> bool:
+            found = features.get(id(point))
+            return found is not None and found[0] is point and found[1] is space
+
+        new = [point for point in points if not known(point)]
         if new:
             rows = space.features(new)
-            self._features |= {id(point): (point, row) for point, row in zip(new, rows, strict=True)}
-        return np.array([self._features[id(point)][1] for point in points])
+            features |= {id(point): (point, space, row) for point, row in zip(new, rows, strict=True)}
+        return np.array([features[id(point)][2] for point in points])
 
 
 def essential(history: History, most: int, key: Callable[[Point], Key] = point_key) -> History:
