@@ -13,6 +13,9 @@ import json
 import os
 import random
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -67,7 +70,47 @@ class ImbueCarbs:
         return dict(self.peer.suggest(is_suggestion_remembered=False).suggestion)
 
 
-PEERS = {"random": RandomPeer, "imbue_carbs": ImbueCarbs}
+class Protein:
+    """That of github.com/PufferAI/PufferLib 3.0 with its defaults. It maximises: a score is minus a loss."""
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        import numpy as np
+        import pyro
+
+        # Of its own package the file asks for this alone; there are no nested names here.
+        package: Any = ModuleType("pufferlib")
+        package.unroll_nested_dict = dict.items
+        sys.modules["pufferlib"] = package
+        file = Path(os.environ["PYTHONPATH"]) / "pufferlib" / "sweep.py"
+        specification = spec_from_file_location("pufferlib.sweep", file)
+        assert specification is not None
+        assert specification.loader is not None
+        sweep = module_from_spec(specification)
+        specification.loader.exec_module(sweep)
+        pyro.set_rng_seed(setup["seed"])
+        np.random.seed(setup["seed"])  # noqa: NPY002 - what the file draws from
+        config: dict[str, Any] = {"metric": "score", "goal": "maximize"}
+        for d in setup["dimensions"]:
+            kind = "log_normal" if d["log"] else "uniform"
+            place = {"min": d["low"], "max": d["high"], "mean": d["start"], "scale": "auto"}
+            config[d["name"]] = {"distribution": kind, **place}
+        self.peer = sweep.Protein(config, max_suggestion_cost=setup["most_cost"])
+        self.worst: float | None = None
+
+    def tell(self, run: dict[str, Any]) -> None:
+        """A finished run; one that failed has the lowest score so far, since it takes all alike."""
+        score = self.worst if run["failed"] else -run["loss"]
+        if score is None:
+            return
+        self.worst = score if self.worst is None else min(self.worst, score)
+        self.peer.observe(run["point"], score, run["cost"], is_failure=run["failed"])
+
+    def ask(self) -> dict[str, Any]:
+        """A point, which need not be run."""
+        return dict(self.peer.suggest(None)[0])
+
+
+PEERS = {"random": RandomPeer, "imbue_carbs": ImbueCarbs, "protein": Protein}
 
 
 def main() -> None:

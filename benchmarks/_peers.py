@@ -1,9 +1,10 @@
 """Samplers of other projects in an environment of their own, as Optuna samplers of the benchmarks.
 
-imbue's own CARBS wants packages that ours does not, such as pyro and wandb. `CARBS_SCALING_PEERS` names a
-folder (default `benchmarks/results/peers`) in which a virtual environment is made and the project cloned,
-once; a clone that lies there already, as `carbs`, is taken. The sampler is a process there that speaks JSON
-lines (`_peer_server.py`).
+imbue's own CARBS and PufferLib's Protein want packages that ours does not, such as pyro and wandb.
+`CARBS_SCALING_PEERS` names a folder (default `benchmarks/results/peers`) in which a virtual environment is
+made and the projects cloned, once; a clone that lies there already, as `carbs` or `PufferLib`, is taken. The
+sampler is a process there that speaks JSON lines (`_peer_server.py`). Of PufferLib only `pufferlib/sweep.py`
+is run: nothing of it is built, and that one file of a source distribution will do.
 """
 
 import json
@@ -22,25 +23,33 @@ from optuna.trial import FrozenTrial
 from carbs_scaling.ledger.history import read_history
 from carbs_scaling.space.projection import LegalSpace
 
-SOURCE = "https://github.com/imbue-ai/carbs"
+# By kind: the clone's folder, and what `git clone` is told. Protein is that of PufferLib 3.0 on PyPI.
+SOURCES = {
+    "imbue_carbs": ("carbs", ["https://github.com/imbue-ai/carbs"]),
+    "protein": ("PufferLib", ["--branch", "3.0", "https://github.com/PufferAI/PufferLib"]),
+}
 PACKAGES = (
     "torch==2.13.0", "numpy", "scipy", "scikit-learn", "pyro-ppl", "attrs", "cattrs", "loguru", "seaborn",
     "wandb",
 )  # fmt: skip
-KINDS = {"imbue's CARBS": "imbue_carbs"}
+KINDS = {"imbue's CARBS": "imbue_carbs", "PufferLib's Protein": "protein"}
 
 
-def environment() -> tuple[str, Path]:
-    """The Python of the peers, and the folder that holds their sources; both are made where they are missing.
+def environment(kind: str) -> tuple[str, Path]:
+    """The Python of the peers, and the folder of one's sources; both are made where they are missing.
+
+    Args:
+        kind: of `SOURCES`.
 
     Raises:
         SystemExit: git or pip failed.
     """
     folder = Path(os.environ.get("CARBS_SCALING_PEERS", "benchmarks/results/peers")).resolve()
-    python, clone = folder / "venv/bin/python", folder / "carbs"
+    name, source = SOURCES[kind]
+    python, clone = folder / "venv/bin/python", folder / name
     steps = []
     if not clone.exists():
-        steps.append(["git", "clone", "--quiet", "--depth", "1", SOURCE, str(clone)])
+        steps.append(["git", "clone", "--quiet", "--depth", "1", *source, str(clone)])
     if not (folder / "installed").exists():
         steps.append([sys.executable, "-m", "venv", str(folder / "venv")])
         steps.append([str(python), "-m", "pip", "install", "--quiet", *PACKAGES])

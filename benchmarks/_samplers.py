@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import optuna
 from _alternatives import AlternativeSampler
+from _peers import KINDS, PeerSampler, environment
 from optuna.trial import TrialState
 
 from carbs_scaling.errors import BudgetSpent
@@ -39,7 +40,7 @@ BASELINE_NAMES = {
     "Optuna GP": "optuna_gp",
     "qLogNEHVI": "qlognehvi",
 }
-PEERS = (*BASELINE_NAMES, "Ax", "imbue's CARBS")
+PEERS = (*BASELINE_NAMES, "Ax", *KINDS)
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,8 @@ def build(name: str, task: Task, seed: int, **options):
 
         ax = AxSampler(space, seed)
         return ProjectedSampler(lambda _: ax, space, task.budget, attempts=FEW_ATTEMPTS, stands_in=False)
-    if name == "imbue's CARBS":
-        from _peers import KINDS, PeerSampler, environment
-
-        peer = PeerSampler(KINDS[name], space, seed, space.legal(task.start), *environment())
+    if name in KINDS:
+        peer = PeerSampler(KINDS[name], space, seed, space.legal(task.start), *environment(KINDS[name]))
         return ProjectedSampler(lambda _: peer, space, task.budget, attempts=FEW_ATTEMPTS, stands_in=False)
     if name not in BASELINE_NAMES:
         raise SystemExit(f"no sampler {name!r}: known are {', '.join([*ABLATIONS, *PEERS])}")

@@ -48,12 +48,14 @@ class Script:
     Args:
         command: of a trial.
         pattern: of its held-out loss in a line of output.
+        curve: of its training loss, or None where the first pattern has it.
         baseline: what somebody who tunes nothing takes.
         prepare: puts what it needs into a folder.
     """
 
     command: str
     pattern: str
+    curve: str | None
     baseline: dict
     prepare: Callable[[Path], None]
 
@@ -91,7 +93,10 @@ def trl(folder: Path) -> Script:
     )
     # The defaults of its `SFTConfig`.
     baseline = {"depth": 4, "width": 128, "batch": 8, "learning_rate": 2e-5}
-    return Script(command, r"'eval_loss': '?(?P<loss>[\w.+-]+)", baseline, prepare)
+    loss, rate, tokens = (f"'?(?P<{name}>[\\w.+-]+)" for name in ("loss", "learning_rate", "tokens"))
+    held_out = f"'eval_loss': {loss}.*'eval_num_tokens': {tokens}"
+    training = f"'loss': {loss}.*'learning_rate': {rate}.*'num_tokens': {tokens}"
+    return Script(command, held_out, training, baseline, prepare)
 
 
 def nanogpt(script: Path) -> Script:
@@ -124,7 +129,9 @@ def nanogpt(script: Path) -> Script:
     )
     pattern = r"step (?P<step>\d+): train loss (?P<train_loss>\S+), val loss (?P<loss>\S+)"
     # README of nanoGPT, "I only have a macbook": 4 layers of width 128, batch 12, and the rate of its config.
-    return Script(command, pattern, {"depth": 4, "width": 128, "batch": 12, "learning_rate": 1e-3}, prepare)
+    return Script(
+        command, pattern, None, {"depth": 4, "width": 128, "batch": 12, "learning_rate": 1e-3}, prepare
+    )
 
 
 def shape_of(width: int, depth: int) -> ModelShape:
@@ -137,7 +144,8 @@ def search(script: Script, folder: Path, budget_flops: float, share: float, work
     overrides = [
         *("task=command", "study.name=own", f"study.directory={folder / 'studies'}"),
         *(f"task.command={script.command}", f"task.metric.pattern={script.pattern}"),
-        f"task.working_directory={folder}",
+        *([] if script.curve is None else [f"task.curve.pattern={script.curve}"]),
+        *(f"task.working_directory={folder}", "task.keep=front"),
         *(f"task.environment.{name}='{value}'" for name, value in OFFLINE.items()),
         f"space.width={{low: {WIDTHS[0]}, high: {WIDTHS[-1]}, log: true, multiple_of: {HEAD}}}",
         f"space.depth={{low: {DEPTHS[0]}, high: {DEPTHS[-1]}, log: true, integer: true}}",
@@ -149,8 +157,10 @@ def search(script: Script, folder: Path, budget_flops: float, share: float, work
         *(f"task.shape.flops_convention={CONVENTION}", f"task.roles.batch_tokens=batch * {SEQUENCE}"),
         f"task.allowed=tokens >= 10 * batch * {SEQUENCE}",
         *(f"budget.flops={budget_flops}", f"budget.max_trial_fraction={share}"),
-        *("budget.min_trial_fraction=0", "budget.trial_overhead_flops=2e10"),
-        *("executor.device=cpu", f"executor.workers={workers}", "task.metric.unit=nats/byte"),
+        # The start of such a script takes as long as most of these runs.
+        *("budget.min_trial_fraction=0", f"budget.trial_overhead_flops={budget_flops / 20}"),
+        *(f"executor={'in_process' if workers == 1 else 'processes'}", f"executor.workers={workers}"),
+        *("executor.device=cpu", "task.metric.unit=nats/byte"),
     ]
     subprocess.run([sys.executable, "-m", "carbs_scaling.cli", "search", *overrides], check=True)
     return Study.load(StudyConfig("own", str(folder / "studies"), None, 0))
@@ -166,7 +176,7 @@ def baseline_loss(script: Script, folder: Path, flops: float) -> float:
     environment = {**os.environ, **OFFLINE}
     ran = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     said = ran.stdout
-    return float([found["loss"] for found in re.finditer(script.pattern, said)][-1])
+    return float(list(re.finditer(script.pattern, said))[-1]["loss"])
 
 
 def main() -> None:

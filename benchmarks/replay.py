@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _peers import KINDS
 from _replay_table import ReplayTable
 from _samplers import ABLATIONS, PEERS, Task, build, spend
 
@@ -31,7 +32,7 @@ AROUND = {
 }
 HISTORY_PARAMS = 1.2e8  # of the largest model of a run that is given
 NOT_TOLD = " (not told)"
-ALL = [*ABLATIONS, *(name for name in PEERS if name not in ("Ax", "imbue's CARBS"))]
+ALL = [*ABLATIONS, *(name for name in PEERS if name not in ("Ax", *KINDS))]
 
 
 def main() -> None:

@@ -5,8 +5,9 @@
 
 Busy: trials that sleep for a log-normal time with a median of 30 s, in a real search with its ledger in
 SQLite, after 300 runs that are known; the sampler really proposes. The slots take no processor, as those of
-other machines do. Counted from when all are taken until no trial is begun any more. `--time-scale .1`
-shortens the sleep alone, which asks for ten times as many proposals a second.
+other machines do. Counted from when all are taken until no trial is begun any more. The clock is the
+processor seconds of the search, and sleep is skipped: so the share is that of a machine with a core for the
+search, also where others are at work; what the disk takes is left out. `--sleep` takes the real clock.
 
 Regret: on published runs (`replay.py`), at equal FLOPs, when 1, 8 or 32 trials run at a time, each for a time
 in proportion to its FLOPs.
@@ -67,11 +68,32 @@ class SleepingTask(task_door.Task):
         return {"problem": self.problem.name}
 
 
+class SkippingClock:
+    """Processor seconds of this process, and what was slept without sleeping."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def now(self) -> float:
+        """Seconds."""
+        return time.process_time() + self.skipped
+
+    def sleep(self, seconds: float) -> None:
+        """Skips them."""
+        self.skipped += seconds
+
+
+class RealClock:
+    """That of the wall."""
+
+    now, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)
+
+
 class SleepingExecutor:
     """Slots that sleep: on other machines, so that they take nothing of this one."""
 
-    def __init__(self, slots: int, time_scale: float) -> None:
-        self.slots, self.scale = slots, time_scale
+    def __init__(self, slots: int, clock: SkippingClock | RealClock) -> None:
+        self.slots, self.clock = slots, clock
         self.rng = np.random.default_rng(0)
         self.ends: list[tuple[float, int, TrialOutcome]] = []
         self.spans: list[tuple[float, float]] = []  # begin and end of each trial
@@ -83,16 +105,16 @@ class SleepingExecutor:
 
     def submit(self, number: int, job) -> None:
         """Begins a sleep."""
-        now, long = time.monotonic(), self.scale * MEDIAN_SECONDS * np.exp(LOG_SD * self.rng.normal())
+        now, long = self.clock.now(), MEDIAN_SECONDS * np.exp(LOG_SD * self.rng.normal())
         self.spans.append((now, now + long))
         heapq.heappush(self.ends, (now + long, number, job()))
 
     def wait(self, timeout: float) -> list[tuple[int, TrialOutcome]]:
         """Trials whose time is over."""
         first = self.ends[0][0] if self.ends else np.inf
-        time.sleep(max(min(first - time.monotonic(), timeout), 0.0))
+        self.clock.sleep(max(min(first - self.clock.now(), timeout), 0.0))
         ended = []
-        while self.ends and self.ends[0][0] <= time.monotonic():
+        while self.ends and self.ends[0][0] <= self.clock.now():
             ended.append(heapq.heappop(self.ends)[1:])
         return ended
 
@@ -100,9 +122,9 @@ class SleepingExecutor:
         """Nothing is left."""
 
 
-def busy(slots: int, time_scale: float, trials_a_slot: int) -> dict:
+def busy(slots: int, trials_a_slot: int, clock: SkippingClock | RealClock) -> dict:
     """A search of some trials a slot, at least 40, and the share of its slots that were busy."""
-    task, executor = SleepingTask(), SleepingExecutor(slots, time_scale)
+    task, executor = SleepingTask(), SleepingExecutor(slots, clock)
     problem, rng = task.problem, np.random.default_rng(1)
     count = max(trials_a_slot * slots, 40)
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +169,7 @@ def busy(slots: int, time_scale: float, trials_a_slot: int) -> dict:
         "filled_after_seconds": first - begun[0],
         "proposing_seconds_a_trial": search.timings.proposing / len(begun),
         "processor_seconds_a_trial": cpu / len(begun),
-        "time_scale": time_scale,
+        "clock": type(clock).__name__,
     }
 
 
@@ -186,7 +208,7 @@ def main() -> None:
     )
     parser.add_argument("--slots", default="1,2,8,32,128")
     parser.add_argument("--trials-a-slot", type=int, default=8)
-    parser.add_argument("--time-scale", type=float, default=1.0)
+    parser.add_argument("--sleep", action="store_true", help="really")
     parser.add_argument("--parallel", default="1,8,32")
     parser.add_argument("--seeds", type=int, default=5, help="of the regret; 0 leaves it out")
     parser.add_argument("--until", type=float, default=1.0, help="share of the budget at which to stop")
@@ -200,7 +222,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     print("| slots | trials | busy | proposing, s a trial | processor, s a trial |\n|---|---|---|---|---|")
     for slots in filter(None, arguments.slots.split(",")):
-        row = busy(int(slots), arguments.time_scale, arguments.trials_a_slot)
+        row = busy(int(slots), arguments.trials_a_slot, RealClock() if arguments.sleep else SkippingClock())
         results["busy"].append(row)
         out.write_text(json.dumps(results, indent=1))
         figures = f"{row['proposing_seconds_a_trial']:.3f} | {row['processor_seconds_a_trial']:.3f}"

@@ -53,10 +53,8 @@ class SearchLimits:
 
     def next_trial_flops(self, records: Sequence[TrialRecord]) -> float:
         """FLOPs of the dearest run that the remaining time pays for; infinite where that is not known."""
-        speed = speed_of(records)
-        if not self._hours or speed is None:
-            return math.inf
-        return speed.flops(self._remaining_seconds)
+        speed = speed_of(records) if self._hours else None
+        return math.inf if speed is None else speed.flops(self._remaining_seconds)
 
     def reached(self, records: Sequence[TrialRecord], lowest_flops: float) -> str:
         """Which limit is reached and why, on one line; empty where none is.

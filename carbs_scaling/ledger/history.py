@@ -1,6 +1,6 @@
 """What the other trials of a study say: losses, costs, failures, and what is still running."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,7 +8,7 @@ from optuna.study import Study
 
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.runs.collapse import collapsed
-from carbs_scaling.ledger.trials import read_trials
+from carbs_scaling.ledger.trials import StoredTrial, read_trials
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import Key, LegalSpace, point_key
 from carbs_scaling.trial import Status
@@ -33,6 +33,7 @@ class History:
         continuable: points of completed and stopped trials, by number, that others may go on from.
         bounded: points that were stopped, with the loss that each would at least have ended at.
         begun: trials that count against a limit on them: neither imported nor lost to the machine.
+        left_out: keys of completed points that are not in it, for there are too many (`essential`).
     """
 
     points: list[Point]
@@ -45,6 +46,7 @@ class History:
     begun: int = 0
     continuable: dict[int, Point] = field(default_factory=dict)
     bounded: list[tuple[Point, float]] = field(default_factory=list)
+    left_out: frozenset[Key] = frozenset()
 
     def remaining_flops(self, budget_flops: float | None) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
@@ -67,7 +69,53 @@ class History:
         )
 
 
-def essential(history: History, most: int) -> History:
+class SeenPoints:
+    """What a space says of the points of ended trials, worked out once: they are read at each proposal.
+
+    Threads of one `optimize` may read at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[LegalSpace | None, dict[int, tuple[StoredTrial, Point | None]]] = None, {}
+        # By identity of a point, which is held beside it and so stays what it was.
+        self._keys: dict[int, tuple[Point, Key]] = {}
+        self._features: dict[int, tuple[Point, LegalSpace, np.ndarray]] = {}
+
+    def point(self, trial: StoredTrial, space: LegalSpace) -> Point | None:
+        """As `LegalSpace.point_of`."""
+        if self._of[0] is not space:
+            self._of, self._keys, self._features = (space, {}), {}, {}
+        of_space, points = self._of
+        known, point = points.get(trial.number, (None, None))
+        if known is not trial:
+            point = space.point_of(trial.params)
+            if trial.status is not None and of_space is space:
+                points[trial.number] = trial, point
+        return point
+
+    def key(self, point: Point) -> Key:
+        """As `point_key`, for the point of an ended trial."""
+        known = self._keys.get(id(point))
+        if known is None or known[0] is not point:
+            known = self._keys[id(point)] = point, point_key(point)
+        return known[1]
+
+    def features(self, points: list[Point], space: LegalSpace) -> np.ndarray:
+        """As `LegalSpace.features`, for points of ended trials."""
+        features = self._features
+
+        def known(point: Point) -> bool:
+            found = features.get(id(point))
+            return found is not None and found[0] is point and found[1] is space
+
+        new = [point for point in points if not known(point)]
+        if new:
+            rows = space.features(new)
+            features |= {id(point): (point, space, row) for point, row in zip(new, rows, strict=True)}
+        return np.array([features[id(point)][2] for point in points])
+
+
+def essential(history: History, most: int, key: Callable[[Point], Key] = point_key) -> History:
     """The history with about `most` of its completed points, where there are more.
 
     Half are those nearest to the front: layer by layer, each the front of what the ones before it leave. The
@@ -76,12 +124,13 @@ def essential(history: History, most: int) -> History:
     runs: dict[Key, list[int]] = {}
     if len(history.points) > most:
         for i, point in enumerate(history.points):
-            runs.setdefault(point_key(point), []).append(i)
+            runs.setdefault(key(point), []).append(i)
     if len(runs) <= most:
         return history
     same = list(runs.values())
-    flops = np.array([np.mean([history.flops[i] for i in group]) for group in same])
-    loss = np.array([np.mean([history.loss[i] for i in group]) for group in same])
+    of = np.empty(len(history.points), dtype=int)
+    of[[i for group in same for i in group]] = np.repeat(np.arange(len(same)), [len(group) for group in same])
+    flops, loss = (np.bincount(of, values) / np.bincount(of) for values in (history.flops, history.loss))
     left, near = np.arange(len(same)), np.array([], dtype=int)
     while len(near) < most // 2:
         layer = pareto_front(flops[left], loss[left])
@@ -89,22 +138,25 @@ def essential(history: History, most: int) -> History:
     others = left[np.argsort(flops[left], kind="stable")]
     spread = others[np.linspace(0, len(others) - 1, max(most - len(near), 0)).astype(int)]
     kept = sorted(i for group in np.append(near, spread) for i in same[group])
+    keys = list(runs)
     return replace(
         history,
+        left_out=frozenset(runs) - {keys[group] for group in np.append(near, spread)},
         points=[history.points[i] for i in kept],
         loss=[history.loss[i] for i in kept],
         flops=[history.flops[i] for i in kept],
     )
 
 
-def without_collapsed(history: History, space: LegalSpace) -> History:
+def without_collapsed(history: History, space: LegalSpace, seen: SeenPoints | None = None) -> History:
     """The history in which runs that ended with the loss of a model that broke count as diverged.
 
     Only where points have parameters and tokens: else a high loss may be all that so cheap a run can reach.
     """
     if len(history.points) < 2 or not all(space.has_role[:2]):
         return history
-    broke, _ = collapsed(space.features(history.points), np.asarray(history.loss))
+    seen = SeenPoints() if seen is None else seen
+    broke, _ = collapsed(seen.features(history.points, space), np.asarray(history.loss))
     if not broke.any():
         return history
     fine = np.flatnonzero(~broke)
@@ -118,7 +170,11 @@ def without_collapsed(history: History, space: LegalSpace) -> History:
 
 
 def read_history(
-    study: Study, space: LegalSpace, but: int | None = None, proposed: Mapping[int, Point] | None = None
+    study: Study,
+    space: LegalSpace,
+    but: int | None = None,
+    proposed: Mapping[int, Point] | None = None,
+    seen: SeenPoints | None = None,
 ) -> History:
     """The history without trial number `but` (the one that is being sampled).
 
@@ -129,14 +185,16 @@ def read_history(
         space: of the caller.
         but: number of a trial to leave out.
         proposed: points of running trials, by number, whose parameters may not all be stored yet.
+        seen: what the last reading worked out.
     """
+    seen = SeenPoints() if seen is None else seen
     history = History([], [], [], [], [], 0.0, 0.0)
     spent = committed = 0.0
     begun = 0
     for trial in read_trials(study):
         if trial.number == but:
             continue
-        point = space.point_of(trial.params)
+        point = seen.point(trial, space)
         begun += not trial.imported and trial.status is not Status.MACHINE
         if trial.status is None:
             point = (proposed or {}).get(trial.number) if point is None else point

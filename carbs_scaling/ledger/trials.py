@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -21,8 +23,12 @@ OWN_PROGRAM_SAYS = (
     "carbs_scaling"  # user attribute of a study in somebody's own program: what the sampler says of it
 )
 
+# Trials that have ended, by storage and id, beside what they were read from: nothing of them changes, and a
+# search of thousands of trials reads all of them several times a proposal (benchmarks/large_study.py).
+_ENDED: "WeakKeyDictionary[BaseStorage, dict[int, tuple[FrozenTrial, StoredTrial]]]" = WeakKeyDictionary()
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class StoredTrial:
     """A trial of anybody's study with the objectives loss and FLOPs.
 
@@ -73,12 +79,23 @@ def read_trials(study: Study) -> list[StoredTrial]:
 
     Optuna makes a failure of a loss that is NaN, and of an exception that `optimize` was told to catch.
     """
+    ended = _ENDED.setdefault(study._storage, {})
     trials = study.get_trials(deepcopy=False)
     return [
-        stored(trial)
+        _stored_once(trial, ended)
         for trial in trials
         if trial.state is not TrialState.WAITING and FAULT not in trial.user_attrs
     ]
+
+
+def _stored_once(trial: FrozenTrial, ended: dict[int, tuple[FrozenTrial, StoredTrial]]) -> StoredTrial:
+    known = ended.get(trial._trial_id)
+    if known is not None and known[0] is trial:
+        return known[1]
+    read = stored(trial)
+    if trial.state.is_finished():
+        ended[trial._trial_id] = trial, read
+    return read
 
 
 def stored(trial: FrozenTrial) -> StoredTrial:

@@ -48,8 +48,12 @@ class Column:
 def point_columns(records: Sequence[TrialRecord]) -> list[Column]:
     """The roles that some record has, then the searched dimensions that are no roles."""
     roles = {name for record in records for name in record.roles}
-    columns = [Column(name, *ROLES[name]) for name in ROLES if name in roles]
     dimensions = dict.fromkeys(name for record in records for name in record.point)
+    columns = [
+        Column(name, name if heading in dimensions else heading, text)  # a program may call its rows "batch"
+        for name, (heading, text) in ROLES.items()
+        if name in roles
+    ]
     return columns + [Column(name, name, value_text) for name in dimensions if name not in roles]
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -89,11 +89,14 @@ def front_law(records: Sequence[TrialRecord]) -> PowerLaw | None:
 
 def front_edges(study: Study) -> list[str]:
     """The edges of its space that a front presses on, a line each, with the override that opens each."""
-    ranges = {
-        name: Range(d.low, d.high, d.log, isinstance(d, IntDistribution))
-        for name, d in study.space.items()
-        if isinstance(d, IntDistribution | FloatDistribution)
-    }
+    written = study.identity.get("space", {})
+    ranges = {}
+    for name, d in study.space.items():
+        if isinstance(d, IntDistribution | FloatDistribution):
+            given = written.get(name)
+            multiple = given.get("multiple_of") or 1 if isinstance(given, Mapping) else 1
+            whole = isinstance(d, IntDistribution)
+            ranges[name] = Range(d.low, d.high, d.log, whole, multiple, isinstance(given, list))
     return edge_lines([record.point for record in front_records(study.records())], ranges)
 
 

@@ -101,8 +101,8 @@ class FrontTable:
             yield Text("no completed run yet", style="yellow")
             return
         yield self._table(options.max_width)
-        roles = {name for record in self.records for name in record.roles}
-        legend = [text for name, text in LEGEND.items() if name in roles]
+        shown = {(column.name, column.heading) for column in point_columns(self.records)}
+        legend = [text for name, text in LEGEND.items() if (name, ROLES[name][0]) in shown]
         if any(record.imported for record in front_records(self.records)):
             legend.append(f"{IMPORTED_MARK}: imported, not charged")
         if legend:

@@ -244,7 +244,8 @@ def affordable_pool(space: LegalSpace, knobs: Array, taken: Set[Key], limit: Lim
 def tried(history: History) -> set[Key]:
     """Keys of the points of all other trials."""
     stopped = [point for point, _ in history.bounded]
-    return {point_key(p) for p in history.points + history.pending + history.failed + stopped}
+    others = history.points + history.pending + history.failed + stopped
+    return {point_key(point) for point in others} | history.left_out
 
 
 def _features(space: LegalSpace, knobs: Array) -> Array:

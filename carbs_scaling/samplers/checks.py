@@ -67,8 +67,9 @@ class TrialChecks:
     def lacking(self, completed: Sequence[Mapping[str, Any]], space: LegalSpace) -> None:
         """Warns of trials that are not learnt from because a parameter was not suggested in them."""
         names = space.encoding.distributions
-        partly = [params for params in completed if any(name in params for name in names)]
-        lost = [params for params in partly if space.point_of(params) is None]
+        partly = [params for params in completed if not names.keys().isdisjoint(params)]
+        without = [params for params in partly if not names.keys() <= params.keys()]
+        lost = [params for params in without if space.point_of(params) is None]
         absent = next((name for params in lost for name in names if name not in params), None)
         if absent is not None:
             self._warn(

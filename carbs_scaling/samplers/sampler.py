@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from carbs_scaling.config_loading import load_section
 from carbs_scaling.errors import BudgetSpent, ConfigError
 from carbs_scaling.laws.recommend.predicted_curve import SeenCurve
-from carbs_scaling.ledger.history import History, read_history
+from carbs_scaling.ledger.history import History, SeenPoints, read_history
 from carbs_scaling.samplers import SAMPLERS
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.projection import LegalSpace
@@ -47,7 +47,11 @@ class Sampler(BaseSampler):
         # What the next trial may cost beside the budget, such as what the remaining hours pay for.
         self.next_trial_flops = float("inf")
         self._past_the_end: set[int] = set()
+        self._seen = SeenPoints()
         self.doing = ""  # what the last proposal was for, in a few words; empty where that is not known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seen": SeenPoints()}
 
     def remaining_flops(self, study: Study) -> float:
         """Budget less what is spent and what running trials are committed to; infinite without a budget."""
@@ -72,7 +76,7 @@ class Sampler(BaseSampler):
                 f"{type(self).__name__} needs a study of two objectives, loss and training FLOPs, both "
                 "minimised: optuna.create_study(directions=['minimize', 'minimize'], sampler=...)"
             )
-        return read_history(study, self.space, but, self._proposed)
+        return read_history(study, self.space, but, self._proposed, self._seen)
 
     def stop_rule(
         self, study: Study, number: int, point: Point, curves: Sequence[SeenCurve], probability: float

@@ -37,7 +37,8 @@ class Conditions:
             encoding: of the space.
         """
         choices = [n for n, d in encoding.distributions.items() if isinstance(d, CategoricalDistribution)]
-        seen = [params for params in trials if any(name in params for name in encoding.distributions)]
+        names = encoding.distributions.keys()
+        seen = [params for params in trials if not names.isdisjoint(params)]
         off: dict[str, dict[str, frozenset[Typed]]] = {}
         for name in encoding.distributions:
             if all(name in params for params in seen):

@@ -5,9 +5,11 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from carbs_scaling.ledger.history import read_history, without_collapsed
+from carbs_scaling.ledger.history import SeenPoints, essential, read_history, without_collapsed
+from carbs_scaling.samplers.candidates import tried
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.samplers.sampler import new_study
+from carbs_scaling.space.projection import point_key
 
 DISTRIBUTIONS = {
     "params": FloatDistribution(1e6, 1e8, log=True),
@@ -113,3 +115,26 @@ def test_a_running_trial_whose_parameters_are_not_stored_yet_is_committed_to_its
     history = read_history(study, carbs.space, proposed={0: point})
     assert history.pending == [point]
     assert history.committed_flops == 120 * 1e7**2
+
+
+def test_what_was_read_once_is_what_a_new_reading_says():
+    """A trial that ends, one that is added and another space are seen by a sampler that has read before."""
+    carbs = sampler()
+    study = study_of(carbs, typed=False)
+    running = study.ask(DISTRIBUTIONS)
+    seen = SeenPoints()
+    for change in ("nothing", "it ends", "another is added", "another space"):
+        if change == "it ends":
+            study.tell(running, [3.0, 120 * running.params["params"] ** 2])
+        elif change == "another is added":
+            point = {"params": 2e6, "learning_rate": 0.01}
+            study.add_trial(create_trial(values=[2.9, 4.8e14], params=point, distributions=DISTRIBUTIONS))
+        space = sampler(with_sizes=False).space if change == "another space" else carbs.space
+        again = read_history(study, space, seen=seen)
+        assert again == read_history(study, space)
+        assert (seen.features(again.points, space) == space.features(again.points)).all()
+        assert [seen.key(point) for point in again.points] == [point_key(point) for point in again.points]
+        kept = essential(again, 5, seen.key)
+        assert kept == essential(again, 5)
+        assert 0 < len(kept.left_out) == len(again.points) - len(kept.points)
+        assert tried(kept) == tried(again)  # what is left out is not proposed as if it were new

@@ -112,12 +112,17 @@ def prior_loss_width(law: ScalingLaw, params: float, tokens: float) -> float:
 
 
 class Range(NamedTuple):
-    """A searched range: its ends, whether its scale is logarithmic, whether its values are whole."""
+    """A searched range: its ends, whether its scale is logarithmic, whether its values are whole.
+
+    Also what whole values are multiples of, and whether all values are listed one by one.
+    """
 
     low: float
     high: float
     log: bool
     whole: bool
+    multiple: int = 1
+    listed: bool = False
 
 
 def edge_lines(points: Sequence[Mapping[str, object]], ranges: Mapping[str, Range]) -> list[str]:
@@ -145,10 +150,14 @@ def edge_lines(points: Sequence[Mapping[str, object]], ranges: Mapping[str, Rang
 
 def _opened(name: str, ends: Range, word: str) -> str:
     """The override that moves one edge."""
+    if ends.listed:
+        return f"add a {'larger' if word == 'largest' else 'smaller'} value to space.{name}"
     if word == "largest":
         value = ends.high * OPEN_FACTOR if ends.log else ends.high + (ends.high - ends.low)
         return f"space.{name}.high={value:.6g}"
-    if ends.whole and ends.low <= 1:
+    if ends.whole and ends.low <= ends.multiple:
         return f"{ends.low:.6g}, and there is none smaller"
     value = ends.low / OPEN_FACTOR if ends.log else ends.low - (ends.high - ends.low)
-    return f"space.{name}.low={max(1, int(value)) if ends.whole else value:.6g}"
+    if ends.whole:
+        value = max(ends.multiple, int(value) // ends.multiple * ends.multiple)
+    return f"space.{name}.low={value:.6g}"

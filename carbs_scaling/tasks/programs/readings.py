@@ -62,7 +62,12 @@ class SourceConfig:
 
 
 class Source(Protocol):
-    """Reads values of one run while it runs."""
+    """Reads values of one run while it runs.
+
+    `has_steps`: whether its values can say at which step, or after how many tokens, they were.
+    """
+
+    has_steps: bool = True
 
     def line(self, text: str) -> list[Reading]:
         """The values in a printed line."""
@@ -136,6 +141,7 @@ class OutputSource(Source):
         )
         self._value: int | str = "loss" if "loss" in names else 1
         self._beside = [name for name in BESIDE if name in names]
+        self.has_steps = "step" in names or "tokens" in names
 
     def line(self, text: str) -> list[Reading]:
         """The value of a line that matches."""

@@ -194,7 +194,8 @@ class ProgramTask(Task):
         steps = None
         if self._steps is not None and self._steps.names <= values.keys():
             steps = self._steps.number(values)
-        curve = Curve(context.curve_path, steps)
+        tokens = values.get("tokens")
+        curve = Curve(context.curve_path, steps, float(tokens) if isinstance(tokens, int | float) else None)
         watch = Watch(self.section, folder, curve)
         environment = os.environ | self.section.environment
         environment |= {f"CARBS_SCALING_{name.upper()}": str(value) for name, value in own.items()}
@@ -229,8 +230,9 @@ class ProgramTask(Task):
         Raises:
             RuntimeError: the machine failed.
         """
-        # The share that was done, where the run told its steps: else it is charged as a whole.
-        done = progress if progress is not None else (0.0 if steps is not None else 1.0)
+        # The share that was done. A run that would have told its steps had done none; else nobody knows.
+        begun = 0.0 if steps is not None and watch.shows_progress else 1.0
+        done = begun if progress is None else progress
         common: dict[str, Any] = {"seconds": ending.seconds, "device": device}
         failed = {"progress": done, **common}
         failure, code = self.section.failure, ending.code

@@ -33,19 +33,21 @@ class Curve:
     Args:
         path: of the file; None for none.
         steps: of the whole run; None where that is not known.
+        tokens: of the whole run, for a program that reports tokens and no steps; None where not known.
     """
 
-    def __init__(self, path: str | None, steps: float | None) -> None:
+    def __init__(self, path: str | None, steps: float | None, tokens: float | None = None) -> None:
         self._file = None if path is None else Path(path).open("w", encoding="utf-8")  # noqa: SIM115
-        self._steps, self._begun = steps, time.monotonic()
+        self._steps, self._tokens, self._begun = steps, tokens, time.monotonic()
         self._count = self._written = 0
         self._next_at = 0.0
         self.progress: float | None = None
 
     def add(self, reading: Reading, held_out: bool) -> None:
         """One reading; `held_out` says that its value is the metric's, not a training loss."""
-        if reading.step is not None and self._steps:
-            self.progress = min(max(reading.step / self._steps, self.progress or 0.0, 0.0), 1.0)
+        step = self._step(reading)
+        if step is not None and self._steps:
+            self.progress = min(max(step / self._steps, self.progress or 0.0, 0.0), 1.0)
         numbers = {name: value for name, value in reading.beside.items() if math.isfinite(value)}
         if held_out:
             numbers.setdefault("validation_loss", reading.value)
@@ -57,11 +59,18 @@ class Curve:
         point: dict[str, float] = {"seconds": round(time.monotonic() - self._begun, 3)}
         if self.progress is not None:
             point["progress"] = self.progress
-        if reading.step is not None and math.isfinite(reading.step):
-            point["step"] = int(reading.step)
+        if step is not None and math.isfinite(step):
+            point["step"] = int(step)
         self._file.write(json.dumps({**point, **numbers}) + "\n")
         self._file.flush()
         self._written += 1
+
+    def _step(self, reading: Reading) -> float | None:
+        """The step as it was reported, else by the share of the run's tokens."""
+        done = reading.beside.get("tokens")
+        if reading.step is not None or done is None or not self._tokens or not self._steps:
+            return reading.step
+        return float(round(self._steps * done / self._tokens)) if math.isfinite(done) else None
 
     def _wanted(self) -> bool:
         if self.progress is None:
@@ -98,6 +107,11 @@ class Watch:
         self.lacked_memory = False
         self.last_line = ""
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether what is read can say how far a run is."""
+        return any(source is not None and source.has_steps for source in (self._metric, self._curve_source))
+
     def line(self, text: str) -> str:
         """Takes a printed line; says why the run must end now, or nothing."""
         for pattern in self._failures.diverged:
@@ -129,7 +143,7 @@ class Watch:
                 self.reading = reading
             else:
                 self.reading = self._best(self.reading, reading, key=lambda read: read.value)
-            if self._curve_source is None or reading.step is not None:
+            if self._curve_source is None or reading.step is not None or "tokens" in reading.beside:
                 self._curve.add(reading, held_out=True)
         broken = next((r for r in (*curve, *metric) if math.isnan(r.value)), None)
         return "" if broken is None else "its loss became NaN"

@@ -124,9 +124,12 @@ def test_edges_of_a_space():
         "learning_rate": Range(1e-3, 1e-1, log=True, whole=False),
         "decay": Range(0.0, 1.0, log=False, whole=False),
         "fixed": Range(3, 3, log=False, whole=True),
+        "heads": Range(64, 512, log=True, whole=True, multiple=64),
+        "wide": Range(96, 512, log=True, whole=True, multiple=32),
+        "batch": Range(4, 32, log=True, whole=True, listed=True),
     }
     front = [
-        {"width": w, "depth": 1, "learning_rate": r, "decay": 0.99}
+        {"width": w, "depth": 1, "learning_rate": r, "decay": 0.99, "heads": 64, "wide": 96, "batch": 32}
         for w, r in zip([16, 32, 128, 128], [0.02, 0.00101, 0.001, 0.03], strict=True)
     ]
     lines = edge_lines(front, ranges)
@@ -135,5 +138,8 @@ def test_edges_of_a_space():
         "4 of 4 front points have the smallest depth: 1, and there is none smaller",
         "2 of 4 front points have the smallest learning_rate: space.learning_rate.low=0.0005",
         "4 of 4 front points have the largest decay: space.decay.high=2",
+        "4 of 4 front points have the smallest heads: 64, and there is none smaller",
+        "4 of 4 front points have the smallest wide: space.wide.low=32",
+        "4 of 4 front points have the largest batch: add a larger value to space.batch",
     ]
     assert edge_lines([], ranges) == []
