@@ -2,6 +2,8 @@
 
 import codecs
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -46,3 +48,13 @@ def console(
     return PlainConsole(
         file=file, stderr=stderr, width=width, quiet=quiet, markup=False, emoji=False, highlight=False
     )
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Shows on standard error what takes its time, while it does; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console(stderr=True).status(text, spinner="line"):
+        yield
