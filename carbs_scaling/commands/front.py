@@ -85,7 +85,7 @@ def show_front(study: Study, folder: Path, out: "Console") -> None:
 
 
 def print_front(study: Study, out: "Console") -> list[str]:
-    """Prints the front as a table, then the fitted laws beneath it, each as soon as it is there; returns those."""
+    """Prints the front as a table, then the fitted laws, each as soon as it is there; returns those."""
     records = study.records()
     table = front_table(
         records,

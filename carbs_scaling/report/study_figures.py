@@ -127,7 +127,7 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
 def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     """Loss above the law's best against the rate over the best rate, of all sizes in one valley.
 
-    What a run lost by its batch and its shape, by the law, is taken off it: else it would hang above the curve.
+    What a run lost by its batch and shape is taken off it, by the law: else it hangs above the curve.
     """
     n, d, rates = table.params, table.tokens, table.learning_rate
     off = rates / law.learning_rate(n, d)

@@ -206,8 +206,8 @@ def _law(law: ScalingLaw, table: RunTable, metric: str, front: list[TrialRecord]
         Section(
             "The valley of the learning rate",
             "How much loss a wrong learning rate costs. Rates are divided by the law's best for each run's N "
-            "and D, so that runs of all sizes lie in one valley; what a run lost by its batch and shape, by the "
-            "law, is taken off it.",
+            "and D, so that runs of all sizes lie in one valley; what a run lost by its batch and shape "
+            "is taken off it, by the law.",
             valley_figure(law, table, metric),
             _prices(law, table, metric),
         )

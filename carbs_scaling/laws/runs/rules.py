@@ -101,10 +101,7 @@ def _smooth(rate: np.ndarray, follows: list[np.ndarray], curved: list[np.ndarray
     off = np.abs(rate - columns @ _least_absolute(rate, follows))
     kept = off <= np.quantile(off, 1 - OFF_RULE)
     rest = [column[kept] for column in follows]
-    if (
-        _left_over(rate[kept], rest, []) * np.sqrt(kept.sum() / max(kept.sum() - len(rest), 1))
-        >= MOST_BY_RULE
-    ):
+    if _left_over(rate[kept], rest, []) * np.sqrt(kept.sum() / max(kept.sum() - len(rest), 1)) >= MOST_BY_RULE:
         return None
     weights = _weights(rate[kept], rest)
     odd = np.abs(rate - columns @ weights) > ODD

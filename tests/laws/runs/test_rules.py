@@ -115,13 +115,7 @@ def test_a_search_near_the_best_rates_follows_no_rule(truth, seed):
     batch = truth.batch(d) * np.exp(0.6 * rng.normal(size=60))
     rate = 8e-3 * (n / 1e4) ** -0.3 * np.exp(off)
     frame = pd.DataFrame(
-        {
-            "params": n,
-            "tokens": d,
-            "learning_rate": rate,
-            "batch_tokens": batch,
-            "loss": truth.loss(1e4 * n, 1e4 * d),
-        }
+        {"params": n, "tokens": d, "learning_rate": rate, "batch_tokens": batch, "loss": truth.loss(1e4 * n, 1e4 * d)}
     )
     table = read_runs(frame)[""]
     assert rules_of(table) == Rules()
