@@ -13,7 +13,7 @@ from carbs_scaling.numbers import compact, log_ticks, scientific
 from carbs_scaling.report.canvas import short
 from carbs_scaling.report.columns import ROLES, point_columns
 from carbs_scaling.report.front import completed_records, front_records
-from carbs_scaling.report.html import FRONT_COLOUR, LAW_BAND, LAW_COLOUR, LAYOUT
+from carbs_scaling.report.html import FRONT_COLOUR, LAW_BAND, LAW_COLOUR, LAYOUT, SHADES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -61,7 +61,7 @@ def _sizes_colour(params: np.ndarray) -> dict[str, Any]:
         "ticktext": [short(t) for t in ticks], "thickness": 12, "outlinewidth": 0,
     }  # fmt: skip
     return {
-        "color": logs, "colorscale": "Viridis", "cmin": float(logs.min()), "cmax": float(logs.max()),
+        "color": logs, "colorscale": SHADES, "cmin": float(logs.min()), "cmax": float(logs.max()),
         "colorbar": bar, "size": 8, "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},
     }  # fmt: skip
 
@@ -93,7 +93,7 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
         drawn = law.loss_draws(np.full(len(tokens), params), tokens, 400)
         low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         share = (np.log10(params) - low_n) / max(high_n - low_n, 1e-9)
-        colour = sample_colorscale("Viridis", [share])[0]
+        colour = sample_colorscale(SHADES, [share])[0]
         faint = colour.replace("rgb", "rgba").replace(")", ",.2)")
         _band(
             figure,
@@ -227,10 +227,11 @@ def dimensions_figure(records: Sequence[TrialRecord], metric: str) -> "Figure | 
         if d
     ]
     rank = np.argsort(np.argsort(_above_front(completed)))
-    line = {"color": rank, "colorscale": "Viridis", "reversescale": True, "showscale": False}
+    line = {"color": rank, "colorscale": SHADES, "reversescale": True, "showscale": False}
     return go.Figure(
-        go.Parcoords(dimensions=dimensions, line=line),
-        layout=LAYOUT | {"margin": {"l": 60, "r": 60, "t": 60, "b": 30}},
+        # Long names side by side would run into each other.
+        go.Parcoords(dimensions=dimensions, line=line, labelangle=-15, labelfont={"size": 11}),
+        layout=LAYOUT | {"margin": {"l": 60, "r": 60, "t": 90, "b": 30}},
     )
 
 
