@@ -136,7 +136,7 @@ def report_sections(study: Study, target_flops: float | None = None) -> list[Sec
         found.append(
             Section(
                 "All runs",
-                "Each line is a run; the light green ones lie close to the front for what they cost. Drag along an "
+                "Each line is a run; light green ones lie close to the front for their cost. Drag along an "
                 "axis to keep the runs that pass there; click it to let them go.",
                 dimensions,
             )
