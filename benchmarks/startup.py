@@ -13,8 +13,10 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shlex
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -22,9 +24,6 @@ import tempfile
 import termios
 import time
 from pathlib import Path
-
-import optuna
-from opening import study_of
 
 from carbs_scaling.usage import VERBS
 
@@ -55,19 +54,25 @@ COMMANDS = {
 }
 
 
-def copy_of(study: Path | None, folder: Path) -> None:
-    """A study under the name of a folder; of runs drawn from a law where there is none to copy."""
-    if study is None:
-        folder.mkdir(parents=True)
-        drawn = study_of(TRIALS).optuna_study
-        name, storage = drawn.study_name, drawn._storage
-    else:
-        shutil.copytree(study, folder, ignore=shutil.ignore_patterns("study.db*"))
-        name, storage = study.name, f"sqlite:///{study.resolve()}/study.db"
+def drawn_study(folder: Path) -> None:
+    """A study of runs drawn from a law."""
+    import optuna
+    from opening import study_of
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True)
+    drawn = study_of(TRIALS).optuna_study
     optuna.copy_study(
-        from_study_name=name, from_storage=storage, to_storage=f"sqlite:///{folder}/study.db",
-        to_study_name=folder.name,
+        from_study_name=drawn.study_name, from_storage=drawn._storage,
+        to_storage=f"sqlite:///{folder}/study.db", to_study_name=folder.name,
     )  # fmt: skip
+
+
+def copy_of(study: Path, folder: Path) -> None:
+    """A copy of a study under the name of its folder."""
+    shutil.copytree(study, folder)
+    with sqlite3.connect(folder / "study.db") as ledger:
+        ledger.execute("UPDATE studies SET study_name = ?", (folder.name,))
 
 
 def first_output(words: list[str], folder: Path) -> tuple[float, float, str]:
@@ -88,7 +93,8 @@ def first_output(words: list[str], folder: Path) -> tuple[float, float, str]:
     process.kill()
     process.wait()
     os.close(ours)
-    shown = "".join(c for c in text.decode(errors="replace") if c.isprintable() or c == " ")
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.decode(errors="replace"))
+    shown = " ".join("".join(c if c.isprintable() else " " for c in plain).split())
     return seconds, (int(used[11]) + int(used[12])) / TICK, shown[:60]
 
 
@@ -101,12 +107,13 @@ def main() -> None:
     parser.add_argument("--no-help", action="store_true")
     parser.add_argument("--verbs", default=",".join(COMMANDS))
     arguments = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     result: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if arguments.study is None:
+            drawn_study(folder / "drawn")
         for copy in ("mine", "other"):
-            copy_of(arguments.study, folder / "studies" / copy)
+            copy_of(arguments.study or folder / "drawn", folder / "studies" / copy)
         wanted = [] if arguments.no_help else [[verb, "--help"] for verb in VERBS]
         wanted += [[verb, *shlex.split(COMMANDS[verb])] for verb in arguments.verbs.split(",")]
         print(f"{'first output of':<20} {'seconds':>8} {'CPU s':>6}  it begins")
