@@ -38,7 +38,7 @@ SEARCH = (
 NEEDED = ("backup",)  # what they write is read by the next; all others end with their first output
 # What each verb is timed with; it runs in a folder where `studies/mine` and `studies/other` are studies.
 COMMANDS = {
-    "plan": "",
+    "plan": "gpus=8 gpu=h100 hours=72",
     "search": SEARCH,
     "status": "study.name=mine",
     "stop": "study.name=mine",
@@ -85,7 +85,11 @@ def first_output(words: list[str], folder: Path) -> tuple[float, float, str]:
         stderr=theirs, env={**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path[1:])},
     )  # fmt: skip
     os.close(theirs)
-    text = os.read(ours, 4096)
+    text, shown = b"", ""
+    while not shown:  # a terminal is told to hide its cursor before anything is there to be seen
+        text += os.read(ours, 4096)
+        plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.decode(errors="replace"))
+        shown = " ".join("".join(c if c.isprintable() else " " for c in plain).split())
     seconds = time.perf_counter() - begun
     used = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     if words[0] in NEEDED:
@@ -93,8 +97,6 @@ def first_output(words: list[str], folder: Path) -> tuple[float, float, str]:
     process.kill()
     process.wait()
     os.close(ours)
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.decode(errors="replace"))
-    shown = " ".join("".join(c if c.isprintable() else " " for c in plain).split())
     return seconds, (int(used[11]) + int(used[12])) / TICK, shown[:60]
 
 
