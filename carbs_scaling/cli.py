@@ -40,6 +40,8 @@ FREE_TEXT = (
     r"task\.(?:command|flops|allowed|steps|roles\.\w+|shape\.(?!architecture|flops_convention)\w+"
     r"|(?:metric|curve)\.pattern)|columns\.\w+|search"  # the last of plan: overrides of a search
 )
+# Keys below which any name may stand.
+OPEN_MAPPINGS = r"task\.environment|columns|executor\.(?:resources|parameters)"
 IN_QUOTES = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 FAILED, WRONG_COMMAND = CarbsScalingError.exit_code, ConfigError.exit_code
 # The shell's exit codes for a program that Ctrl-C, or a closed pipe such as that of `| head`, has ended.
@@ -206,10 +208,11 @@ def _dimension(override: str) -> list[str]:
 
     Whether there is such a dimension is for the task to say. Further options of a cluster are added likewise.
     """
-    open_keys = r"space\.\w+|task\.environment\.\w+|columns\.\w+|executor\.(?:resources|parameters)(?:\.\w+)?"
+    open_keys = rf"space\.\w+|(?:{OPEN_MAPPINGS})\.\w+|executor\.(?:resources|parameters)"
     match = re.match(rf"({open_keys})=(.*)", override, flags=re.DOTALL)
     if match is None:
-        return [override]
+        # Several names at once, in braces, are as new to Hydra as each of them.
+        return [f"++{override}" if re.match(rf"({OPEN_MAPPINGS})={{", override) else override]
     added = f"++{match[1]}={match[2]}"
     return [f"++{match[1]}=null", added] if match[2].startswith("[") else [added]
 

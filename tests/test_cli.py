@@ -27,6 +27,19 @@ def test_help_is_quick_to_import_and_names_the_verbs(tmp_path):
     assert loaded.stdout.strip() == "[]"
 
 
+def test_what_is_not_needed_for_a_first_answer_is_not_loaded():
+    """Each of these takes seconds: a ledger is read and a table printed without them."""
+    heavy = "torch", "scipy.stats", "scipy.signal", "pandas", "matplotlib", "plotly", "transformers"
+    modules = (
+        "carbs_scaling.commands.front",
+        "carbs_scaling.commands.recommend",
+        "carbs_scaling.ledger.curves",
+    )
+    code = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("flags", [("--help",), ("search", "--help"), ()])
 def test_a_reader_that_has_seen_enough_causes_no_traceback(tmp_path, flags):
     command = [sys.executable, "-m", "carbs_scaling.cli", *flags]
@@ -116,6 +129,15 @@ def test_exit_codes_say_whether_the_command_is_wrong_or_has_failed(
     (tmp_path / "studies" / "damaged" / "study.db").write_bytes(b"garbage" * 1000)
     assert exit_code_of(command.split(), monkeypatch) == code
     assert capsys.readouterr().err.count("\n") == (1 if code and command else 0)
+
+
+def test_columns_in_braces_are_told_apart_by_name(tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs.csv").write_text("params,tokens,learning_rate,batch_tokens,val\n1e6,1e8,1e-3,1e4,3\n")
+    runs = f"runs={tmp_path}/runs.csv"
+    assert exit_code_of(("fit", runs, "columns={los: val}"), monkeypatch) == cli.WRONG_COMMAND
+    assert "columns.los is not one of params, tokens, " in capsys.readouterr().err
+    assert exit_code_of(("fit", runs, "columns={loss: val}"), monkeypatch) == cli.FAILED
+    assert "has 1 completed runs: a law needs" in capsys.readouterr().err
 
 
 def test_a_multirun_goes_on_after_a_bad_job(tmp_path, monkeypatch, capsys):

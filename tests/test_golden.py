@@ -101,7 +101,8 @@ def shown(options):
     display.start(_random_records(30))
     for number, doing in ((100, "your point 1 of 1"), (101, "design run 5 of 8")):
         display.trial_started(_make_record(number, status=None, flops=1e11), doing)
-        display.trial_progress(number, 0.4, 2.3)
+        for fraction, loss in ((0.05, 9.1), (0.12, 5.2), (0.2, 3.4), (0.27, 2.9), (0.4, 2.3)):
+            display.trial_progress(number, fraction, loss)
     display.trial_ended(_make_record(100, loss=1.9, flops=1e11))
     if display.plain:
         return console.file.getvalue()

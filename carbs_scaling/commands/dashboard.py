@@ -16,10 +16,12 @@ def run(composed: DictConfig) -> None:
     import optuna
 
     from carbs_scaling.report.dashboard import Dashboard
+    from carbs_scaling.report.terminal import working
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("carbs_scaling").addHandler(logging.NullHandler())
-    dashboard = Dashboard(config.study, config.port)
+    with working(f"drawing the figures of study {config.study.name}"):
+        dashboard = Dashboard(config.study, config.port)
     with dashboard.serving():
         print(f"{config.study.name}, for reading only: {dashboard.url} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()

@@ -22,10 +22,12 @@ def run(composed: DictConfig) -> None:
 
     from carbs_scaling.commands.front import print_paths
     from carbs_scaling.report.laws import law_report
-    from carbs_scaling.report.terminal import console
+    from carbs_scaling.report.terminal import console, working
 
-    tables = tables_of(config.runs, config.study, config.only_optimizer, config.columns)
-    laws = laws_of(tables, config.prior)
+    with working("reading runs"):
+        tables = tables_of(config.runs, config.study, config.only_optimizer, config.columns)
+    with working(f"fitting the law of {sum(map(len, tables.values()))} runs"):
+        laws = laws_of(tables, config.prior)
     if config.runs is None:
         laws = with_edges(laws, config.study)
     paths = []

@@ -1,6 +1,7 @@
 """`carbs-scaling front`, and the end of a search: the front as a table, files and plots."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,10 +36,9 @@ def run(composed: DictConfig) -> None:
     study = Study.load(config.study)
     require_completed(study)
     folder = config.study.folder
-    laws = law_lines(study) if config.format == "table" or config.plots else []
     if config.format == "table":
         out = console()
-        print_front(study, laws, out)
+        laws = print_front(study, out)
         if config.plots:
             print_paths(write_plots(study, laws, folder), out)
         return
@@ -50,7 +50,7 @@ def run(composed: DictConfig) -> None:
     write_front(front_rows(study.records()), config.format, output)
     paths = [Path(output)] if output is not None else []
     if config.plots:
-        paths += write_plots(study, laws, folder)
+        paths += write_plots(study, list(law_lines(study)), folder)
     print_paths(paths, out)
 
 
@@ -77,16 +77,15 @@ def show_front(study: Study, folder: Path, out: "Console") -> None:
         StudyError: none of its runs has completed.
     """
     require_completed(study)
-    laws = law_lines(study)
-    print_front(study, laws, out)
+    laws = print_front(study, out)
     rows = front_rows(study.records())
     for format in ("csv", "json"):
         write_front(rows, format, folder / f"front.{format}")
     print_paths([folder / "front.csv", folder / "front.json", *write_plots(study, laws, folder)], out)
 
 
-def print_front(study: Study, laws: list[str], out: "Console") -> None:
-    """The front as a table, with the fitted laws beneath it."""
+def print_front(study: Study, out: "Console") -> list[str]:
+    """Prints the front as a table, then the fitted laws, each as soon as it is there; returns those."""
     records = study.records()
     table = front_table(
         records,
@@ -94,28 +93,34 @@ def print_front(study: Study, laws: list[str], out: "Console") -> None:
         metric=study.metric,
         spent_flops=spent_flops(records),
         budget_flops=study.budget_flops,
-        law_lines=laws,
     )
     out.print(table)
+    laws = []
+    for line in law_lines(study):
+        out.print(line)
+        laws.append(line)
+    return laws
 
 
-def law_lines(study: Study) -> list[str]:
+def law_lines(study: Study) -> Iterator[str]:
     """The energy, the law through the front, and the scaling law of all runs, which `fit` shows in full.
 
     Where the runs give no scaling law, the reason stands in its place.
     """
     energy = energy_line(study.records())
-    lines = [] if energy is None else [energy]
-    lines += [f"at the edge of the space:  {edge}" for edge in front_edges(study)]
+    if energy is not None:
+        yield energy
+    yield from (f"at the edge of the space:  {edge}" for edge in front_edges(study))
     along_front = front_law(study.records())
     if along_front is not None:
-        lines.append(f"along the front, C in FLOPs:  {along_front.formula()}")
+        yield f"along the front, C in FLOPs:  {along_front.formula()}"
     try:
         law = fit_law(study, check=False)
     except LawError as error:
-        return [*lines, f"over all runs, no scaling law:  {error}"]
+        yield f"over all runs, no scaling law:  {error}"
+        return
     assert isinstance(law, ScalingLaw)  # the runs of one study have one optimizer
-    return [*lines, "over all runs:", *law.formulas()]
+    yield from ("over all runs:", *law.formulas())
 
 
 def write_plots(study: Study, laws: list[str], folder: Path) -> list[Path]:

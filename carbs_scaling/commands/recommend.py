@@ -109,10 +109,14 @@ def _write(config: RecommendConfig, law: ScalingLaw, advice: "Advice") -> None:
 def _law(config: RecommendConfig) -> ScalingLaw:
     if config.law is not None:
         return ScalingLaw.load(config.law)
-    tables = tables_of(config.runs, config.study, config.only_optimizer, config.columns)
+    from carbs_scaling.report.terminal import working
+
+    with working("reading runs"):
+        tables = tables_of(config.runs, config.study, config.only_optimizer, config.columns)
     if len(tables) > 1:
         raise ConfigError(f"the runs are of {', '.join(tables)}: say which with optimizer=NAME")
-    law = laws_of(tables, config.prior)[0]
+    with working(f"fitting the law of {sum(map(len, tables.values()))} runs"):
+        law = laws_of(tables, config.prior)[0]
     return law if config.runs is not None else with_edges([law], config.study)[0]
 
 

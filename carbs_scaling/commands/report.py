@@ -19,7 +19,7 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.browser import find_browser, print_page
     from carbs_scaling.report.study_report import write_report
-    from carbs_scaling.report.terminal import console
+    from carbs_scaling.report.terminal import console, working
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("carbs_scaling").addHandler(logging.NullHandler())
@@ -29,9 +29,10 @@ def run(composed: DictConfig) -> None:
     output = Path(config.output or config.study.folder / f"report.{config.format}")
     page = output if browser is None else output.with_name(f".{output.name}.html")
     try:
-        write_report(study, page, config.target_flops)
-        if browser is not None:
-            print_page(browser, page, output, config.width)
+        with working(f"writing the report of study {study.name}"):
+            write_report(study, page, config.target_flops)
+            if browser is not None:
+                print_page(browser, page, output, config.width)
     finally:
         if browser is not None:
             page.unlink(missing_ok=True)

@@ -78,6 +78,7 @@ def _check(session: orm.Session, config: StudyConfig, mend: bool) -> Checked:
         if state not in STATES
     ]
     readable = [row[0] for row in rows if row[2] in STATES]
+    orm.configure_mappers()  # else `TrialModel` has no `params` where nothing was asked of it before
     for start in range(0, len(readable), BATCH_TRIALS):
         batch = readable[start : start + BATCH_TRIALS]
         query = sqlalchemy.select(TrialModel).where(TrialModel.trial_id.in_(batch))

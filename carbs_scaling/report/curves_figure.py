@@ -10,7 +10,7 @@ from carbs_scaling.ledger.curves import curve_path, read_curve
 from carbs_scaling.ledger.record import TrialRecord
 from carbs_scaling.numbers import compact
 from carbs_scaling.report.front import front_records
-from carbs_scaling.report.html import FRONT_COLOUR, LAW_COLOUR
+from carbs_scaling.report.html import FRONT_COLOUR, LAW_COLOUR, SHADES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -54,7 +54,7 @@ def curves_figure(records: Sequence[TrialRecord], folder: Path) -> "Figure | Non
                 share = np.log(params / min(sizes)) / np.log(max(sizes) / min(sizes))
             kind, colour = (
                 "front",
-                FRONT_COLOUR if params is None else sample_colorscale("Viridis", [share])[0],
+                FRONT_COLOUR if params is None else sample_colorscale(SHADES, [share])[0],
             )
         size = "" if params is None else f", N = {compact(params)}"
         figure.add_scatter(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 LAW_COLOUR, ALARM = "#e8590c", "#e03131"  # both readable on white and on near-black
+# Viridis without its ends: the first is lost on a dark page, the last on a white one.
+SHADES = ["#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b"]
 FRONT_COLOUR = "#868e96"
 LAW_BAND = "rgba(232,89,12,.18)"
 _DETAILS_A_LINE = 5
@@ -196,7 +198,7 @@ def _params_colours(completed: Sequence[TrialRecord]) -> dict[str, Any]:
         "thickness": 14,
         "outlinewidth": 0,
     }
-    return {"color": params, "colorscale": "Viridis", "colorbar": bar}
+    return {"color": params, "colorscale": SHADES, "colorbar": bar}
 
 
 def _add_runs(figure: "Figure", completed: Sequence[TrialRecord], metric: str) -> None:

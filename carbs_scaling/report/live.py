@@ -13,7 +13,7 @@ from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.numbers import clock_text, rough_duration, scientific
 from carbs_scaling.report import terminal
 from carbs_scaling.report.columns import ROLES, Column, point_columns
-from carbs_scaling.report.progress import SearchProgress
+from carbs_scaling.report.progress import CURVE_POINTS, RunningTrial, SearchProgress
 from carbs_scaling.trial import Completed, Status
 
 REFRESH_SECONDS = 0.25  # at least, between two frames
@@ -29,7 +29,8 @@ OUTCOME_NAMES = {
 }
 OUTCOME_STYLES = {Status.DIVERGED: "red", Status.OUT_OF_MEMORY: "magenta", Status.MACHINE: "yellow"}
 FRAME_ROWS = 11  # three of head, four of headings, counts, three blank lines
-BAR_CELLS = 14
+BAR_CELLS = CURVE_POINTS
+HEIGHTS = "▁▂▃▄▅▆▇█"  # of a loss curve, from its lowest loss to its highest
 OTHER_CELLS = 41  # of a row beside the columns of a point: the first, the bar and the loss, with their blanks
 POINT_CELLS = 40  # at most, for the columns of a point, with a blank each
 COLUMN_CELLS = 6  # of a role
@@ -199,9 +200,9 @@ class SearchDisplay:
         columns = self._columns([trial.record for trial in trials])
         # A program of the user's own has a unit of its own.
         unit = "nats" if self.metric.startswith(("nats", "bits")) else ""
-        table = _table("running", "trial", columns, "progress", "of its steps", "train loss", unit)
+        table = _table("running", "trial", columns, "progress, loss", "of its steps", "train loss", unit)
         for trial in shown:
-            done = Text.assemble(bar([(trial.fraction, "cyan")], BAR_CELLS), f" {100 * trial.fraction:3.0f}%")
+            done = Text.assemble(curve(trial), f" {100 * trial.fraction:3.0f}%")
             loss = "" if trial.train_loss is None else f"{trial.train_loss:.3f}"
             table.add_row(str(trial.record.number), *(c.cell(trial.record) for c in columns), done, loss)
         if len(shown) == len(trials):
@@ -262,6 +263,22 @@ def bar(parts: Sequence[tuple[float, str]], width: int, empty: str = "─") -> T
             filled += cells
     text.append(empty * (width - filled), style="bright_black")
     return text
+
+
+def curve(trial: RunningTrial) -> Text:
+    """A progress bar whose done part is the train loss so far, between its lowest and its highest.
+
+    Cells before the first loss that is known are a plain bar; where none came in, the last one stands.
+    """
+    done = round(trial.fraction * CURVE_POINTS)
+    lowest, highest = min(trial.curve.values(), default=0.0), max(trial.curve.values(), default=0.0)
+    cells, height = "", "━"
+    for cell in range(done):
+        if cell in trial.curve:
+            share = (trial.curve[cell] - lowest) / (highest - lowest) if highest > lowest else 0.0
+            height = HEIGHTS[round(share * (len(HEIGHTS) - 1))]
+        cells += height
+    return Text.assemble((cells, "cyan"), ("─" * (CURVE_POINTS - done), "bright_black"))
 
 
 def _table(

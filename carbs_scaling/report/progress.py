@@ -3,7 +3,7 @@
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.trial import Status
@@ -11,16 +11,21 @@ from carbs_scaling.trial import Status
 SAMPLE_SECONDS = 1.0  # between two measurements of what has been done
 MIN_SECONDS = 5.0  # below this a rate says more about start-up than about training
 MAX_SAMPLES = 3600  # an hour of them: a longer search is judged by its last half hour
+CURVE_POINTS = 14  # kept of a running trial's loss curve, one for each equal part of its steps
 
 
 @dataclass
 class RunningTrial:
-    """A trial that is being trained, and how far it is."""
+    """A trial that is being trained, and how far it is.
+
+    `curve` has the last train loss that was seen in each of `CURVE_POINTS` equal parts of the run.
+    """
 
     record: TrialRecord
     worker: str
     fraction: float = 0.0
     train_loss: float | None = None
+    curve: dict[int, float] = field(default_factory=dict)
 
 
 class SearchProgress:
@@ -58,7 +63,10 @@ class SearchProgress:
         trial = self.running.get(number)
         if trial is not None:  # its last progress may be read after its end
             trial.fraction = min(max(fraction, 0.0), 1.0)
-            trial.train_loss = trial.train_loss if train_loss is None else train_loss
+            if train_loss is not None:
+                trial.train_loss = train_loss
+                if math.isfinite(train_loss):
+                    trial.curve[min(int(trial.fraction * CURVE_POINTS), CURVE_POINTS - 1)] = train_loss
 
     def end(self, record: TrialRecord) -> bool:
         """A trial has ended; whether it is on the front as known now."""

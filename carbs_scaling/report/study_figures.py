@@ -1,6 +1,6 @@
 """The figures of a study's report, for plotly: the law with its runs, valleys, recipe, dimensions, budget."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,11 @@ import numpy as np
 from carbs_scaling.laws.runs.table import RunTable
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord
-from carbs_scaling.numbers import compact, log_ticks
+from carbs_scaling.numbers import compact, log_ticks, scientific
 from carbs_scaling.report.canvas import short
 from carbs_scaling.report.columns import ROLES, point_columns
 from carbs_scaling.report.front import completed_records, front_records
-from carbs_scaling.report.html import FRONT_COLOUR, LAW_BAND, LAW_COLOUR, LAYOUT
+from carbs_scaling.report.html import FRONT_COLOUR, LAW_BAND, LAW_COLOUR, LAYOUT, SHADES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -61,7 +61,7 @@ def _sizes_colour(params: np.ndarray) -> dict[str, Any]:
         "ticktext": [short(t) for t in ticks], "thickness": 12, "outlinewidth": 0,
     }  # fmt: skip
     return {
-        "color": logs, "colorscale": "Viridis", "cmin": float(logs.min()), "cmax": float(logs.max()),
+        "color": logs, "colorscale": SHADES, "cmin": float(logs.min()), "cmax": float(logs.max()),
         "colorbar": bar, "size": 8, "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},
     }  # fmt: skip
 
@@ -93,7 +93,7 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
         drawn = law.loss_draws(np.full(len(tokens), params), tokens, 400)
         low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         share = (np.log10(params) - low_n) / max(high_n - low_n, 1e-9)
-        colour = sample_colorscale("Viridis", [share])[0]
+        colour = sample_colorscale(SHADES, [share])[0]
         faint = colour.replace("rgb", "rgba").replace(")", ",.2)")
         _band(
             figure,
@@ -127,19 +127,22 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
 def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     """Loss above the law's best against the rate over the best rate, of all sizes in one valley.
 
-    The best rate is the one at the run's own batch's place: what a run lost by its batch lifts it too.
+    What a run lost by its batch and shape is taken off it, by the law: else it hangs above the curve.
     """
-    best = law.learning_rate(table.params, table.tokens)
-    off = table.learning_rate / best
-    above = table.loss - law.loss(table.params, table.tokens)
+    n, d, rates = table.params, table.tokens, table.learning_rate
+    off = rates / law.learning_rate(n, d)
+    above = table.loss - law.loss(n, d) - law.excess_of_others(table)
+    if law.has_role[3]:
+        at_best_batch = law.run_loss(n, d, rates, law.batch_tokens(n, d))
+        above -= law.run_loss(n, d, rates, table.batch_tokens) - at_best_batch
     figure, sizes_and_rates = empty_figure(), (table.params, table.learning_rate)
     params, tokens = float(np.median(table.params)), float(np.median(table.tokens))
     x = np.geomspace(min(off.min(), 0.25), max(off.max(), 4.0), 80)
-    at_best_batch = law.run_loss(
+    curve = law.run_loss(
         params, tokens, x * float(law.learning_rate(params, tokens)), float(law.batch_tokens(params, tokens))
     )
     figure.add_scatter(
-        x=x, y=at_best_batch - float(law.loss(params, tokens)), mode="lines",
+        x=x, y=curve - float(law.loss(params, tokens)), mode="lines",
         name="law at the middle N and D, best batch", line={"color": LAW_COLOUR, "width": 2},
     )  # fmt: skip
     figure.add_trace(
@@ -215,17 +218,20 @@ def dimensions_figure(records: Sequence[TrialRecord], metric: str) -> "Figure | 
     dimensions = [
         d
         for column in columns
-        if (d := _parallel(column.heading, [r.values.get(column.name) for r in completed]))
+        if (d := _parallel(column.heading.replace("_", " "), [r.values.get(column.name) for r in completed]))
     ]
     loss = [record.loss for record in completed]
     dimensions += [
-        d for d in (_parallel("FLOPs", [r.flops for r in completed]), _parallel(metric, loss)) if d
+        d
+        for d in (_parallel("FLOPs", [r.flops for r in completed], scientific), _parallel(metric, loss))
+        if d
     ]
     rank = np.argsort(np.argsort(_above_front(completed)))
-    line = {"color": rank, "colorscale": "Viridis", "reversescale": True, "showscale": False}
+    line = {"color": rank, "colorscale": SHADES, "reversescale": True, "showscale": False}
     return go.Figure(
-        go.Parcoords(dimensions=dimensions, line=line),
-        layout=LAYOUT | {"margin": {"l": 60, "r": 60, "t": 60, "b": 30}},
+        # Long names side by side would run into each other.
+        go.Parcoords(dimensions=dimensions, line=line, labelangle=-15, labelfont={"size": 11}),
+        layout=LAYOUT | {"margin": {"l": 60, "r": 60, "t": 90, "b": 30}},
     )
 
 
@@ -237,7 +243,7 @@ def _above_front(completed: Sequence[TrialRecord]) -> np.ndarray:
     return np.array([r.loss for r in completed]) - loss[below]
 
 
-def _parallel(label: str, values: list[Any]) -> dict[str, Any] | None:
+def _parallel(label: str, values: list[Any], text: Callable[[float], str] = short) -> dict[str, Any] | None:
     """One axis: logarithms of numbers that span a factor of 3, words by name; None for a single value."""
     if any(value is None for value in values) or len(set(map(str, values))) < 2:
         return None
@@ -251,7 +257,7 @@ def _parallel(label: str, values: list[Any]) -> dict[str, Any] | None:
     ticks = log_ticks(numbers.min(), numbers.max(), most=6)
     return {
         "label": label, "values": np.log10(numbers), "tickvals": np.log10(ticks).tolist(),
-        "ticktext": [short(tick) for tick in ticks],
+        "ticktext": [text(tick) for tick in ticks],
     }  # fmt: skip
 
 

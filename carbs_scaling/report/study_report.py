@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("study_report.html.j2")
 FURTHER = 10.0  # the recommendation's FLOPs over those of the largest run, where none is asked for
 MOST_FAILURES = 50
+TABLE_CHARACTERS = 105  # that the page has room for, of a table
 SHOWN = 3  # formulas: loss, learning rate and batch; their small terms open with a click
 STEPS = (0.25, 0.5, 2.0, 4.0)  # factors off the optimum whose price is told
 LESS, MORE = ["quarter", "half"], ["double", "fourfold"]
@@ -135,7 +136,7 @@ def report_sections(study: Study, target_flops: float | None = None) -> list[Sec
         found.append(
             Section(
                 "All runs",
-                "Each line is a run; yellow ones lie close to the front for what they cost. Drag along an "
+                "Each line is a run; light green ones lie close to the front for their cost. Drag along an "
                 "axis to keep the runs that pass there; click it to let them go.",
                 dimensions,
             )
@@ -170,7 +171,7 @@ def _summary(study: Study) -> list[tuple[str, str]]:
 
 def _front(study: Study, records: list[TrialRecord]) -> Section:
     over = [record for record in records if not record.running]
-    law, columns = front_law(records), front_columns(over, study.metric)
+    law, columns = front_law(records), front_columns(over, study.metric, TABLE_CHARACTERS)
     rows = list(zip(*(column.cells for column in columns), strict=True))
     lines = [] if law is None else [f"Along the front, C in FLOPs: {law.formula()}"]
     lines += [f"At the edge of the space: {edge}" for edge in front_edges(study)]
@@ -205,7 +206,8 @@ def _law(law: ScalingLaw, table: RunTable, metric: str, front: list[TrialRecord]
         Section(
             "The valley of the learning rate",
             "How much loss a wrong learning rate costs. Rates are divided by the law's best for each run's N "
-            "and D, so that runs of all sizes lie in one valley.",
+            "and D, so that runs of all sizes lie in one valley; what a run lost by its batch and shape "
+            "is taken off it, by the law.",
             valley_figure(law, table, metric),
             _prices(law, table, metric),
         )

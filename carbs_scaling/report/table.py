@@ -86,16 +86,13 @@ def _metric_columns(runs: Sequence[TrialRecord]) -> list[ShownColumn]:
 class FrontTable:
     """The front as something that rich prints; made by `front_table`."""
 
-    def __init__(
-        self, records: Sequence[TrialRecord], title: Text, metric: str, law_lines: Sequence[str]
-    ) -> None:
+    def __init__(self, records: Sequence[TrialRecord], title: Text, metric: str) -> None:
         self.records = [record for record in records if record.completed]
         self.title = title
         self.metric = metric
-        self.law_lines = law_lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Title, table and fitted laws, as wide as the console allows."""
+        """Title and table, as wide as the console allows."""
         yield self.title
         if not self.records:
             yield Text("no completed run yet", style="yellow")
@@ -107,8 +104,6 @@ class FrontTable:
             legend.append(f"{IMPORTED_MARK}: imported, not charged")
         if legend:
             yield Text(f"{'. '.join(legend)}.", style="dim")
-        for line in self.law_lines:
-            yield Text(line)
 
     def _table(self, width: int) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), header_style="bold")
@@ -127,7 +122,6 @@ def front_table(
     metric: str,
     spent_flops: float,
     budget_flops: float,
-    law_lines: Sequence[str] = (),
 ) -> FrontTable:
     """The front as a table for `rich.print`.
 
@@ -137,7 +131,6 @@ def front_table(
         metric: unit of the loss.
         spent_flops: what the trials that ended were charged.
         budget_flops: what may be spent.
-        law_lines: fitted laws, a line each, to stand beneath the table.
     """
     ended_records = [record for record in records if not record.running]
     imported = sum(record.imported for record in ended_records)
@@ -148,4 +141,4 @@ def front_table(
         spent = f"{scientific(spent_flops)} of {scientific(budget_flops)} FLOPs spent {share}"
     title = Text(f"Pareto front of {study_name}", style="bold")
     title.append(f"\n{len(merged_front(records))} of {trials} trials, {spent}", style="not bold")
-    return FrontTable(records, title, metric, law_lines)
+    return FrontTable(records, title, metric)

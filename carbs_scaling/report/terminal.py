@@ -2,6 +2,8 @@
 
 import codecs
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
 LOOK_ALIKES = {
     "─": "-", "━": "=", "│": "|", "·": ".", "…": "...", "\u2013": "-", "\u2014": "-", "\u2212": "-",
     "\u00d7": "x", "²": "^2", "³": "^3", "≤": "<=", "≥": ">=", "±": "+-", "→": "->", "≈": "~",
+    "▁": "_", "▂": ".", "▃": ":", "▄": "=", "▅": "+", "▆": "*", "▇": "%", "█": "#",
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
 }  # fmt: skip
 ERRORS = "carbs_scaling.look_alikes"
@@ -45,3 +48,13 @@ def console(
     return PlainConsole(
         file=file, stderr=stderr, width=width, quiet=quiet, markup=False, emoji=False, highlight=False
     )
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Shows on standard error what takes its time, while it does; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console(stderr=True).status(text, spinner="line"):
+        yield

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from optuna.distributions import CategoricalDistribution
-from scipy.stats import qmc
 
 from carbs_scaling.laws.form.law import ROLES
 from carbs_scaling.laws.prior.prior import LawPrior, law_prior
@@ -16,6 +14,9 @@ from carbs_scaling.laws.prior.rates import ADAMW, RatePrior
 from carbs_scaling.space.conditions import Conditions
 from carbs_scaling.space.encoding import Encoding, Point
 from carbs_scaling.space.floor_field import FloorField
+
+if TYPE_CHECKING:
+    import torch
 
 Key = tuple[Any, ...]
 
@@ -45,8 +46,10 @@ class Candidates:
         return len(self.points)
 
     @property
-    def rows(self) -> torch.Tensor:
+    def rows(self) -> "torch.Tensor":
         """The surrogate's inputs, unit-cube columns and features, shape `m x (d + 4)`."""
+        import torch
+
         return torch.from_numpy(np.column_stack([self.cube, self.features]))
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Candidates":
@@ -83,6 +86,8 @@ class LegalSpace:
     price: Callable[[Point, Mapping[int, Point]], float] | None = None
 
     def __post_init__(self) -> None:
+        from scipy.stats import qmc
+
         knobs = qmc.Sobol(self.encoding.knobs, rng=_PROBE_SEED).random(_PROBES)
         points = [self.legal(point) for point in self.encoding.points(knobs)]
         logs = self._log_roles(points)

@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -69,6 +71,13 @@ def test_a_whole_ledger_is_said_to_be_so_and_is_not_touched(composed, whole, cap
     checked(composed, place, "mend=true")
     assert "0 with a fault" in capsys.readouterr().out
     assert (place.folder / "study.db").read_bytes() == before
+
+
+def test_a_process_that_asked_nothing_else_before_can_check(whole):
+    place = whole()
+    words = "check", f"study.directory={place.directory}", "study.name=toy"
+    command = [sys.executable, "-m", "carbs_scaling.cli", *words]
+    assert "0 with a fault" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize(

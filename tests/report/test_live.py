@@ -1,10 +1,12 @@
 import io
+import math
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from carbs_scaling.report.live import SearchDisplay, bar
+from carbs_scaling.report.live import SearchDisplay, bar, curve
+from carbs_scaling.report.terminal import ERRORS, ready_streams
 from carbs_scaling.trial import Status
 
 
@@ -160,3 +162,18 @@ def test_the_live_screen_is_drawn_at_most_four_times_a_second(make_record, clock
 def test_a_bar_is_never_longer_than_its_width():
     assert bar([(0.5, "green"), (0.9, "blue")], 10).plain == "━" * 10
     assert bar([(0.25, "green"), (0.25, "blue")], 8).plain == "━━━━────"
+
+
+def test_a_running_trial_shows_its_loss_curve(make_record, clock):
+    display = make_display(clock, plain=False)
+    display.trial_started(make_record(2, status=None))
+    running = display.progress.running[2]
+    display.trial_progress(2, 0.5)
+    assert curve(running).plain == "━" * 7 + "─" * 7  # a program that says nothing of its loss
+    for fraction, loss in ((0.52, 8.0), (0.58, math.nan), (0.72, 4.0), (0.8, 1.0)):
+        display.trial_progress(2, fraction, loss)
+    assert curve(running).plain == "━" * 7 + "█" * 3 + "▄" + "───"
+    ready_streams()  # knows the look-alikes
+    assert curve(running).plain.encode("ascii", ERRORS).decode() == "=" * 7 + "#" * 3 + "=" + "---"
+    display.trial_progress(2, 1.0, 1.0)
+    assert curve(running).plain == "━" * 7 + "█" * 3 + "▄▁▁▁"

@@ -23,9 +23,9 @@ def test_tables_and_bars_print_in_every_encoding(encoding, monkeypatch, random_r
     assert law is not None
     out = console()
     out.print(
-        front_table(records, study_name="mine", metric="nats", spent_flops=1e9, budget_flops=2e9,
-                    law_lines=[law.formula()])
+        front_table(records, study_name="mine", metric="nats", spent_flops=1e9, budget_flops=2e9)
     )  # fmt: skip
+    out.print(law.formula())
     out.print(bar([(0.5, "green")], 10))
     print("12 L d² ≤ 3 → ünknown 漢 \udcff")
     stream.flush()

@@ -1,15 +1,18 @@
 """Fits of the laws of further hyperparameters to residuals, with joint posterior covariances."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import OptimizeResult, least_squares
 
 from carbs_scaling.laws.form.valley import valley
 from carbs_scaling.laws.hyperparameters.law import COORDINATES, OtherLaw, varied
 from carbs_scaling.laws.prior.prior import LawPrior
 from carbs_scaling.laws.runs.table import MAY_BE_0, RunTable
 from carbs_scaling.laws.scaling_law import ScalingLaw
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 MIN_VALUES = 3  # two values show which is better, not where the best one lies
 MIN_EVIDENCE = 5.0  # least gain in log likelihood over a flat valley
@@ -142,13 +145,15 @@ class _Problem:
         )
         return np.concatenate([-by_z / (scale * self.noise_sd)[:, None], np.diag(1 / self.sd)])
 
-    def descend(self, start: np.ndarray, scale: float, steep: float = 1.0) -> OptimizeResult:
+    def descend(self, start: np.ndarray, scale: float, steep: float = 1.0) -> "OptimizeResult":
         """Minimise Huber's loss of `misfit` from a start."""
+        from scipy.optimize import least_squares
+
         return least_squares(
             self.misfit, start, self.slopes, loss="huber", f_scale=HUBER, args=(scale, steep)
         )
 
-    def solve(self) -> tuple[OptimizeResult, float]:
+    def solve(self) -> "tuple[OptimizeResult, float]":
         """Fit from three starts, then refit under the noise's estimated scale; returns fit and scale."""
         starts = []
         for quantile in (0.15, 0.5, 0.85):

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.optimize import least_squares, minimize
 
 from carbs_scaling.laws.schedules.law import Schedule, ScheduleLaw
 
@@ -77,6 +76,8 @@ def fit_schedule_law(
     lowest = float(min(curve.loss.min() for curve in used))
     names = [field.name for field in fields(law_type)]
     bounds = {**law_type.BOUNDS, "floor": (0.2 * lowest, 0.999 * lowest)}
+    from scipy.optimize import least_squares
+
     low, high = (np.log([bounds[name][side] for name in names]) for side in (0, 1))
     residual = _residual(law_type, used, lowest)
     rng = np.random.default_rng(seed)
@@ -212,6 +213,8 @@ def best_schedule(
 
     def final_loss(logits: np.ndarray) -> float:
         return float(law.loss(build(logits), np.array([steps]))[0])
+
+    from scipy.optimize import minimize
 
     # Two starts: an even decay, and flat with a late decay.
     late = np.where(position[1:] > 0.75, 2.0, -2.0)

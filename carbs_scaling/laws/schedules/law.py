@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.signal import lfilter
 
 # A drop of 24,000 small steps acts like one of 400: only the area between drops counts.
 MAX_DROPS = 400
@@ -114,6 +113,8 @@ class TissueLaw(ScheduleLaw):
     }
 
     def _annealing(self, schedule: Schedule, index: np.ndarray) -> np.ndarray:
+        from scipy.signal import lfilter
+
         momentum = lfilter([1.0], [1.0, -(1.0 - self.forgetting)], schedule.drops)
         return np.asarray(-self.annealing * np.cumsum(momentum)[index])
 

@@ -42,7 +42,6 @@ stable rate and decays only at the end: warmup-stable-decay.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 OPTIMIZERS = ("sgd", "adam")
 
@@ -209,6 +208,8 @@ def best_schedule(dynamics: Dynamics, steps: int, largest_rate: float, blocks: i
         largest_rate: bound of the rates; SGD is unstable above about 2 / l_1.
         blocks: parts of the schedule.
     """
+    from scipy.optimize import minimize
+
     block = steps / blocks
 
     def objective(logs: np.ndarray) -> tuple[float, np.ndarray]:
