@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 LAW_COLOUR, ALARM = "#e8590c", "#e03131"  # both readable on white and on near-black
 # Viridis without its ends: the first is lost on a dark page, the last on a white one.
-SHADES = ["#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b"]
+_SHADES = ("#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
+SHADES = [[place / (len(_SHADES) - 1), shade] for place, shade in enumerate(_SHADES)]
 FRONT_COLOUR = "#868e96"
 LAW_BAND = "rgba(232,89,12,.18)"
 _DETAILS_A_LINE = 5

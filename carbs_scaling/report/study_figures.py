@@ -153,7 +153,7 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
             "hovertemplate": "%{text}: %{y:+.4f}<extra>run</extra>",
         }
     )  # fmt: skip
-    low, high = min(float(above.min()), 0.0), float(np.quantile(above, 0.95))
+    low, high = min(float(np.quantile(above, 0.05)), 0.0), float(np.quantile(above, 0.95))
     margin = 0.1 * (high - low)
     figure.update_layout(
         xaxis=log_axis(x, "learning rate / best rate by the law"),
