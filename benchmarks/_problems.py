@@ -102,13 +102,15 @@ class Problem:
         cheap, dear = float(self.floor(12 * 2 * 128.0**2, 1e8)), float(self.floor(12 * 12 * 1024.0**2, 1e10))
         return float(np.log10(self.budget / 5) + 0.1), cheap + 0.1 * (cheap - dear)
 
-    def best_area(self) -> float:
-        """Area of the true front."""
+    def best_area(self, least_flops: float = 0.0) -> float:
+        """Area of the true front of runs that cost no less."""
         widths = np.arange(128, 1025, HEAD_SIZE, dtype=float)
         params = np.unique(12 * np.arange(2, 13)[:, None] * widths[None] ** 2).reshape(-1)
         tokens = np.geomspace(1e8, 1e10, 300)
         grid_n, grid_d = (g.reshape(-1) for g in np.meshgrid(params, tokens))
-        return hypervolume(6 * grid_n * grid_d, self.floor(grid_n, grid_d), self.reference)
+        flops = 6 * grid_n * grid_d
+        inside = flops >= least_flops
+        return hypervolume(flops[inside], self.floor(grid_n, grid_d)[inside], self.reference)
 
 
 def params_of(point: dict) -> float:

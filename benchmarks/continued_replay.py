@@ -44,7 +44,10 @@ def main() -> None:
     parser.add_argument(
         "--overhead", type=float, help="of a trial, in budgets; None: half a share of a trial"
     )
+    parser.add_argument("--least", type=float, default=0.0, help="FLOPs of the cheapest run, in budgets")
     parser.add_argument("--penalty", type=float, default=0.001)
+    parser.add_argument("--members", type=int, default=48, help="laws of the surrogate; 8 are quick")
+    parser.add_argument("--candidates", type=int, default=256, help="that a proposal begins with")
     parser.add_argument("--arms", default="fresh,continued,blind")
     parser.add_argument("--smoke", action="store_true", help="one problem, one seed, 16 trials")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/continued_replay.json"))
@@ -80,6 +83,15 @@ def main() -> None:
             shares[arm] += share
             row.append(f"{np.mean([run['regret'][-1] for run, _ in runs]):.4f}, {np.median(share):.2f}")
         print("| " + " | ".join(row) + " |")
+    for problem, arm in ((problem, arm) for problem in bank for arm in arms):
+        searches = [results[key_of(arm, problem, options, seed)] for seed in range(options.seeds)]
+        for run in searches:
+            continued = sum(one["price"] < 0.999 * one["flops"] for one in run["runs"])
+            whole = sum(one["flops"] for one in run["runs"]) / run["budget"]
+            print(
+                f"{problem.name}, {arm}: {len(run['runs'])} trials, {continued} continued; of the budget "
+                f"{run['paid'][-1] / run['budget']:.2f} paid, {whole:.2f} by whole runs"
+            )
     for arm in arms:
         reached = [share for share in shares[arm] if np.isfinite(share)]
         print(
@@ -91,6 +103,7 @@ def main() -> None:
 def key_of(arm: str, problem: Problem, options: argparse.Namespace, seed: int) -> str:
     """The key under which a search stands in the JSON."""
     setting = f"{options.budget:g}|{options.max_trials}|{options.penalty:g}|{options.overhead}"
+    setting += f"|{options.least:g}|{options.members}|{options.candidates}"
     return f"{arm}|{problem.name}|{setting}|{seed}"
 
 
@@ -104,16 +117,24 @@ def needed(run: dict, fresh: dict) -> float:
     return first["own"] / first["fresh"]
 
 
-def price(problem: Problem, point: dict, completed: dict[int, dict]) -> float:
-    """FLOPs after the longest trunk of the recipe that is no longer than the run before its decay."""
-    most = (1 - DECAY) * point["tokens"] * (1 + 1e-12)
-    trunks = [
-        (1 - DECAY) * other["tokens"]
-        for other in completed.values()
-        if all(abs(other[name] / point[name] - 1) < 1e-9 for name in SAME)
-    ]
-    longest = max([tokens for tokens in trunks if tokens <= most], default=0.0)
-    return problem.flops(point) * (1 - longest / point["tokens"])
+class Prices:
+    """FLOPs after the longest trunk of the recipe that is no longer than the run before its decay.
+
+    A proposal asks for some thousand points with the same trials, of which an index is kept.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._asked, self._trunks = problem, None, {}
+
+    def __call__(self, point: dict, completed: dict[int, dict]) -> float:
+        if self._asked is not completed or self._count != len(completed):
+            self._asked, self._count, self._trunks = completed, len(completed), {}
+            for other in completed.values():
+                recipe = tuple(other[name] for name in SAME)
+                self._trunks.setdefault(recipe, []).append(other["tokens"])
+        trunks = self._trunks.get(tuple(point[name] for name in SAME), [])
+        longest = max([tokens for tokens in trunks if tokens <= point["tokens"]], default=0.0)
+        return self._problem.flops(point) * (1 - (1 - DECAY) * longest / point["tokens"])
 
 
 def one_search(arm: str, problem: Problem, seed: int, options: argparse.Namespace) -> dict:
@@ -122,10 +143,12 @@ def one_search(arm: str, problem: Problem, seed: int, options: argparse.Namespac
     budget = options.budget * problem.budget / 5
     fresh = arm == "fresh"
 
-    def cost(point: dict, completed: dict[int, dict]) -> float:
-        return problem.flops(point) if fresh else price(problem, point, completed)
+    price = Prices(problem)
 
-    told = {} if arm in ("fresh", "blind") else {"price": cost}
+    def allowed(point: dict) -> bool:
+        return problem.flops(point) >= options.least * budget
+
+    told = {} if arm in ("fresh", "blind") else {"price": price}
     sampler = CarbsSampler(
         problem.distributions,
         problem.flops,
@@ -133,16 +156,21 @@ def one_search(arm: str, problem: Problem, seed: int, options: argparse.Namespac
         problem.project,
         budget,
         seed=seed,
+        members=options.members,
+        candidates=options.candidates,
+        allowed=allowed if options.least else None,
         overhead_flops=budget * (options.overhead or 0.5 / options.max_trials),
         **told,
     )
     study = new_study(sampler)
-    began, best, total = time.perf_counter(), problem.best_area(), 0.0
-    done, flops, truth, paid, regrets = {}, [], [], [], []
+    began, best, total = time.perf_counter(), problem.best_area(options.least * budget), 0.0
+    done, flops, truth, paid, regrets, runs = {}, [], [], [], [], []
     while len(paid) < options.max_trials and total < budget and sampler.affordable(study):
         trial = study.ask(problem.distributions)
         point = dict(trial.params)
-        total += cost(point, done)
+        own = problem.flops(point) if fresh else price(point, done)
+        total += own
+        runs.append({**point, "flops": problem.flops(point), "price": own})
         # A constant rate is best at half the cosine's, which a cosine has on average.
         as_cosine = point if fresh else {**point, "learning_rate": 2 * point["learning_rate"]}
         loss = problem.loss(as_cosine, noise)
@@ -158,7 +186,7 @@ def one_search(arm: str, problem: Problem, seed: int, options: argparse.Namespac
         area = hypervolume(np.array(flops), np.array(truth), problem.reference) if flops else 0.0
         regrets.append(1 - area / best)
     seconds = time.perf_counter() - began
-    return {"paid": paid, "regret": regrets, "budget": budget, "seconds": seconds, "whole": sum(flops)}
+    return {"paid": paid, "regret": regrets, "budget": budget, "seconds": seconds, "runs": runs}
 
 
 if __name__ == "__main__":
