@@ -3,7 +3,7 @@
 `CarbsSampler` works in anybody's two-objective study (loss, training FLOPs), by `ask` and `tell` or by
 `optimize`. A proposal is a pure function of (seed, trial number, the other trials): it can be made again
 after a restart, and no global random state is used or touched. Only proposals for
-several workers, made while no trial ends, share what the first of them has fitted and looked at.
+several workers, made while no trial ends, share what the first of them has fitted.
 """
 
 import logging
@@ -34,7 +34,7 @@ from carbs_scaling.ledger.imported import Reader, add_runs, read_rows, require_s
 from carbs_scaling.ledger.trials import INHERITED, OWN_PROGRAM_SAYS, read_trials
 from carbs_scaling.samplers.candidates import Limit, design_point
 from carbs_scaling.samplers.checks import TrialChecks, charge, record_own
-from carbs_scaling.samplers.front_search import Choice, FrontSearch
+from carbs_scaling.samplers.front_search import FrontSearch
 from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.samplers.sampler import Sampler, SamplerEntry
 from carbs_scaling.samplers.stopping import LEAST_CURVES, stop_rule
@@ -167,12 +167,11 @@ class CarbsSampler(Sampler):
         self._fitted: (
             tuple[LegalSpace, list[float], list[float], list[tuple[Point, float]], LawEnsembleModel] | None
         ) = None
-        self._last: Choice | None = None  # the last run for the front
         self.checks = TrialChecks()
         self.checks.roles(self.space, roles is not None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_fitted": None, "_last": None}
+        return {**super().__getstate__(), "_fitted": None}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -305,10 +304,7 @@ class CarbsSampler(Sampler):
             overhead = self._overhead(history)
             point = most_informative(self.space, history, self.target, rng, limit, overhead, count)
         else:
-            search, model = self.front_search(history), self.model_of(history, rng)
-            choice = search.another(self._last, history, model, rng, limit)
-            self._last = search.best(history, model, rng, limit) if choice is None else choice
-            point = None if self._last is None else self._last.point
+            point = self.front_search(history).best(history, self.model_of(history, rng), rng, limit)
         return self._cheapest("no new affordable candidate") if point is None else point
 
     def stop_rule(

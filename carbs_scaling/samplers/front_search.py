@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,9 +25,8 @@ from carbs_scaling.surrogate.model import LawEnsembleModel
 
 # Deviations of the moves around the best candidates, in shares of the unit cube's side, round by round.
 _SPREADS = (0.1, 0.04, 0.015)
-# Candidates that each round moves around, and how many more are kept for the runs that are chosen next.
+# Candidates that each round moves around.
 _KEPT = 12
-_SPARE = 96
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,6 @@ class FrontState:
         feasibility: the probability that a run ends; None while none has failed.
         overhead_flops: what a trial costs beside its FLOPs.
         history: of the other trials.
-        runs: FLOPs and losses of the finished runs and, as predicted, of the running ones, shape (n,) each.
         lesson: what the laws do not agree on, and the share in which a lesson about it counts.
         prices: FLOPs that candidates would really cost, shape (m,); None: those of their whole runs.
     """
@@ -52,7 +50,6 @@ class FrontState:
     feasibility: Feasibility | None
     overhead_flops: float
     history: History
-    runs: tuple[np.ndarray, np.ndarray]
     lesson: tuple[ValleySpread, float] | None = None
     prices: Callable[[Candidates], np.ndarray] | None = None
 
@@ -67,23 +64,6 @@ def front_gain_per_flop(state: FrontState, pool: Candidates) -> AcquisitionFunct
     if state.prices is not None:
         paid = known_costs(pool.rows, torch.from_numpy(state.prices(pool)))
     return LogGainPerCost(gains, per_flop(paid, state.overhead_flops), state.feasibility)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A chosen run, and what the next one can be chosen from while no trial ends.
-
-    Args:
-        point: of the run.
-        model: of the loss, as it was fitted.
-        state: that the run was chosen in; None where it is one that is known already.
-        kept: good candidates.
-    """
-
-    point: Point
-    model: LawEnsembleModel
-    state: FrontState | None = None
-    kept: Candidates | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +84,7 @@ class FrontSearch:
 
     def best(
         self, history: History, model: LawEnsembleModel, rng: np.random.Generator, limit: Limit
-    ) -> Choice | None:
+    ) -> Point | None:
         """The best new point that keeps to `limit`; the front's least often run one where all are known.
 
         None where there is neither.
@@ -118,48 +98,10 @@ class FrontSearch:
         state = self._state(history, known, runs, model)
         pool = candidates(self.space, history, state.model, rng, limit, self.options.candidates)
         if not len(pool):
-            point = self._again(history, known, limit)
-            return None if point is None else Choice(point, model)
+            return self._again(history, known, limit)
         prices = None if self.space.price is None else limit.prices
         state = replace(state, lesson=self._lesson(state, pool, limit.price), prices=prices)
-        return self._refined(model, state, pool, rng, limit, _SPREADS)
-
-    def another(
-        self,
-        last: Choice | None,
-        history: History,
-        model: LawEnsembleModel,
-        rng: np.random.Generator,
-        limit: Limit,
-    ) -> Choice | None:
-        """As `best`, from what was looked at for the last run; None where more has happened than that run.
-
-        With many workers whole proposals would leave them idle (benchmarks/scaling.py).
-        """
-        if last is None or last.state is None or last.kept is None or last.model is not model:
-            return None
-        before = last.state.history
-        if history.pending != [*before.pending, last.point] or history.failed != before.failed:
-            return None
-        taken = tried(history)
-        new = [i for i, point in enumerate(last.kept.points) if point_key(point) not in taken]
-        pool = last.kept.take(new)
-        pool = pool.take(np.flatnonzero(limit.pays(pool)))
-        if len(pool) < _KEPT:
-            return None
-        begun, old = self.space.describe([last.point]), last.state
-        flops = np.append(old.runs[0], begun.flops)
-        loss = np.append(old.runs[1], old.model.posterior(begun.rows).mean[:, 0].numpy())
-        state = replace(
-            old,
-            model=old.model.believe(begun.rows),
-            front=FrontLevels.of(flops, loss, np.log10(self.space.lowest_flops), old.reference),
-            overhead_flops=self.overhead_flops,
-            history=history,
-            runs=(flops, loss),
-            prices=None if self.space.price is None else limit.prices,
-        )
-        return self._refined(model, state, pool, rng, limit, _SPREADS[1:2])
+        return self._refined(state, pool, rng, limit)
 
     def _again(self, history: History, known: History, limit: Limit) -> Point | None:
         """A point of the front that keeps to `limit`, of those the one with the fewest runs."""
@@ -194,7 +136,6 @@ class FrontSearch:
             feasibility_of(self.space, history, model.best_law),
             self.overhead_flops,
             history,
-            (flops, loss),
         )
 
     def _ceiling(self, flops: np.ndarray, loss: np.ndarray, model: LawEnsembleModel) -> float:
@@ -213,28 +154,16 @@ class FrontSearch:
         share = self.options.learning * float(np.exp(-runs / (8 * self.space.encoding.knobs)))
         return None if spread is None else (spread, share)
 
-    def _refined(
-        self,
-        model: LawEnsembleModel,
-        state: FrontState,
-        pool: Candidates,
-        rng: np.random.Generator,
-        limit: Limit,
-        spreads: Sequence[float],
-    ) -> Choice:
-        """The best candidate, after moves around the best of `pool` by each of `spreads`."""
-        taken, spare = tried(state.history), pool.take([])
-        for spread in spreads:
+    def _refined(self, state: FrontState, pool: Candidates, rng: np.random.Generator, limit: Limit) -> Point:
+        """The best candidate, after moves around the best of `pool`."""
+        taken = tried(state.history)
+        for spread in _SPREADS:
             with torch.no_grad():
                 scores = self.acquisition(state, pool)(pool.rows[:, None])
-            order = np.argsort(-scores.numpy(), kind="stable")
-            if not len(spare):
-                spare = pool.take(order[_KEPT : _KEPT + _SPARE])
-            pool = pool.take(order[:_KEPT])
+            pool = pool.take(np.argsort(-scores.numpy(), kind="stable")[:_KEPT])
             near = [self.space.encoding.position(point) for point in pool.points]
             knobs = around(near, spread, self.options.candidates // 4, rng)
             pool = joined(pool, affordable_pool(self.space, knobs, taken, limit))
         rows = pool.rows
         best, _ = optimize_acqf_discrete(self.acquisition(state, pool), q=1, choices=rows)
-        point = pool.points[int(KnownRows(rows).find(best)[0])]
-        return Choice(point, model, state, joined(pool, spare))
+        return pool.points[int(KnownRows(rows).find(best)[0])]

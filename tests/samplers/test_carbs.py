@@ -14,7 +14,6 @@ from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.frontier import hypervolume
 from carbs_scaling.ledger.history import read_history
 from carbs_scaling.samplers.carbs import CarbsSampler
-from carbs_scaling.samplers.front_search import FrontSearch
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -407,20 +406,3 @@ def test_workers_that_are_free_together_share_one_fit_and_each_gets_another_poin
     study.tell(trials[0], [loss(trials[0].params), flops(trials[0].params)])
     study.ask(DISTRIBUTIONS)
     assert len(fits) == 2  # what has ended since is learnt from
-
-
-def test_a_run_is_chosen_anew_once_more_has_happened_than_the_last_choice(monkeypatch):
-    """Of what was looked at for the last run the next is chosen, unless a trial failed in between."""
-    whole = []
-    original = FrontSearch.best
-    monkeypatch.setattr(FrontSearch, "best", lambda *a: (whole.append(1), original(*a))[1])
-    study = study_of(sampler(startup_trials=4))
-    for _ in range(4):
-        trial = study.ask(DISTRIBUTIONS)
-        study.tell(trial, [loss(trial.params), flops(trial.params)])
-    trials = [study.ask(DISTRIBUTIONS) for _ in range(4)]
-    assert len(whole) == 1
-    assert len({tuple(trial.params.values()) for trial in trials}) == 4
-    study.tell(trials[0], state=TrialState.FAIL)
-    study.ask(DISTRIBUTIONS)
-    assert len(whole) == 2
