@@ -132,12 +132,15 @@ def fit_bent_law(
         diverged: centred logs as in `features` of runs that diverged, shape (m, 4).
     """
     basis = bend_basis(features[:, 0], features[:, 1], reach_of(features))
-    bends = [Grouping("bend", kind, basis) for kind in BENDS]
+    # Scattered runs bend exponents to their noise: how far is told where cells show how runs go together.
+    groups = groupings(features)
+    swept = any(group.kind == "steepness" for group in groups)
+    bends = [Grouping("bend", kind, basis, told=swept) for kind in BENDS]
     diverged = np.empty((0, 4)) if diverged is None else diverged
     problem = LawProblem(features, loss, prior, bends, diverged)
     at = most_probable(problem, [prior.mean, *starts], (FIRST_BEND**2,) * len(bends), _TURNS)
     problem = problem.near(at.z)[0]
-    spread, noise, covariance = scatter(problem, at.z, at.noise, at.spread2, groupings(features))
+    spread, noise, covariance = scatter(problem, at.z, at.noise, at.spread2, groups)
     z, covariance = kept_bends(at.z, covariance, problem.size)
     places = np.concatenate([prior.free, len(NAMES) + np.arange(2 * _TERMS)])
     full = np.zeros((len(NAMES) + 3 * _TERMS,) * 2)
@@ -221,10 +224,14 @@ def _with_noise(problem: LawProblem, z: Array, before: Estimate, first2: tuple[f
     base, height = problem.floor_and_height(z)
     residual = problem.loss - base - height
     covariance = problem.covariance(z, before.noise.errors(height), before.spread2)
-    of_shifts = zip(problem.shifts_of(z), problem.shifts_of(np.diag(covariance)), first2, strict=True)
+    of_shifts = zip(
+        problem.groups, problem.shifts_of(z), problem.shifts_of(np.diag(covariance)), first2, strict=True
+    )
     spread2 = tuple(
         (float((shifts**2 + variances).sum()) + PRIOR_GROUPS * first) / (len(shifts) + PRIOR_GROUPS)
-        for shifts, variances, first in of_shifts
+        if group.told
+        else first
+        for group, shifts, variances, first in of_shifts
     )
     # What the fit has absorbed of the noise: its effective number of parameters.
     used = len(z) - float(np.sum(problem.precision(spread2) * covariance))

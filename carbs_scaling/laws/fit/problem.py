@@ -40,11 +40,13 @@ class Grouping:
         level: `cell`, `size` or `bend`.
         kind: a name of `law.SHIFTS`.
         basis: how much of each shift each run has, shape (n, m): 0 or 1 for cells and sizes.
+        told: whether the runs tell the variance of the shifts; else the first guess of it stays.
     """
 
     level: str
     kind: str
     basis: Array
+    told: bool = True
 
     @property
     def groups(self) -> int:

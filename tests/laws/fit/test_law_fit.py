@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
+from carbs_scaling.laws.fit import law_fit
+from carbs_scaling.laws.form.bends import FIRST_BEND
 from carbs_scaling.laws.form.law import FLOOR, INDEX, NAMES, value_and_slopes
 
 
@@ -63,3 +65,17 @@ def test_a_floor_is_as_unsure_as_the_valley_that_was_taken_off(truth):
     for name in ("ln_k_e", "ln_k_B"):
         with_valley = slope @ covariance[:, INDEX[name]]
         assert with_valley / np.sqrt(slope @ covariance @ slope) / law.standard_error(name) < -0.1
+
+
+@pytest.mark.parametrize(("scattered", "told"), [(True, False), (False, True)])
+def test_how_far_exponents_bend_is_told_by_swept_cells_alone(truth, monkeypatch, scattered, told):
+    """Three searches on text of one and the same model had best batches eighteen times apart otherwise."""
+    found, whole = [], law_fit.most_probable
+
+    def seen(*arguments, **named):
+        found.append(whole(*arguments, **named))
+        return found[-1]
+
+    monkeypatch.setattr(law_fit, "most_probable", seen)
+    fit_law(truth.search() if scattered else truth.draw(), check=False)
+    assert (found[-1].spread2 != (FIRST_BEND**2,) * 2) == told
