@@ -66,7 +66,13 @@ def test_the_law_of_a_study_has_the_prior_of_its_optimizer_and_parametrization(r
     assert fit_law(table, check=False).rates == "muon"
     records = [
         SimpleNamespace(
-            number=i, completed=True, status="completed", point={}, law_loss=row.pop("loss"), roles=row
+            number=i,
+            completed=True,
+            status="completed",
+            point={},
+            law_loss=row.pop("loss"),
+            roles=row,
+            outcome=None,
         )
         for i, row in enumerate(runs.to_dict("records"))
     ]
