@@ -97,7 +97,7 @@ class Truth:
         return n.round(), d.round(), self.rng.normal(size=count), 0.8 * self.rng.normal(size=count)
 
     def swept(self, sizes=4, ratios=3, rates=5, batches=4):
-        """The same of a sweep of rates and batches in each cell."""
+        """Runs of a sweep of rates and batches in each cell (N, D)."""
         axes = [np.geomspace(*self.sizes, sizes), np.geomspace(8, 120, ratios) if ratios > 1 else [20.0]]
         axes += [STEP * (np.arange(count) - (count - 1) / 2) for count in (rates, batches)]
         n, ratio, u, v = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))

@@ -82,7 +82,7 @@ class SeenPoints:
         self._features: dict[int, tuple[Point, LegalSpace, np.ndarray]] = {}
 
     def point(self, trial: StoredTrial, space: LegalSpace) -> Point | None:
-        """As `LegalSpace.point_of`."""
+        """The point of a trial, as `LegalSpace.point_of` makes it; None for one that the space lacks."""
         if self._of[0] is not space:
             self._of, self._keys, self._features = (space, {}), {}, {}
         of_space, points = self._of
@@ -94,14 +94,14 @@ class SeenPoints:
         return point
 
     def key(self, point: Point) -> Key:
-        """As `point_key`, for the point of an ended trial."""
+        """Key of the point of an ended trial, by which equal points are found (`point_key`)."""
         known = self._keys.get(id(point))
         if known is None or known[0] is not point:
             known = self._keys[id(point)] = point, point_key(point)
         return known[1]
 
     def features(self, points: list[Point], space: LegalSpace) -> np.ndarray:
-        """As `LegalSpace.features`, for points of ended trials."""
+        """Centred log features of ended trials' points, shape (n, 4), as `LegalSpace.features` makes them."""
         features = self._features
 
         def known(point: Point) -> bool:

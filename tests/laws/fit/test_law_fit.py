@@ -1,5 +1,7 @@
 """A floor that departs from the law's form is followed inside the runs, and a straight one left straight."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,11 @@ def test_how_far_exponents_bend_is_told_by_swept_cells_alone(truth, monkeypatch,
     monkeypatch.setattr(law_fit, "most_probable", seen)
     fit_law(truth.search() if scattered else truth.draw(), check=False)
     assert (found[-1].spread2 != (FIRST_BEND**2,) * 2) == told
+
+
+def test_losses_of_tiny_models_wander_more_beyond_the_runs_and_no_more_among_them(law):
+    low, high = law.support.low, law.support.high
+    tiny = replace(law, support=replace(law.support, high=(5e4, *high[1:])))
+    beyond, among = (30 * high[0], high[1]), ((low[0] * high[0]) ** 0.5, high[1])
+    assert tiny.scatter(*beyond)[2] > 1.5 * law.scatter(*beyond)[2]
+    assert tiny.scatter(*among)[2] == law.scatter(*among)[2]
