@@ -15,12 +15,13 @@ def run(composed: DictConfig) -> None:
 
     import optuna
 
-    from carbs_scaling.report.dashboard import Dashboard
     from carbs_scaling.report.terminal import working
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("carbs_scaling").addHandler(logging.NullHandler())
     with working(f"drawing the figures of study {config.study.name}"):
+        from carbs_scaling.report.dashboard import Dashboard  # takes its time too
+
         dashboard = Dashboard(config.study, config.port)
     with dashboard.serving():
         print(f"{config.study.name}, for reading only: {dashboard.url} (Ctrl-C ends it)", flush=True)

@@ -9,8 +9,6 @@ from omegaconf import DictConfig
 
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.config_loading import load_config
-from carbs_scaling.laws.fit.fit_law import fit_law
-from carbs_scaling.laws.runs.reading import read_runs
 from carbs_scaling.laws.runs.table import RunTable
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.verb_config import FitConfig
@@ -58,6 +56,8 @@ def tables_of(
     columns: dict[str, Any] | None = None,
 ) -> dict[str, RunTable]:
     """The runs of each optimizer, or of one alone, in a table, or in a study where no table is given."""
+    from carbs_scaling.laws.runs.reading import read_runs
+
     if runs is not None:
         return read_runs(runs, only_optimizer, columns)
     import optuna
@@ -70,6 +70,8 @@ def tables_of(
 
 def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list[ScalingLaw]:
     """The law of each optimizer, with published laws as its prior."""
+    from carbs_scaling.laws.fit.fit_law import fit_law
+
     laws = [fit_law(table, prior=prior) for table in tables.values()]
     return [law for law in laws if isinstance(law, ScalingLaw)]  # a table of one optimizer has one law
 

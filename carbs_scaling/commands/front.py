@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import StudyError
-from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.study import Study, spent_flops
@@ -23,6 +22,8 @@ from carbs_scaling.verb_config import FrontConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+SMALL_TERMS = ("where ", "with m = ")  # lines of the formula that a terminal leaves to `fit`
 
 
 def run(composed: DictConfig) -> None:
@@ -97,8 +98,11 @@ def print_front(study: Study, out: "Console") -> list[str]:
     out.print(table)
     laws = []
     for line in law_lines(study):
-        out.print(line)
         laws.append(line)
+        if not line.startswith(SMALL_TERMS):
+            out.print(line)
+    if any(line.startswith(SMALL_TERMS) for line in laws):
+        out.print("F, G and H: corrections, which fit spells out", style="dim")
     return laws
 
 
@@ -110,14 +114,16 @@ def law_lines(study: Study) -> Iterator[str]:
     energy = energy_line(study.records())
     if energy is not None:
         yield energy
-    yield from (f"at the edge of the space:  {edge}" for edge in front_edges(study))
+    yield from (f"at the edge of the space: {edge}" for edge in front_edges(study))
     along_front = front_law(study.records())
     if along_front is not None:
-        yield f"along the front, C in FLOPs:  {along_front.formula()}"
+        yield f"along the front, C in FLOPs: {along_front.formula()}"
+    from carbs_scaling.laws.fit.fit_law import fit_law  # takes half a second: what is there is shown before
+
     try:
         law = fit_law(study, check=False)
     except LawError as error:
-        yield f"over all runs, no scaling law:  {error}"
+        yield f"over all runs, no scaling law: {error}"
         return
     assert isinstance(law, ScalingLaw)  # the runs of one study have one optimizer
     yield from ("over all runs:", *law.formulas())

@@ -23,6 +23,13 @@ def run(composed: DictConfig) -> None:
         _tell_search_time(config.search, config.format)
         return
 
+    from carbs_scaling.report.terminal import working
+
+    with working("counting the FLOPs of models, and asking published laws"):
+        _plan(config)
+
+
+def _plan(config: PlanConfig) -> None:
     from carbs_scaling.compute.plan import ModelPlan, by_laws, make_plan
     from carbs_scaling.compute.throughput import device_called, table_throughput
     from carbs_scaling.files import write_atomically

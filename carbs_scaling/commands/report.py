@@ -18,7 +18,6 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.commands.front import print_paths, require_completed
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.browser import find_browser, print_page
-    from carbs_scaling.report.study_report import write_report
     from carbs_scaling.report.terminal import console, working
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -30,6 +29,8 @@ def run(composed: DictConfig) -> None:
     page = output if browser is None else output.with_name(f".{output.name}.html")
     try:
         with working(f"writing the report of study {study.name}"):
+            from carbs_scaling.report.study_report import write_report  # takes its time too
+
             write_report(study, page, config.target_flops)
             if browser is not None:
                 print_page(browser, page, output, config.width)

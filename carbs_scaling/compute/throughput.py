@@ -95,5 +95,5 @@ def table_throughput(name: str, utilization: float) -> Throughput:
         ConfigError: the device is not in the table.
     """
     device = device_called(name)
-    source = f"{device.peak_flops / 1e12:.0f} TFLOP/s x {utilization:.0%} ({device.source})"
+    source = f"{utilization:.0%} of {device.peak_flops / 1e12:.0f} TFLOP/s ({device.source})"
     return Throughput((1.0,), (device.peak_flops * utilization,), source)

@@ -28,7 +28,10 @@ ROLES: dict[str, tuple[str, Text]] = {
     "learning_rate": ("lr", scientific),
     "batch_tokens": ("batch", lambda value: exact_or_compact(int(value))),
 }
-LEGEND = {"params": "N: parameters", "tokens": "D: tokens", "batch_tokens": "batch: tokens a step"}
+LEGEND = {
+    "params": "N: parameters", "tokens": "D: tokens", "learning_rate": "lr: learning rate",
+    "batch_tokens": "batch: tokens a step",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

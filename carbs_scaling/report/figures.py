@@ -72,7 +72,7 @@ def _draw(
         if imported := [record for record in completed if record.imported]:
             at = [record.flops for record in imported], [record.loss for record in imported]
             axes.plot(*at, "+", color=INK, ms=4, mew=0.9, zorder=4, label=f"imported ({len(imported)})")
-        _draw_front(axes, front)
+        _draw_front(axes, front, law)
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no completed run yet", transform=axes.transAxes, ha="center", color=GREY)
@@ -171,7 +171,7 @@ def _draw_runs(figure: "Figure", axes: "Axes", completed: Sequence[TrialRecord])
     bar.ax.yaxis.set_minor_locator(NullLocator())
 
 
-def _draw_front(axes: "Axes", front: Sequence[TrialRecord]) -> None:
+def _draw_front(axes: "Axes", front: Sequence[TrialRecord], law: PowerLaw | None) -> None:
     from matplotlib.patheffects import withStroke
 
     flops, loss = [record.flops for record in front], [record.loss for record in front]
@@ -182,11 +182,14 @@ def _draw_front(axes: "Axes", front: Sequence[TrialRecord]) -> None:
     )  # fmt: skip
     axes.plot(flops, loss, "o", mfc="none", mec=INK, mew=1.3, ms=8, zorder=6, label=f"front ({len(front)})")
     halo = [withStroke(linewidth=3, foreground="white")]
-    # The best rates found; sizes are told by the colours. Left of and below the front no run can be.
+    # The best rates found; sizes are told by the colours. Left of and below the front no run can be, but the
+    # law and its band are there: a label stands below both.
     labelled = [record for record in front if "learning_rate" in record.roles]
     for record in spread_out(labelled, MOST_LABELS)[1:]:
+        band = None if law is None else law.band(np.array([record.flops]))
+        below = record.loss if band is None else min(record.loss, float(band[0][0]))
         axes.annotate(
-            f"lr {scientific(record.roles['learning_rate'])}", (record.flops, record.loss),
+            f"lr {scientific(record.roles['learning_rate'])}", (record.flops, below),
             textcoords="offset points", xytext=(-4, -9), ha="right", va="top", fontsize=9, color=INK,
             path_effects=halo, zorder=7,
         )  # fmt: skip

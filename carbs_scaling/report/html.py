@@ -144,6 +144,7 @@ def front_figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric: str
     figure = go.Figure()
     completed = completed_records(ended)
     flops_limits = axis_limits([record.flops for record in ended], 0.05, 0.08)
+    ticks = log_ticks(*flops_limits, most=5)
     _add_runs(figure, completed, metric)
     _add_front(figure, front_records(ended), flops_limits[1])
     if law is not None:
@@ -166,13 +167,19 @@ def front_figure(ended: Sequence[TrialRecord], law: PowerLaw | None, metric: str
         **LAYOUT,
         xaxis={
             "type": "log", "title": {"text": "training FLOPs"}, "range": np.log10(flops_limits).tolist(),
-            "exponentformat": "power", "dtick": 1 if flops_limits[1] > 100 * flops_limits[0] else None,
-            "zeroline": False, "nticks": 6, "tickangle": 0,
+            "tickvals": ticks, "ticktext": [_power_of_ten(tick) for tick in ticks],
+            "zeroline": False, "tickangle": 0,
         },
         yaxis=_loss_axis([record.loss for record in completed], metric),
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
     )  # fmt: skip
     return figure
+
+
+def _power_of_ten(value: float) -> str:
+    mantissa, power = scientific(value).removesuffix(".0").split("e")
+    times = "" if float(mantissa) == 1 else f"{float(mantissa):g}\u00d7"
+    return f"{times}10<sup>{power}</sup>"
 
 
 def _loss_axis(loss: Sequence[float], metric: str) -> dict[str, Any]:

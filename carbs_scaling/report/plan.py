@@ -21,7 +21,8 @@ def plan_lines(plan: "Plan", device_memory_bytes: float | None) -> list[str]:
     total_seconds = plan.search_seconds + final.seconds
     lines = [
         f"budget: {scientific(plan.flops, 3)} FLOPs, {time_text(total_seconds)} on {plan.devices} device"
-        f"{'s' if plan.devices > 1 else ''} of {plan.throughput.source}",
+        f"{'s' if plan.devices > 1 else ''}",
+        f"  a device: {plan.throughput.source}",
         "",
         f"search: {scientific(plan.search_flops, 3)} FLOPs, {time_text(plan.search_seconds)}; dearest trial "
         f"{plan.max_trial_fraction:.0%} of it",
@@ -35,7 +36,9 @@ def plan_lines(plan: "Plan", device_memory_bytes: float | None) -> list[str]:
     lines += [
         "",
         f"final run: {scientific(final.flops, 3)} FLOPs, {time_text(final.seconds)}, "
-        f"{compact(plan.tokens_per_second)} tokens a second, {_shape(final)}",
+        f"{compact(plan.tokens_per_second)} tokens a second,",
+        f"  width x depth {_shape(final)}",
+        "",
         f"  {'by published laws':<24} {'median':>9}   least - greatest",
     ]
     for label, values, text in (
@@ -47,7 +50,7 @@ def plan_lines(plan: "Plan", device_memory_bytes: float | None) -> list[str]:
     ):
         middle, least, greatest = (text(value) for value in values)
         lines.append(f"  {label:<24} {middle:>9}   {least} - {greatest}")
-    lines.append("memory a device, one sequence at once:")
+    lines += ["", "memory a device, one sequence at once:"]
     for name, what in (("whole", "weights whole (DDP)"), ("sharded", "weights sharded (FSDP)")):
         needed, verdict = plan.memory_bytes[name], ""
         if device_memory_bytes is not None:
@@ -57,8 +60,9 @@ def plan_lines(plan: "Plan", device_memory_bytes: float | None) -> list[str]:
     named = ", ".join(law.name for law in LAWS if law.floor is not None)
     lines += [
         "",
-        f"N and D of least loss by {named}. These laws are of other texts and vocabularies: the search's own",
-        "law replaces them (fit, recommend). Memory is an estimate (compute/memory.py).",
+        f"N and D of least loss by {named}. These laws are of other",
+        "texts and vocabularies: the search's own law replaces them (fit, recommend).",
+        "Memory is an estimate.",
     ]
     return lines
 

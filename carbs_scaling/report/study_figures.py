@@ -22,6 +22,8 @@ AXIS_GAP = 8  # pixels between ticks and title
 LEVEL = 0.9  # of all bands
 CURVES = 4  # values of N for which the law is drawn
 BEYOND = 10.0  # the recipe is drawn so far beyond the largest N of the runs
+LABELS_IN_LINE = 110  # characters side by side above the axes of all runs; more are tilted
+FEW_VALUES = 6  # of a dimension, up to which its axis is labelled with them
 MANY = 1000  # points from which a figure is drawn by the graphics card
 
 
@@ -76,9 +78,10 @@ def _band(
 
 
 def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
-    """Loss against D: the runs, and the law at its best rate and batch for a few N, with its band.
+    """Loss against D: the runs, and the law at its best rate and batch for a few N.
 
-    The band is what the runs leave open of the law; a run's own noise comes on top.
+    The smallest and the largest N have a band: what the runs leave open of the law; a run's own noise comes
+    on top. Those of the sizes between would lie over both.
     """
     from plotly.colors import sample_colorscale
 
@@ -90,21 +93,13 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     tokens = np.geomspace(table.tokens.min(), table.tokens.max(), 60)
     low_n, high_n = np.log10(table.params.min()), np.log10(table.params.max())
     for number, params in enumerate(chosen):
-        drawn = law.loss_draws(np.full(len(tokens), params), tokens, 400)
-        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
         share = (np.log10(params) - low_n) / max(high_n - low_n, 1e-9)
         colour = sample_colorscale(SHADES, [share])[0]
-        faint = colour.replace("rgb", "rgba").replace(")", ",.2)")
-        _band(
-            figure,
-            tokens,
-            low,
-            high,
-            faint,
-            name=f"{LEVEL:.0%} band",
-            legendgroup="band",
-            showlegend=not number,
-        )
+        if number in (0, len(chosen) - 1):
+            drawn = law.loss_draws(np.full(len(tokens), params), tokens, 400)
+            low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            faint = colour.replace("rgb", "rgba").replace(")", ",.2)")
+            _band(figure, tokens, low, high, faint, name=f"{LEVEL:.0%} band")
         figure.add_scatter(
             x=tokens, y=law.loss(params, tokens), mode="lines", name=f"law, N = {compact(params)}",
             line={"color": colour, "width": 2},
@@ -138,6 +133,12 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     figure, sizes_and_rates = empty_figure(), (table.params, table.learning_rate)
     params, tokens = float(np.median(table.params)), float(np.median(table.tokens))
     x = np.geomspace(min(off.min(), 0.25), max(off.max(), 4.0), 80)
+    low, high = min(float(np.quantile(above, 0.05)), 0.0), float(np.quantile(above, 0.95))
+    margin = 0.1 * (high - low)
+    limits = [low - margin, high + 2 * margin]
+    name, outside = f"run ({len(table)})", int(((above < limits[0]) | (above > limits[1])).sum())
+    if outside:
+        name = f"run ({len(table)}, {outside} of them beyond the picture)"
     curve = law.run_loss(
         params, tokens, x * float(law.learning_rate(params, tokens)), float(law.batch_tokens(params, tokens))
     )
@@ -148,16 +149,14 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     figure.add_trace(
         {
             "type": scatter_kind(len(table)), "x": off, "y": above, "mode": "markers",
-            "name": f"run ({len(table)})", "marker": _sizes_colour(table.params),
+            "name": name, "marker": _sizes_colour(table.params),
             "text": [f"N {compact(n)}, lr {rate:.3g}" for n, rate in zip(*sizes_and_rates, strict=True)],
             "hovertemplate": "%{text}: %{y:+.4f}<extra>run</extra>",
         }
     )  # fmt: skip
-    low, high = min(float(np.quantile(above, 0.05)), 0.0), float(np.quantile(above, 0.95))
-    margin = 0.1 * (high - low)
     figure.update_layout(
         xaxis=log_axis(x, "learning rate / best rate by the law"),
-        yaxis=_axis(f"loss above the law's best, {metric}", range=[low - margin, high + 2 * margin]),
+        yaxis=_axis(f"loss above the law's best, {metric}", range=limits),
     )
     return figure
 
@@ -228,9 +227,11 @@ def dimensions_figure(records: Sequence[TrialRecord], metric: str) -> "Figure | 
     ]
     rank = np.argsort(np.argsort(_above_front(completed)))
     line = {"color": rank, "colorscale": SHADES, "reversescale": True, "showscale": False}
+    longest = max(len(dimension["label"]) for dimension in dimensions)
+    # Long names side by side would run into each other.
+    angle = -15 if longest * len(dimensions) > LABELS_IN_LINE else 0
     return go.Figure(
-        # Long names side by side would run into each other.
-        go.Parcoords(dimensions=dimensions, line=line, labelangle=-15, labelfont={"size": 11}),
+        go.Parcoords(dimensions=dimensions, line=line, labelangle=angle, labelfont={"size": 11}),
         layout=LAYOUT | {"margin": {"l": 60, "r": 60, "t": 90, "b": 30}},
     )
 
@@ -244,7 +245,10 @@ def _above_front(completed: Sequence[TrialRecord]) -> np.ndarray:
 
 
 def _parallel(label: str, values: list[Any], text: Callable[[float], str] = short) -> dict[str, Any] | None:
-    """One axis: logarithms of numbers that span a factor of 3, words by name; None for a single value."""
+    """One axis: logarithms of numbers that span a factor of 3, words by name; None for a single value.
+
+    A few values, such as depths, carry the ticks themselves.
+    """
     if any(value is None for value in values) or len(set(map(str, values))) < 2:
         return None
     if any(isinstance(value, str | bool | list) for value in values):
@@ -252,9 +256,10 @@ def _parallel(label: str, values: list[Any], text: Callable[[float], str] = shor
         places = [words.index(str(value)) for value in values]
         return {"label": label, "values": places, "tickvals": list(range(len(words))), "ticktext": words}
     numbers = np.array(values, dtype=float)
+    few = np.unique(numbers) if len(set(values)) <= FEW_VALUES else None
     if numbers.min() <= 0 or numbers.max() < 3 * numbers.min():
-        return {"label": label, "values": numbers}
-    ticks = log_ticks(numbers.min(), numbers.max(), most=6)
+        return {"label": label, "values": numbers} | ({} if few is None else {"tickvals": few.tolist()})
+    ticks = log_ticks(numbers.min(), numbers.max(), most=6) if few is None else few
     return {
         "label": label, "values": np.log10(numbers), "tickvals": np.log10(ticks).tolist(),
         "ticktext": [text(tick) for tick in ticks],

@@ -4,9 +4,10 @@ The page needs nothing from outside: the plotting library travels inside it. All
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("study_report.html.j2")
 FURTHER = 10.0  # the recommendation's FLOPs over those of the largest run, where none is asked for
 MOST_FAILURES = 50
+COMMAND_CHARACTERS = 60  # of a command that are shown above the figures; all of it stands at the end
 TABLE_CHARACTERS = 105  # that the page has room for, of a table
 SHOWN = 3  # formulas: loss, learning rate and batch; their small terms open with a click
 STEPS = (0.25, 0.5, 2.0, 4.0)  # factors off the optimum whose price is told
@@ -110,8 +112,8 @@ def write_report(study: Study, path: str | Path, target_flops: float | None = No
         if section.figure is not None
     }  # fmt: skip
     page = environment.from_string(TEMPLATE.read_text()).render(
-        title=f"Study {study.name}", summary=_summary(study), sections=sections, figures=figures,
-        plotly=get_plotlyjs(), version=__version__,
+        title=f"Study {study.name}", intro=_intro(study), summary=_summary(study), sections=sections,
+        figures=figures, plotly=get_plotlyjs(), version=__version__,
     )  # fmt: skip
     return write_atomically(path, page.encode())
 
@@ -147,6 +149,19 @@ def report_sections(study: Study, target_flops: float | None = None) -> list[Sec
 def _with_powers(text: str) -> Markup:
     """A formula with its `^-0.5` raised."""
     return Markup(re.sub(r"\^(-?[\w.]+)", r"<sup>\1</sup>", str(escape(text))))
+
+
+def _intro(study: Study) -> str:
+    """What was asked, for somebody who has never seen the program."""
+    command = str(study.identity.get("program", {}).get("command") or "")
+    by = f"task={study.identity['task']}"
+    if command:
+        by += f" ({shorten(command, COMMAND_CHARACTERS, placeholder=' ...')})"
+    return (
+        "A search for the lowest loss at every cost of training, and for the recipe of a larger run. Each "
+        f"run trained a model of its own size, for its own time, with its own settings, by {by}. "
+        "Cost is counted in FLOPs, the arithmetic of training."
+    )
 
 
 def _summary(study: Study) -> list[tuple[str, str]]:
@@ -187,7 +202,8 @@ def _front(study: Study, records: list[TrialRecord]) -> Section:
 
 def _law(law: ScalingLaw, table: RunTable, metric: str, front: list[TrialRecord]) -> list[Section]:
     formulas = law.formulas()
-    lines = [*formulas[:SHOWN], CONVENTION, f"Checked: {held_out_line(law)}."]
+    small = " F, G and H are small terms, below." if formulas[SHOWN:] else ""
+    lines = [*formulas[:SHOWN], CONVENTION + small, f"Checked: {held_out_line(law)}."]
     lines += [f"Mind: {warning}." for warning in law.warnings]
     found = [
         Section(
@@ -253,7 +269,7 @@ def _recommendation(law: ScalingLaw, target_flops: float | None, records: list[T
     rows = [["parameters N", compact(recipe.params), _range(advice.optimal, "params_interval")]]
     rows.append(["tokens D", compact(recipe.tokens), _range(advice.optimal, "tokens_interval")])
     if advice.width is not None:
-        rows.append(["width x depth", f"{advice.width} x {advice.depth}", ""])
+        rows.append(["nearest width x depth", f"{advice.width} x {advice.depth}", ""])
     for name, (low, high) in advice.intervals.items():
         value = getattr(recipe, name, None)
         value = recipe.other[name] if value is None else value
@@ -318,18 +334,31 @@ def _failures(records: list[TrialRecord]) -> list[Section]:
     ]
 
 
+def _said(settings: Any) -> Any:
+    """Nested settings without what is null or empty."""
+    if not isinstance(settings, Mapping):
+        return settings
+    kept = {name: _said(value) for name, value in settings.items()}
+    return {name: value for name, value in kept.items() if value not in (None, "", [], {})}
+
+
 def _reproduction(study: Study, records: list[TrialRecord]) -> Section:
     provenance = records[-1].provenance
     settings = {
         "study": study.name,
-        "budget_flops": study.budget_flops,
-        "identity": study.identity,
+        "budget_flops": scientific(study.budget_flops, 3),
+        "identity": _said(study.identity),
         "versions": {k: v for k, v in provenance.items() if isinstance(v, str | int | float)},
     }
+    again = (
+        f"is carbs-scaling train study.name={study.name} trial=T"
+        if "model" in study.identity
+        else "is its program with the values of that run, which the first figure shows"
+    )
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     return Section(
         "How to reproduce it",
         f"The same study is carbs-scaling search study.name={study.name} with these settings; trial T again "
-        f"is carbs-scaling train study.name={study.name} trial=T.",
+        f"{again}.",
         text=text,
     )

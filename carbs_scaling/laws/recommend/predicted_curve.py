@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from carbs_scaling.laws.scaling_law import ScalingLaw
 
@@ -98,6 +97,8 @@ def predict_curve(
     Raises:
         LawError: N or D is not a positive number, or the level is outside (0, 1).
     """
+    from scipy.special import stdtrit  # takes half a second, and `status` has no use for it
+
     shapes = [shape for curve in curves if (shape := _shape(law, curve)) is not None]
     if len(shapes) < LEAST_RUNS:
         return None

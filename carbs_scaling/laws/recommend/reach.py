@@ -149,15 +149,15 @@ def edge_lines(points: Sequence[Mapping[str, object]], ranges: Mapping[str, Rang
 
 
 def _opened(name: str, ends: Range, word: str) -> str:
-    """The override that moves one edge."""
+    """What moves one edge."""
     if ends.listed:
         return f"add a {'larger' if word == 'largest' else 'smaller'} value to space.{name}"
     if word == "largest":
         value = ends.high * OPEN_FACTOR if ends.log else ends.high + (ends.high - ends.low)
-        return f"space.{name}.high={value:.6g}"
+        return f"open it by space.{name}.high={value:.6g}"
     if ends.whole and ends.low <= ends.multiple:
         return f"{ends.low:.6g}, and there is none smaller"
     value = ends.low / OPEN_FACTOR if ends.log else ends.low - (ends.high - ends.low)
     if ends.whole:
         value = max(ends.multiple, int(value) // ends.multiple * ends.multiple)
-    return f"space.{name}.low={value:.6g}"
+    return f"open it by space.{name}.low={value:.6g}"

@@ -134,12 +134,12 @@ def test_edges_of_a_space():
     ]
     lines = edge_lines(front, ranges)
     assert lines == [
-        "2 of 4 front points have the largest width: space.width.high=256",
+        "2 of 4 front points have the largest width: open it by space.width.high=256",
         "4 of 4 front points have the smallest depth: 1, and there is none smaller",
-        "2 of 4 front points have the smallest learning_rate: space.learning_rate.low=0.0005",
-        "4 of 4 front points have the largest decay: space.decay.high=2",
+        "2 of 4 front points have the smallest learning_rate: open it by space.learning_rate.low=0.0005",
+        "4 of 4 front points have the largest decay: open it by space.decay.high=2",
         "4 of 4 front points have the smallest heads: 64, and there is none smaller",
-        "4 of 4 front points have the smallest wide: space.wide.low=32",
+        "4 of 4 front points have the smallest wide: open it by space.wide.low=32",
         "4 of 4 front points have the largest batch: add a larger value to space.batch",
     ]
     assert edge_lines([], ranges) == []
