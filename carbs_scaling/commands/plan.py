@@ -5,6 +5,7 @@ import shlex
 from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,6 +15,9 @@ from carbs_scaling.config_keys import configuration_folder
 from carbs_scaling.config_loading import load_config
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.verb_config import PlanConfig
+
+if TYPE_CHECKING:
+    from carbs_scaling.compute.plan import Plan
 
 
 def run(composed: DictConfig) -> None:
@@ -26,16 +30,33 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.report.terminal import working
 
     with working("counting the FLOPs of models, and asking published laws"):
-        _plan(config)
+        plan, memory = _planned(config)
 
-
-def _plan(config: PlanConfig) -> None:
-    from carbs_scaling.compute.plan import ModelPlan, by_laws, make_plan
-    from carbs_scaling.compute.throughput import device_called, table_throughput
     from carbs_scaling.files import write_atomically
     from carbs_scaling.report.plan import plan_dict, plan_lines
-    from carbs_scaling.tasks.pretraining_config import ModelConfig
     from carbs_scaling.tasks.pretraining_overrides import search_preset
+
+    if config.format == "json":
+        print(json.dumps(plan_dict(plan), indent=1))
+    else:
+        print("\n".join(plan_lines(plan, memory)))
+    if config.output is None:
+        return
+    output = _preset_path(config.output)
+    hours = None if config.hours is None else config.hours * config.share_for_search
+    preset = OmegaConf.to_yaml(OmegaConf.create(search_preset(plan, output.stem, hours)))
+    head = f"The search of carbs-scaling plan. Add a text with a vocabulary of {config.vocabulary_size:,}."
+    write_atomically(output, f"# @package _global_\n# {head}\n{preset}".encode())
+    if config.format != "json":
+        folder = output.parent.parent
+        print(f"\nwrote {output}: carbs-scaling search --config-dir {folder} +experiment={output.stem}")
+
+
+def _planned(config: PlanConfig) -> "tuple[Plan, float | None]":
+    """The plan, and the memory of a device in bytes where that is known."""
+    from carbs_scaling.compute.plan import ModelPlan, by_laws, make_plan
+    from carbs_scaling.compute.throughput import device_called, table_throughput
+    from carbs_scaling.tasks.pretraining_config import ModelConfig
 
     output = None if config.output is None else _preset_path(config.output)
     family = ModelConfig.from_section(OmegaConf.create(config.model))
@@ -67,19 +88,7 @@ def _plan(config: PlanConfig) -> None:
     plan = make_plan(
         flops, config.share_for_search, model, throughput, config.gpus, str(config.optimizer["name"])
     )
-    if config.format == "json":
-        print(json.dumps(plan_dict(plan), indent=1))
-    else:
-        print("\n".join(plan_lines(plan, memory)))
-    if output is None:
-        return
-    hours = None if config.hours is None else config.hours * config.share_for_search
-    preset = OmegaConf.to_yaml(OmegaConf.create(search_preset(plan, output.stem, hours)))
-    head = f"The search of carbs-scaling plan. Add a text with a vocabulary of {config.vocabulary_size:,}."
-    write_atomically(output, f"# @package _global_\n# {head}\n{preset}".encode())
-    if config.format != "json":
-        folder = output.parent.parent
-        print(f"\nwrote {output}: carbs-scaling search --config-dir {folder} +experiment={output.stem}")
+    return plan, memory
 
 
 def _tell_search_time(search: str, format: str) -> None:

@@ -75,7 +75,10 @@ def law_report(law: ScalingLaw) -> Group:
     for other in law.others:
         for what, value, variance in zip("ND", other.theta[1:3], np.diag(other.covariance)[1:3], strict=True):
             table.add_row(f"of {other.coordinate.label} in {what}", f"{value:.3f}", f"{variance**0.5:.3f}")
-    parts += [table, Text(held_out_line(law))]
+    parts.append(table)
+    if any(law.not_identified.values()):
+        parts.append(Text("(prior): the runs say little of it, and published laws stand in", style="dim"))
+    parts.append(Text(held_out_line(law)))
     if law.rates:
         parts.append(Text(f"prior of the rate: {law.rates}"))
     if law.prior:
@@ -144,6 +147,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
     if advice.depth is not None:
         table.add_row("shape (width x depth)", f"{advice.width} x {advice.depth}", "")
     published = _table("published law", "learning rate", "batch", "loss", "source")
+    published.columns[-1].overflow = "fold"  # an address that is cut leads nowhere
     for law_beside, theirs in advice.published:
         values = (theirs.learning_rate, theirs.batch_tokens, theirs.loss)
         cells = [

@@ -95,15 +95,16 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     for number, params in enumerate(chosen):
         share = (np.log10(params) - low_n) / max(high_n - low_n, 1e-9)
         colour = sample_colorscale(SHADES, [share])[0]
-        if number in (0, len(chosen) - 1):
+        name, banded = f"N = {compact(params)}", number in (0, len(chosen) - 1)
+        if banded:
             drawn = law.loss_draws(np.full(len(tokens), params), tokens, 400)
             low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
             faint = colour.replace("rgb", "rgba").replace(")", ",.2)")
-            _band(figure, tokens, low, high, faint, name=f"{LEVEL:.0%} band")
+            _band(figure, tokens, low, high, faint, legendgroup=name, showlegend=False)
         figure.add_scatter(
-            x=tokens, y=law.loss(params, tokens), mode="lines", name=f"law, N = {compact(params)}",
-            line={"color": colour, "width": 2},
-            hovertemplate="D %{x:.3s}: %{y:.3f}<extra>" + f"law, N = {compact(params)}</extra>",
+            x=tokens, y=law.loss(params, tokens), mode="lines", legendgroup=name,
+            name=f"{name}, {LEVEL:.0%} band" if banded else name, line={"color": colour, "width": 2},
+            hovertemplate="D %{x:.3s}: %{y:.3f}<extra>" + f"law, {name}</extra>",
         )  # fmt: skip
     figure.add_trace(
         {
@@ -260,6 +261,8 @@ def _parallel(label: str, values: list[Any], text: Callable[[float], str] = shor
     if numbers.min() <= 0 or numbers.max() < 3 * numbers.min():
         return {"label": label, "values": numbers} | ({} if few is None else {"tickvals": few.tolist()})
     ticks = log_ticks(numbers.min(), numbers.max(), most=6) if few is None else few
+    if few is not None and text is short and (few % 1 == 0).all() and few.max() < 10_000:
+        text = "{:.0f}".format  # 2048, not 2.05k
     return {
         "label": label, "values": np.log10(numbers), "tickvals": np.log10(ticks).tolist(),
         "ticktext": [text(tick) for tick in ticks],

@@ -202,7 +202,7 @@ def _front(study: Study, records: list[TrialRecord]) -> Section:
 
 def _law(law: ScalingLaw, table: RunTable, metric: str, front: list[TrialRecord]) -> list[Section]:
     formulas = law.formulas()
-    small = " F, G and H are small terms, below." if formulas[SHOWN:] else ""
+    small = ". F, G and H: small terms, below" if formulas[SHOWN:] else ""
     lines = [*formulas[:SHOWN], CONVENTION + small, f"Checked: {held_out_line(law)}."]
     lines += [f"Mind: {warning}." for warning in law.warnings]
     found = [
