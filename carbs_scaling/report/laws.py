@@ -186,7 +186,10 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         if advice.reach.reasons
         else []
     )
-    return Group(*lead, title, table, published, *(Text(note) for note in notes), *yellow)
+    others = Text(
+        "published laws are of other texts, tokenizers and sizes; losses in nats a token", style="dim"
+    )
+    return Group(*lead, title, table, published, others, *(Text(note) for note in notes), *yellow)
 
 
 def _where(beyond_n: float, beyond_d: float, from_hull: float) -> str:

@@ -200,7 +200,7 @@ class SearchDisplay:
         columns = self._columns([trial.record for trial in trials])
         # A program of the user's own has a unit of its own.
         unit = "nats" if self.metric.startswith(("nats", "bits")) else ""
-        table = _table("running", "trial", columns, "progress, loss", "of its steps", "train loss", unit)
+        table = _table("running", "trial", columns, "steps done,", "loss curve", "train loss", unit)
         for trial in shown:
             done = Text.assemble(curve(trial), f" {100 * trial.fraction:3.0f}%")
             loss = "" if trial.train_loss is None else f"{trial.train_loss:.3f}"
