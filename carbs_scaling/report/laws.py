@@ -186,9 +186,7 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         if advice.reach.reasons
         else []
     )
-    others = Text(
-        "published laws are of other texts, tokenizers and sizes; losses in nats a token", style="dim"
-    )
+    others = Text("published laws are of other texts and sizes, their losses in nats a token", style="dim")
     return Group(*lead, title, table, published, others, *(Text(note) for note in notes), *yellow)
 
 
