@@ -183,11 +183,12 @@ def _draw_front(axes: "Axes", front: Sequence[TrialRecord], law: PowerLaw | None
     axes.plot(flops, loss, "o", mfc="none", mec=INK, mew=1.3, ms=8, zorder=6, label=f"front ({len(front)})")
     halo = [withStroke(linewidth=3, foreground="white")]
     # The best rates found; sizes are told by the colours. Left of and below the front no run can be, but the
-    # law and its band are there: a label stands below both.
+    # law and its band are there: a label stands below both, at the end of a thin line.
     labelled = [record for record in front if "learning_rate" in record.roles]
     for record in spread_out(labelled, MOST_LABELS)[1:]:
         band = None if law is None else law.band(np.array([record.flops]))
         below = record.loss if band is None else min(record.loss, float(band[0][0]))
+        axes.plot([record.flops] * 2, [record.loss, below], color=GREY, linewidth=0.7, zorder=4)
         axes.annotate(
             f"lr {scientific(record.roles['learning_rate'])}", (record.flops, below),
             textcoords="offset points", xytext=(-4, -9), ha="right", va="top", fontsize=9, color=INK,
