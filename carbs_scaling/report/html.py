@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 LAW_COLOUR, ALARM = "#e8590c", "#e03131"  # both readable on white and on near-black
-# Viridis without its ends, its start lighter: that is lost on a dark page, as the last would be on a white one.
+# Viridis from a lighter start, which a dark page does not swallow, and without the end that is lost on white.
 _SHADES = ("#4c58ad", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
 SHADES = [[place / (len(_SHADES) - 1), shade] for place, shade in enumerate(_SHADES)]
 FRONT_COLOUR = "#868e96"
