@@ -1,9 +1,9 @@
 """Baseline: the grid of a careful person.
 
-Three or four sizes of one aspect ratio, each with 20 tokens a parameter, and at each the same four learning
-rates (a quarter of a published law's to twice it) and two batches (that law's and twice it). Each size
-costs ten times the one before, so N grows by about 3; the runs of all sizes together cost the budget, and
-are made from cheap to dear.
+Three or four sizes of one aspect ratio, each with about 20 tokens a parameter, and at each four learning
+rates (a quarter of a published law's to twice it; lower where that would leave the range) and two batches
+(that law's and twice it). Each size costs ten times the one before, so N grows by about 3; the runs of all
+sizes together cost the budget and no more, and are made from cheap to dear.
 """
 
 from collections import Counter
@@ -35,6 +35,8 @@ _SHAPES = 2048
 _MOVES_N = 0.3  # in ln N
 # Weights of squared logs in the choice of a shape: its cost counts most, then tokens a parameter and aspect.
 _RATIO_WEIGHT, _ASPECT_WEIGHT = 0.25, 4.0
+_OVER_COST = 100.0  # a shape that costs more is taken only where there is no other: the sweep must be paid for
+_RATE = 2  # place of the learning rate in the features of a space
 
 
 def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
@@ -47,7 +49,7 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
     sweep = len(_RATE_FACTORS) * len(_BATCH_FACTORS)
     dearest = min(space.highest_flops, budget_flops / (sweep * _COST_FACTOR / (_COST_FACTOR - 1)))
     decades = np.log(max(dearest / space.lowest_flops, 1)) / np.log(_COST_FACTOR)
-    sizes = int(decades + 0.01) + 1  # whole decades are whole, whatever the last digit
+    sizes = int(decades + 0.1) + 1  # the cheapest legal run costs a little more than a limit says
     costs = dearest / _COST_FACTOR ** np.arange(min(sizes, _MOST_SIZES))[::-1]
     known = space.candidates(qmc.Sobol(space.encoding.knobs, rng=0).random(_SHAPES))
     ratios = known.features[:, 1] + space.centre[1] - known.features[:, 0] - space.centre[0]
@@ -55,22 +57,33 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
     shapes = []
     for cost in costs:
         badness = np.log(known.flops / cost) ** 2 + _RATIO_WEIGHT * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2
-        shapes.append(
-            space.encoding.position(known.points[int(np.argmin(badness + _ASPECT_WEIGHT * aspects))])
-        )
+        badness += _ASPECT_WEIGHT * aspects + np.where(known.flops > cost, _OVER_COST, 0.0)
+        shapes.append(space.encoding.position(known.points[int(np.argmin(badness))]))
     points = []
     for shift in _SHIFTS:
         for knobs in shapes:
             sizes_of = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
             rate, batch = published_level(float(sizes_of[0]), float(sizes_of[1]))
-            rate += space.rates.level[0]
+            rate = _inside(space, knobs, rate + space.rates.level[0] + np.log(shift))
             for batch_factor in _BATCH_FACTORS:
                 for rate_factor in _RATE_FACTORS:
                     row = knobs[None].copy()
                     space.set_role(row, "batch_tokens", np.array([batch + np.log(batch_factor * shift)]))
-                    space.set_role(row, "learning_rate", np.array([rate + np.log(rate_factor * shift)]))
+                    space.set_role(row, "learning_rate", np.array([rate + np.log(rate_factor)]))
                     points.append(space.legal(space.encoding.point(row[0])))
     return points
+
+
+def _inside(space: LegalSpace, knobs: NDArray[np.float64], rate: float) -> float:
+    """The ln rate that factors are applied to, moved so that all of them stay in the range searched."""
+    for factor, side in ((_RATE_FACTORS[0], max), (_RATE_FACTORS[-1], min)):
+        wanted = rate + np.log(factor)
+        row = knobs[None].copy()
+        space.set_role(row, "learning_rate", np.array([wanted]))
+        legal = space.legal(space.encoding.point(row[0]))
+        reached = space.features([legal])[0, _RATE] + space.centre[_RATE]
+        rate += side(0.0, float(reached - wanted))
+    return rate
 
 
 def _aspects(space: LegalSpace, known: Candidates) -> NDArray[np.float64]:
