@@ -35,8 +35,8 @@ _SHAPES = 2048
 _MOVES_N = 0.3  # in ln N
 # Weights of squared logs in the choice of a shape: its cost counts most, then tokens a parameter and aspect.
 _RATIO_WEIGHT, _ASPECT_WEIGHT = 0.25, 4.0
-_OVER_COST = 100.0  # a shape that costs more is taken only where there is no other: the sweep must be paid for
-_RATE = 2  # place of the learning rate in the features of a space
+# Where the shapes nearest to the costs are too dear together, smaller costs are tried.
+_ATTEMPTS, _LESS = 8, 0.98
 
 
 def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
@@ -50,21 +50,23 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
     dearest = min(space.highest_flops, budget_flops / (sweep * _COST_FACTOR / (_COST_FACTOR - 1)))
     decades = np.log(max(dearest / space.lowest_flops, 1)) / np.log(_COST_FACTOR)
     sizes = int(decades + 0.1) + 1  # the cheapest legal run costs a little more than a limit says
-    costs = dearest / _COST_FACTOR ** np.arange(min(sizes, _MOST_SIZES))[::-1]
     known = space.candidates(qmc.Sobol(space.encoding.knobs, rng=0).random(_SHAPES))
     ratios = known.features[:, 1] + space.centre[1] - known.features[:, 0] - space.centre[0]
-    aspects = _aspects(space, known)
-    shapes = []
-    for cost in costs:
-        badness = np.log(known.flops / cost) ** 2 + _RATIO_WEIGHT * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2
-        badness += _ASPECT_WEIGHT * aspects + np.where(known.flops > cost, _OVER_COST, 0.0)
-        shapes.append(space.encoding.position(known.points[int(np.argmin(badness))]))
+    off = _RATIO_WEIGHT * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2 + _ASPECT_WEIGHT * _aspects(space, known)
+    for _ in range(_ATTEMPTS):
+        costs = dearest / _COST_FACTOR ** np.arange(min(sizes, _MOST_SIZES))[::-1]
+        chosen = [int(np.argmin(np.log(known.flops / cost) ** 2 + off)) for cost in costs]
+        whole = sweep * float(known.flops[chosen].sum())
+        if whole <= _LESS * budget_flops:
+            break
+        dearest *= _LESS * budget_flops / whole  # no shape costs just what was asked for
+    shapes = [space.encoding.position(known.points[index]) for index in chosen]
     points = []
     for shift in _SHIFTS:
         for knobs in shapes:
             sizes_of = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
             rate, batch = published_level(float(sizes_of[0]), float(sizes_of[1]))
-            rate = _inside(space, knobs, rate + space.rates.level[0] + np.log(shift))
+            rate = _inside(space, rate + space.rates.level[0] + np.log(shift))
             for batch_factor in _BATCH_FACTORS:
                 for rate_factor in _RATE_FACTORS:
                     row = knobs[None].copy()
@@ -74,16 +76,11 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
     return points
 
 
-def _inside(space: LegalSpace, knobs: NDArray[np.float64], rate: float) -> float:
+def _inside(space: LegalSpace, rate: float) -> float:
     """The ln rate that factors are applied to, moved so that all of them stay in the range searched."""
-    for factor, side in ((_RATE_FACTORS[0], max), (_RATE_FACTORS[-1], min)):
-        wanted = rate + np.log(factor)
-        row = knobs[None].copy()
-        space.set_role(row, "learning_rate", np.array([wanted]))
-        legal = space.legal(space.encoding.point(row[0]))
-        reached = space.features([legal])[0, _RATE] + space.centre[_RATE]
-        rate += side(0.0, float(reached - wanted))
-    return rate
+    lowest, highest = space.role_range("learning_rate") or (-np.inf, np.inf)
+    low, high = lowest - np.log(_RATE_FACTORS[0]), highest - np.log(_RATE_FACTORS[-1])
+    return float(min(max(rate, low), high))
 
 
 def _aspects(space: LegalSpace, known: Candidates) -> NDArray[np.float64]:

@@ -1,5 +1,7 @@
 """The grid of a careful person."""
 
+from itertools import pairwise
+
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
@@ -69,4 +71,4 @@ def test_it_can_be_paid_and_its_rates_stay_in_the_range():
     assert sum(flops(point) for point in sweep) <= 1e13
     for first in range(0, len(sweep), 8):
         rates = sorted({point["learning_rate"] for point in sweep[first : first + 8]})
-        assert [high / low for low, high in zip(rates, rates[1:], strict=False)] == pytest.approx([2] * 3)
+        assert [high / low for low, high in pairwise(rates)] == pytest.approx([2] * 3)
