@@ -146,6 +146,9 @@ class Comparison:
                     continue
                 name = f"{sampler}-{seed}"
                 study = Study.load(StudyConfig(name, str(self.folder / "studies"), None, seed))
+                if not any(record.completed for record in study.records()):
+                    print(f"{name} has no completed run: it is left out", flush=True)
+                    continue
                 loaded.append((name, study))
                 studies.append(Ended(spending(name, study), hours_of(study)))
         if not studies:

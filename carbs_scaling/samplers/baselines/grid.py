@@ -34,9 +34,9 @@ _SHIFTS = (1.0, 2**0.5)  # past the last size the grid is swept again with rates
 _SHAPES = 2048
 _MOVES_N = 0.3  # in ln N
 # Weights of squared logs in the choice of a shape: its cost counts most, then tokens a parameter and aspect.
-_RATIO_WEIGHT, _ASPECT_WEIGHT = 0.25, 4.0
-# Where the shapes nearest to the costs are too dear together, smaller costs are tried.
-_ATTEMPTS, _LESS = 8, 0.98
+_RATIO_WEIGHT, _ASPECT_WEIGHT = 0.25, 16.0
+# Where the shapes nearest to the costs are too dear together, costs that are smaller by this are tried.
+_ATTEMPTS, _LESS = 30, 0.98
 
 
 def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
@@ -59,7 +59,7 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
         whole = sweep * float(known.flops[chosen].sum())
         if whole <= _LESS * budget_flops:
             break
-        dearest *= _LESS * budget_flops / whole  # no shape costs just what was asked for
+        dearest *= _LESS  # no shape costs just what was asked for
     shapes = [space.encoding.position(known.points[index]) for index in chosen]
     points = []
     for shift in _SHIFTS:
