@@ -183,7 +183,7 @@ def explained(evidence: Evidence, table: dict[str, dict[str, Any]]) -> list[str]
         f"{evidence.start:.3f} to {evidence.best:.3f}, the lowest loss of any study; 95% of it are made at "
         f"{evidence.target:.3f}. ≥: a study that never got there counts with all that it spent (in brackets: "
         "how many did). Front regret: the area of the joint front that is missing at that share of the "
-        f"budget; empty where a study spent less. Energy is that of all trials, as the ledger has it.",
+        f"budget; empty where a study spent less or no run had ended. Energy is that of all trials, as the ledger has it.",
     ]
     usual = [name for name in USUAL if name in table]
     if first == OWN and usual:
@@ -253,6 +253,7 @@ def _draw_lines(axes: "Axes", curves: Sequence[dict[str, Any]], key: str, label:
 
     shares = np.geomspace(LEAST_SHARE, 1, PLACES)
     shown: list[float] = []
+    begins = 1.0
     for index, sampler in enumerate(dict.fromkeys(curve["sampler"] for curve in curves)):
         rows = np.array([_at(curve, key, shares) for curve in curves if curve["sampler"] == sampler])
         there = np.isfinite(rows).all(axis=0)  # from where every seed has a run
@@ -262,7 +263,7 @@ def _draw_lines(axes: "Axes", curves: Sequence[dict[str, Any]], key: str, label:
         if len(rows) > 1:
             low, high = rows.min(axis=0), rows.max(axis=0)
             axes.fill_between(x, low, high, step="post", color=colour, alpha=0.12, linewidth=0, zorder=3)
-        mean = rows.mean(axis=0)
+        begins, mean = min(begins, float(x[0])), rows.mean(axis=0)
         axes.plot(
             x, mean, drawstyle="steps-post", color=colour, linewidth=2.0 if sampler == OWN else 1.4,
             zorder=5 if sampler == OWN else 4, label=LABELS.get(sampler, sampler),
@@ -270,7 +271,7 @@ def _draw_lines(axes: "Axes", curves: Sequence[dict[str, Any]], key: str, label:
         # A first run may be far off; the end is what is compared.
         shown += mean[x >= 0.05].tolist()
     axes.set_xscale("log")
-    axes.set_xlim(LEAST_SHARE, 1.03)
+    axes.set_xlim(0.95 * begins, 1.03)
     axes.xaxis.set_major_locator(FixedLocator([0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axes.xaxis.set_minor_locator(NullLocator())
