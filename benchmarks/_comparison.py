@@ -183,7 +183,8 @@ def explained(evidence: Evidence, table: dict[str, dict[str, Any]]) -> list[str]
         f"{evidence.start:.3f} to {evidence.best:.3f}, the lowest loss of any study; 95% of it are made at "
         f"{evidence.target:.3f}. ≥: a study that never got there counts with all that it spent (in brackets: "
         "how many did). Front regret: the area of the joint front that is missing at that share of the "
-        f"budget; empty where a study spent less or no run had ended. Energy is that of all trials, as the ledger has it.",
+        "budget; empty where a study spent less or no run had ended. Energy is that of all trials, as the "
+        "ledger has it.",
     ]
     usual = [name for name in USUAL if name in table]
     if first == OWN and usual:
