@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from carbs_scaling.ledger.history import read_history
+from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.ledger.history import FAILURES
+from carbs_scaling.ledger.trials import read_trials
 from carbs_scaling.space.projection import LegalSpace
+from carbs_scaling.trial import Status
 
 # By kind: the clone's folder, and what `git clone` is told. Protein is that of PufferLib 3.0 on PyPI.
 SOURCES = {
@@ -64,6 +68,9 @@ def environment(kind: str) -> tuple[str, Path]:
 class PeerSampler(BaseSampler):
     """A sampler in another process, told what is really run.
 
+    It is told of each trial once it has ended, in any order, and of none that runs. A peer whose process ends
+    is begun again once a proposal, with another seed, and told all of it.
+
     Args:
         kind: of `_peer_server.PEERS`.
         space: what may be run.
@@ -71,6 +78,7 @@ class PeerSampler(BaseSampler):
         start: where it begins.
         python: of its environment.
         sources: put before its path; None for none.
+        log: file for what it prints on standard error; None for nowhere.
     """
 
     def __init__(
@@ -81,15 +89,14 @@ class PeerSampler(BaseSampler):
         start: dict[str, Any],
         python: str,
         sources: Path | None,
+        log: Path | None = None,
     ) -> None:
-        self.space, self.told, self.failed = space, 0, 0
+        self.kind, self.space, self.seed = kind, space, seed
+        self.command = [python, str(Path(__file__).with_name("_peer_server.py"))]
         path = {} if sources is None else {"PYTHONPATH": str(sources)}
-        self.process = subprocess.Popen(
-            [python, str(Path(__file__).with_name("_peer_server.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **path},
-        )  # fmt: skip
-        dimensions = [
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", **path}
+        self.log, self.restarts = log, 0
+        self.dimensions = [
             {
                 "name": name, "low": float(d.low), "high": float(d.high), "log": bool(d.log),
                 # Rounding is the projection's; whole numbers would be too coarse a grid for theirs.
@@ -97,30 +104,46 @@ class PeerSampler(BaseSampler):
             }
             for name, d in space.encoding.distributions.items()
         ]  # fmt: skip
-        self._say({"kind": kind, "seed": seed, "most_cost": space.highest_flops, "dimensions": dimensions})
+        self._begin()
+
+    def _begin(self) -> None:
+        self.told: set[int] = set()  # numbers of trials
+        with (Path(os.devnull) if self.log is None else self.log).open("a") as errors:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+                env=self.environment,
+            )  # fmt: skip
+        self._say({
+            "kind": self.kind, "seed": self.seed + 1000 * self.restarts,
+            "most_cost": self.space.highest_flops, "dimensions": self.dimensions,
+        })  # fmt: skip
 
     def close(self) -> None:
         """Ends the process."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
         self.process.wait(30)
 
     def _say(self, message: dict[str, Any]) -> dict[str, Any]:
         """The answer to a line.
 
         Raises:
-            RuntimeError: the process ended.
+            CarbsScalingError: the process ended.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        answer = ""
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(
-                f"the peer ended with {self.process.wait(30)} after {json.dumps(message)[:200]}"
+            said = "" if self.log is None else f" ({self.log})"
+            raise CarbsScalingError(
+                f"the peer {self.kind} ended with {self.process.wait(30)}{said} after "
+                f"{json.dumps(message)[:200]}"
             )
         return dict(json.loads(answer))
 
@@ -128,14 +151,26 @@ class PeerSampler(BaseSampler):
         return dict(self.space.encoding.distributions)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
-        history = read_history(study, self.space, but=trial.number)
-        runs = zip(history.points, history.loss, history.flops, strict=True)
-        news = [(point, loss, flops, False) for point, loss, flops in list(runs)[self.told :]]
-        news += [(point, 0.0, self.space.cost(point), True) for point in history.failed[self.failed :]]
-        self.told, self.failed = len(history.points), len(history.failed)
-        for point, loss, flops, failed in news:
-            numbers = {name: float(value) for name, value in point.items()}
-            self._say({"tell": {"point": numbers, "loss": loss, "cost": flops, "failed": failed}})
+        try:
+            return self._asked(study)
+        except CarbsScalingError:
+            self.close()
+            self.restarts += 1
+            self._begin()
+            return self._asked(study)
+
+    def _asked(self, study: Study) -> dict[str, Any]:
+        for ended in read_trials(study):
+            if ended.number in self.told or ended.status is None:
+                continue
+            point = self.space.point_of(ended.params)
+            failed = ended.status in FAILURES
+            if point is not None and (failed or ended.status is Status.COMPLETED):
+                numbers = {name: float(value) for name, value in point.items()}
+                cost = self.space.cost(point) if ended.flops is None or failed else ended.flops
+                loss = 0.0 if ended.loss is None else ended.loss
+                self._say({"tell": {"point": numbers, "loss": loss, "cost": cost, "failed": failed}})
+            self.told.add(ended.number)
         return self.space.encoding.clip(self._say({"ask": True})["point"])
 
     def sample_independent(

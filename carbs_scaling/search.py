@@ -96,15 +96,23 @@ class Search:
         config: study, budget, sampler and executor.
         task: what a trial is.
         display: what the person sees.
+        sampler: proposes points; None for the one that the configuration names.
 
     Raises:
         CarbsScalingError, OSError: one line each; the ledger keeps all that was done.
     """
 
-    def __init__(self, config: SearchConfig, task: Task, display: SearchDisplay) -> None:
+    def __init__(
+        self,
+        config: SearchConfig,
+        task: Task,
+        display: SearchDisplay,
+        sampler: samplers.Sampler | None = None,
+    ) -> None:
         self._config = config
         self._task = task
         self._display = display
+        self._sampler = sampler
         self._proposing, self._recording, self._showing = Stopwatch(), Stopwatch(), Stopwatch()
         self._begun = False  # whether a trial was: from then on nothing is taken back
         self._last_status: Status | None = None
@@ -123,7 +131,7 @@ class Search:
         # Whatever can be refused is refused before anything is written; what is refused later is taken back.
         require_device(self._config.executor)
         self._limits = SearchLimits(self._config)
-        sampler = build_sampler(self._config, self._task)
+        sampler = build_sampler(self._config, self._task) if self._sampler is None else self._sampler
         self._loggers = Loggers(self._config.logger, self._config.study.name, self._config.study.folder)
         study, folder = self._config.study, self._config.study.folder
         executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(

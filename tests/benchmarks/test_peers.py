@@ -20,16 +20,19 @@ def test_a_peer_in_another_process_is_told_and_asked() -> None:
     peer = PeerSampler("random", space, 3, {"width": 16, "rate": 0.01}, sys.executable, None)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = new_study(peer)
-    seen = []
-    for number in range(4):
-        trial = study.ask(distributions)
-        seen.append(trial.params)
-        if number == 2:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            study.tell(trial, [2.0, 1e6 * trial.params["width"]])
+    trials = [study.ask(distributions) for _ in range(2)]
+    assert peer.told == set()  # both run
+    study.tell(trials[1], [2.0, 1e9])
+    trials.append(study.ask(distributions))
+    assert peer.told == {1}
+    study.tell(trials[0], [2.0, 1e9])  # ends after the one begun later
+    study.tell(trials[2], state=optuna.trial.TrialState.FAIL)
+    trials.append(study.ask(distributions))
+    assert peer.told == {0, 1, 2}
+    peer.process.kill()
+    trials.append(study.ask(distributions))
+    assert (peer.restarts, peer.told) == (1, {0, 1, 2})
     peer.close()
     assert peer.process.returncode == 0
-    assert (peer.told, peer.failed) == (2, 1)
-    assert len({point["rate"] for point in seen}) == 4
-    assert all(8 <= point["width"] <= 64 for point in seen)
+    assert len({trial.params["rate"] for trial in trials}) == 5
+    assert all(8 <= trial.params["width"] <= 64 for trial in trials)

@@ -1,12 +1,13 @@
 """Baseline: the grid of a careful person.
 
-Three or four sizes of one aspect ratio, each with 20 tokens a parameter, and at each the same four learning
-rates (a quarter of a published law's to twice it) and two batches (that law's and twice it). Each size
-costs ten times the one before, so N grows by about 3; the runs of all sizes together cost the budget, and
-are made from cheap to dear.
+Three or four sizes of one aspect ratio, each with about 20 tokens a parameter, and at each four learning
+rates (a quarter of a published law's to twice it; lower where that would leave the range) and two batches
+(that law's and twice it). Each size costs ten times the one before, so N grows by about 3; the runs of all
+sizes together cost the budget and no more, and are made from cheap to dear.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,13 @@ _RATE_FACTORS = (0.25, 0.5, 1.0, 2.0)
 _BATCH_FACTORS = (1.0, 2.0)
 _MOST_SIZES = 4
 _COST_FACTOR = 10.0  # of a size over the one before
-_SHIFTS = (1.0, 2**0.5)  # past the last size the grid is swept again with rates and batches in between
+_SHIFT = 2**0.5  # past the last size the grid is swept again with rates and batches in between
 _SHAPES = 2048
 _MOVES_N = 0.3  # in ln N
 # Weights of squared logs in the choice of a shape: its cost counts most, then tokens a parameter and aspect.
-_RATIO_WEIGHT, _ASPECT_WEIGHT = 0.25, 4.0
+_RATIO_WEIGHT, _ASPECT_WEIGHT = 0.25, 8.0
+# Where the shapes nearest to the costs are too dear together, costs that are smaller by this are tried.
+_ATTEMPTS, _LESS = 30, 0.98
 
 
 def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
@@ -44,33 +47,45 @@ def grid_points(space: LegalSpace, budget_flops: float) -> list[Point]:
         space: what may be run.
         budget_flops: what the whole sweep may cost.
     """
-    sweep = len(_RATE_FACTORS) * len(_BATCH_FACTORS)
-    dearest = min(space.highest_flops, budget_flops / (sweep * _COST_FACTOR / (_COST_FACTOR - 1)))
+    runs = len(_RATE_FACTORS) * len(_BATCH_FACTORS)
+    dearest = min(space.highest_flops, budget_flops / (runs * _COST_FACTOR / (_COST_FACTOR - 1)))
     decades = np.log(max(dearest / space.lowest_flops, 1)) / np.log(_COST_FACTOR)
-    sizes = int(decades + 0.01) + 1  # whole decades are whole, whatever the last digit
-    costs = dearest / _COST_FACTOR ** np.arange(min(sizes, _MOST_SIZES))[::-1]
+    sizes = int(decades + 0.1) + 1  # the cheapest legal run costs a little more than a limit says
     known = space.candidates(qmc.Sobol(space.encoding.knobs, rng=0).random(_SHAPES))
     ratios = known.features[:, 1] + space.centre[1] - known.features[:, 0] - space.centre[0]
-    aspects = _aspects(space, known)
-    shapes = []
-    for cost in costs:
-        badness = np.log(known.flops / cost) ** 2 + _RATIO_WEIGHT * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2
-        shapes.append(
-            space.encoding.position(known.points[int(np.argmin(badness + _ASPECT_WEIGHT * aspects))])
-        )
+    off = _RATIO_WEIGHT * (ratios - np.log(_TOKENS_PER_PARAM)) ** 2 + _ASPECT_WEIGHT * _aspects(space, known)
+    for _ in range(_ATTEMPTS):
+        costs = dearest / _COST_FACTOR ** np.arange(min(sizes, _MOST_SIZES))[::-1]
+        chosen = [int(np.argmin(np.log(known.flops / cost) ** 2 + off)) for cost in costs]
+        shapes = [space.encoding.position(known.points[index]) for index in chosen]
+        points = _sweep(space, shapes, 1.0)
+        if sum(space.cost(point) for point in points) <= budget_flops:
+            break
+        dearest *= _LESS  # no shape costs just what was asked for
+    return points + _sweep(space, shapes, _SHIFT)
+
+
+def _sweep(space: LegalSpace, shapes: Sequence[NDArray[np.float64]], shift: float) -> list[Point]:
+    """Each shape at all rates and batches, both times `shift`."""
     points = []
-    for shift in _SHIFTS:
-        for knobs in shapes:
-            sizes_of = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
-            rate, batch = published_level(float(sizes_of[0]), float(sizes_of[1]))
-            rate += space.rates.level[0]
-            for batch_factor in _BATCH_FACTORS:
-                for rate_factor in _RATE_FACTORS:
-                    row = knobs[None].copy()
-                    space.set_role(row, "batch_tokens", np.array([batch + np.log(batch_factor * shift)]))
-                    space.set_role(row, "learning_rate", np.array([rate + np.log(rate_factor * shift)]))
-                    points.append(space.legal(space.encoding.point(row[0])))
+    for knobs in shapes:
+        sizes_of = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
+        rate, batch = published_level(float(sizes_of[0]), float(sizes_of[1]))
+        rate = _inside(space, rate + space.rates.level[0] + np.log(shift))
+        for batch_factor in _BATCH_FACTORS:
+            for rate_factor in _RATE_FACTORS:
+                row = knobs[None].copy()
+                space.set_role(row, "batch_tokens", np.array([batch + np.log(batch_factor * shift)]))
+                space.set_role(row, "learning_rate", np.array([rate + np.log(rate_factor)]))
+                points.append(space.legal(space.encoding.point(row[0])))
     return points
+
+
+def _inside(space: LegalSpace, rate: float) -> float:
+    """The ln rate that factors are applied to, moved so that all of them stay in the range searched."""
+    lowest, highest = space.role_range("learning_rate") or (-np.inf, np.inf)
+    low, high = lowest - np.log(_RATE_FACTORS[0]), highest - np.log(_RATE_FACTORS[-1])
+    return float(min(max(rate, low), high))
 
 
 def _aspects(space: LegalSpace, known: Candidates) -> NDArray[np.float64]:

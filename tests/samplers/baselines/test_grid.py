@@ -1,5 +1,7 @@
 """The grid of a careful person."""
 
+from itertools import pairwise
+
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
@@ -51,3 +53,22 @@ def test_width_and_depth_grow_together():
     aspects = [point["width"] / point["depth"] for point in sweep]
     assert max(aspects) / min(aspects) < 2.5  # the space has from 1/4 to 1024
     assert all(10 < point["ratio"] < 40 for point in sweep)
+
+
+def test_it_can_be_paid_and_its_rates_stay_in_the_range():
+    distributions = {
+        "params": IntDistribution(1000, 1_000_000, log=True),
+        "tokens": IntDistribution(10_000, 100_000_000, log=True),
+        "learning_rate": FloatDistribution(1e-4, 2e-2, log=True),  # the law's rate for small models is above
+        "batch_tokens": FloatDistribution(1e2, 1e6, log=True),
+    }
+
+    def flops(point):
+        return 6.0 * point["params"] * point["tokens"]
+
+    points = grid_points(LegalSpace(Encoding(distributions), flops, dict), 1e13)
+    sweep = points[: len(points) // 2]
+    assert sum(flops(point) for point in sweep) <= 1e13
+    for first in range(0, len(sweep), 8):
+        rates = sorted({point["learning_rate"] for point in sweep[first : first + 8]})
+        assert [high / low for low, high in pairwise(rates)] == pytest.approx([2] * 3)
