@@ -6,9 +6,9 @@
 
 Each is a call of `carbs-scaling search` at the budget that stands in `PRESETS`, and 24 trials: a minute or
 two of two cores. Language models learn the text that comes with Python, classifiers scikit-learn's digits
-and movie snippets; `finetune` and `lora` train the largest model of the front of `gpt2` further on names of
-functions and their docstrings (`_material.py`). What has ended is not run again. The page is written after
-every run.
+and what kind each line of that text is, the trained encoder movie snippets. `finetune` and `lora` train the
+largest model of the front of `gpt2` further on names of functions and their docstrings (`_material.py`). What
+has ended is not run again. The page is written after every run.
 """
 
 import argparse
@@ -60,14 +60,12 @@ class Preset:
     material: Callable[[Path], tuple[str, ...]] = field(default=lambda folder: ())
 
 
-def snippets(folder: Path) -> tuple[str, ...]:
-    """Two thousand snippets to train on."""
-    return (f"data.paths=[{_material.movie_snippets(folder / 'material', 1000, 2000)}]",)
-
-
 def snippets_and_encoder(folder: Path) -> tuple[str, ...]:
-    """The same, and the trained encoder."""
-    return (*snippets(folder), f"model.path={_material.encoder(folder / 'material')}")
+    """Two thousand snippets to train on, and the trained encoder."""
+    return (
+        f"data.paths=[{_material.movie_snippets(folder / 'material', 1000, 2000)}]",
+        f"model.path={_material.encoder(folder / 'material')}",
+    )
 
 
 def rows_and_model(folder: Path) -> tuple[str, ...]:
@@ -86,11 +84,12 @@ def model_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
+LIBRARY = "of Python's own library"
 TEXT = "on Python's own library, in bytes"
 ROWS = "model.sequence_length=64"  # of the model that is trained further
 ENCODER = (
-    "+experiment=classify", "model=pretrained", "model.sequence_length=32", "space=finetuning",
-    "space.epochs={low: 0.1, high: 2}", "data.max_examples=1000",
+    "+experiment=classify", "examples=labelled", "model=pretrained", "model.sequence_length=32",
+    "space=finetuning", "space.epochs={low: 0.1, high: 2}", "data.max_examples=1000",
 )  # fmt: skip
 PRESETS = (
     Preset("gpt2", f"GPT-2 {TEXT}; AdamW", 3e11, ("training.keep_models=front",)),
@@ -100,7 +99,9 @@ PRESETS = (
     Preset("muon", f"GPT-2 {TEXT}; Muon, ratio to AdamW's rate searched", 3e11, ("+experiment=muon",)),
     Preset("sgd", f"GPT-2 {TEXT}; SGD, momentum searched", 3e11, ("+experiment=sgd",)),
     Preset("vit_digits", "ViT on scikit-learn's digits", 1e11, ("+experiment=vit_digits",)),
-    Preset("classify", "GPT-2 on movie snippets, in bytes", 3e11, ("+experiment=classify",), snippets),
+    Preset(
+        "classify", f"GPT-2: is a line {LIBRARY} code, comment or docstring?", 3e11, ("+experiment=classify",)
+    ),
     Preset(
         "finetune",
         "the GPT-2 above, all weights, on names and docstrings",

@@ -64,7 +64,8 @@ def task_of(folder: str) -> Any:
 
     material = Path(folder)
     overrides = [
-        "study.name=snippets", "+experiment=classify", "model=pretrained", "space=finetuning",
+        "study.name=snippets", "+experiment=classify", "examples=labelled", "model=pretrained",
+        "space=finetuning",
         f"model.path={_material.encoder(material)}", f"model.lora_rank={LORA_RANK}",
         f"data.paths=[{_material.movie_snippets(material, HELD_OUT, POOL_EXAMPLES)}]",
         f"model.sequence_length={LENGTH}", "objective.metric=accuracy", "budget.flops=1e18",

@@ -124,7 +124,7 @@ def test_a_folder_of_images_has_a_class_a_folder(tmp_path):
         (
             "sentence\tscore\na\t1\nb\t0\n",
             {},
-            "data.label_column=...: no such column; there are sentence, score",
+            "data.label_column=... must name the column of labels; there are sentence, score",
         ),
         ("words\tlabel\na\t1\nb\t0\n", {}, "data.text_column=... must name a column"),
         ("sentence\tlabel\na\t1\nb\t0\n", {"text_column": "body"}, "no column 'body'"),
