@@ -143,16 +143,20 @@ def search(preset: Preset, folder: Path, processes: int, share: float) -> None:
     )
     print(f"{preset.name}: search", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    cost = folder / preset.name / "cost.json"
+    # Of a call that was killed nothing is known.
+    spent = {"cpu_seconds": 0.0, "at_least": (folder / preset.name / "study.db").exists()}
+    if cost.exists():
+        spent |= json.loads(cost.read_text())
     before = child_seconds()
     ended = subprocess.run(
         [sys.executable, "-m", "carbs_scaling.cli", "search", *overrides],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    cost = folder / preset.name / "cost.json"
-    spent = json.loads(cost.read_text())["cpu_seconds"] if cost.exists() else 0.0
+    spent["cpu_seconds"] += child_seconds() - before
+    write_atomically(cost, json.dumps(spent).encode())
     if ended.returncode:
         raise SystemExit(f"{preset.name} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
-    write_atomically(cost, json.dumps({"cpu_seconds": spent + child_seconds() - before}).encode())
 
 
 def child_seconds() -> float:
@@ -163,12 +167,13 @@ def child_seconds() -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """A search that ended."""
+    """A search that ended; `cpu_seconds` are a lower bound where `at_least` is set."""
 
     preset: Preset
     study: Study
     records: list[TrialRecord]
     cpu_seconds: float
+    at_least: bool
 
 
 def ended_runs(folder: Path) -> list[Run]:
@@ -178,8 +183,9 @@ def ended_runs(folder: Path) -> list[Run]:
         cost = folder / preset.name / "cost.json"
         if (folder / preset.name / "front.json").exists() and cost.exists():
             study = Study.load(StudyConfig(preset.name, str(folder), None, 0))
-            seconds = json.loads(cost.read_text())["cpu_seconds"]
-            runs.append(Run(preset, study, study.records(), seconds))
+            spent = json.loads(cost.read_text())
+            least = bool(spent.get("at_least"))
+            runs.append(Run(preset, study, study.records(), spent["cpu_seconds"], least))
     return runs
 
 
@@ -203,6 +209,7 @@ def row(run: Run) -> dict[str, Any]:
         "accuracy": accuracy,
         "best": {**best.roles, **best.point},
         "cpu_seconds": run.cpu_seconds,
+        "cpu_seconds_at_least": run.at_least,
     }
 
 
@@ -223,7 +230,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {sizes} "
             f"| {r['losses'][0]:.3f} to {r['losses'][1]:.3f} {r['metric']}{more} "
             f"| {best['learning_rate']:.2g}, {compact(best['batch_tokens'])}, {compact(best['tokens'])} "
-            f"| {r['cpu_seconds'] / 60:.1f} |"
+            f"| {'over ' if r['cpu_seconds_at_least'] else ''}{r['cpu_seconds'] / 60:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -259,7 +266,8 @@ how far its front comes, and what that costs. Made by
 
     python benchmarks/documented_runs.py
 
-CPU minutes are of all processes, on a machine that was busy with other work. N counts what the laws count: of
+CPU minutes are of all processes, on a machine that was busy with other work; "over" where a call was killed
+on the way. N counts what the laws count: of
 experts the active ones, of LoRA the trained adapters. `finetune` and `lora` train the largest model on the
 front of `gpt2` further. The first loss of a front is that of its cheapest run.
 
