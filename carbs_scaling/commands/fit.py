@@ -75,7 +75,7 @@ def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list
 
 
 def with_edges(laws: list[ScalingLaw], config: StudyConfig) -> list[ScalingLaw]:
-    """Add to laws a warning for each edge of the study's space that its front presses on, and for its task."""
+    """Add to laws a warning for each edge of the study's space that its front presses on, one for its task."""
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.front import front_edges
 
@@ -85,7 +85,7 @@ def with_edges(laws: list[ScalingLaw], config: StudyConfig) -> list[ScalingLaw]:
     if "model" in study.identity and task != "pretraining":
         more = [
             *more,
-            f"the runs are of task={task}, published laws of pretraining: they lend a prior, no more",
+            f"the runs are of task={task}, published laws of pretraining: a prior, no more",
         ]
     return [replace(law, warnings=(*law.warnings, *more)) for law in laws]
 
