@@ -75,7 +75,7 @@ def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list
 
 
 def with_edges(laws: list[ScalingLaw], config: StudyConfig) -> list[ScalingLaw]:
-    """Add to laws a warning for each edge of the study's space that its front presses on, one for its task."""
+    """Add to laws a warning for each edge that the study's front presses on, and one for its task."""
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.front import front_edges
 
@@ -83,10 +83,7 @@ def with_edges(laws: list[ScalingLaw], config: StudyConfig) -> list[ScalingLaw]:
     more = front_edges(study)
     task = study.identity.get("task")
     if "model" in study.identity and task != "pretraining":
-        more = [
-            *more,
-            f"the runs are of task={task}, published laws of pretraining: a prior, no more",
-        ]
+        more.append(f"the runs are of task={task}, published laws of pretraining: a prior, no more")
     return [replace(law, warnings=(*law.warnings, *more)) for law in laws]
 
 
