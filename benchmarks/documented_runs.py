@@ -6,9 +6,9 @@
 
 Each is a call of `carbs-scaling search` at the budget that stands in `PRESETS`, and 24 trials: a minute or
 two of two cores. Language models learn the text that comes with Python, classifiers scikit-learn's digits
-and movie snippets; `finetune` and `lora` train the largest model of the front of `gpt2` further on names of
-functions and their docstrings (`_material.py`). What has ended is not run again. The page is written after
-every run.
+and what kind each line of that text is, the trained encoder movie snippets. `finetune` and `lora` train the
+largest model of the front of `gpt2` further on names of functions and their docstrings (`_material.py`). What
+has ended is not run again. The page is written after every run.
 """
 
 import argparse
@@ -60,14 +60,12 @@ class Preset:
     material: Callable[[Path], tuple[str, ...]] = field(default=lambda folder: ())
 
 
-def snippets(folder: Path) -> tuple[str, ...]:
-    """Two thousand snippets to train on."""
-    return (f"data.paths=[{_material.movie_snippets(folder / 'material', 1000, 2000)}]",)
-
-
 def snippets_and_encoder(folder: Path) -> tuple[str, ...]:
-    """The same, and the trained encoder."""
-    return (*snippets(folder), f"model.path={_material.encoder(folder / 'material')}")
+    """Two thousand snippets to train on, and the trained encoder."""
+    return (
+        f"data.paths=[{_material.movie_snippets(folder / 'material', 1000, 2000)}]",
+        f"model.path={_material.encoder(folder / 'material')}",
+    )
 
 
 def rows_and_model(folder: Path) -> tuple[str, ...]:
@@ -86,11 +84,12 @@ def model_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
+LIBRARY = "of Python's own library"
 TEXT = "on Python's own library, in bytes"
 ROWS = "model.sequence_length=64"  # of the model that is trained further
 ENCODER = (
-    "+experiment=classify", "model=pretrained", "model.sequence_length=32", "space=finetuning",
-    "space.epochs={low: 0.1, high: 2}", "data.max_examples=1000",
+    "+experiment=classify", "examples=labelled", "model=pretrained", "model.sequence_length=32",
+    "space=finetuning", "space.epochs={low: 0.1, high: 2}", "data.max_examples=1000",
 )  # fmt: skip
 PRESETS = (
     Preset("gpt2", f"GPT-2 {TEXT}; AdamW", 3e11, ("training.keep_models=front",)),
@@ -100,7 +99,9 @@ PRESETS = (
     Preset("muon", f"GPT-2 {TEXT}; Muon, ratio to AdamW's rate searched", 3e11, ("+experiment=muon",)),
     Preset("sgd", f"GPT-2 {TEXT}; SGD, momentum searched", 3e11, ("+experiment=sgd",)),
     Preset("vit_digits", "ViT on scikit-learn's digits", 1e11, ("+experiment=vit_digits",)),
-    Preset("classify", "GPT-2 on movie snippets, in bytes", 3e11, ("+experiment=classify",), snippets),
+    Preset(
+        "classify", f"GPT-2: is a line {LIBRARY} code, comment or docstring?", 3e11, ("+experiment=classify",)
+    ),
     Preset(
         "finetune",
         "the GPT-2 above, all weights, on names and docstrings",
@@ -142,16 +143,20 @@ def search(preset: Preset, folder: Path, processes: int, share: float) -> None:
     )
     print(f"{preset.name}: search", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    cost = folder / preset.name / "cost.json"
+    # Of a call that was killed nothing is known.
+    spent = {"cpu_seconds": 0.0, "at_least": (folder / preset.name / "study.db").exists()}
+    if cost.exists():
+        spent |= json.loads(cost.read_text())
     before = child_seconds()
     ended = subprocess.run(
         [sys.executable, "-m", "carbs_scaling.cli", "search", *overrides],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    cost = folder / preset.name / "cost.json"
-    spent = json.loads(cost.read_text())["cpu_seconds"] if cost.exists() else 0.0
+    spent["cpu_seconds"] += child_seconds() - before
+    write_atomically(cost, json.dumps(spent).encode())
     if ended.returncode:
         raise SystemExit(f"{preset.name} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
-    write_atomically(cost, json.dumps({"cpu_seconds": spent + child_seconds() - before}).encode())
 
 
 def child_seconds() -> float:
@@ -162,12 +167,13 @@ def child_seconds() -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """A search that ended."""
+    """A search that ended; `cpu_seconds` are a lower bound where `at_least` is set."""
 
     preset: Preset
     study: Study
     records: list[TrialRecord]
     cpu_seconds: float
+    at_least: bool
 
 
 def ended_runs(folder: Path) -> list[Run]:
@@ -177,8 +183,9 @@ def ended_runs(folder: Path) -> list[Run]:
         cost = folder / preset.name / "cost.json"
         if (folder / preset.name / "front.json").exists() and cost.exists():
             study = Study.load(StudyConfig(preset.name, str(folder), None, 0))
-            seconds = json.loads(cost.read_text())["cpu_seconds"]
-            runs.append(Run(preset, study, study.records(), seconds))
+            spent = json.loads(cost.read_text())
+            least = bool(spent.get("at_least"))
+            runs.append(Run(preset, study, study.records(), spent["cpu_seconds"], least))
     return runs
 
 
@@ -202,6 +209,7 @@ def row(run: Run) -> dict[str, Any]:
         "accuracy": accuracy,
         "best": {**best.roles, **best.point},
         "cpu_seconds": run.cpu_seconds,
+        "cpu_seconds_at_least": run.at_least,
     }
 
 
@@ -222,7 +230,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {sizes} "
             f"| {r['losses'][0]:.3f} to {r['losses'][1]:.3f} {r['metric']}{more} "
             f"| {best['learning_rate']:.2g}, {compact(best['batch_tokens'])}, {compact(best['tokens'])} "
-            f"| {r['cpu_seconds'] / 60:.1f} |"
+            f"| {'over ' if r['cpu_seconds_at_least'] else ''}{r['cpu_seconds'] / 60:.1f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -258,7 +266,8 @@ how far its front comes, and what that costs. Made by
 
     python benchmarks/documented_runs.py
 
-CPU minutes are of all processes, on a machine that was busy with other work. N counts what the laws count: of
+CPU minutes are of all processes, on a machine that was busy with other work; "over" where a call was killed
+on the way. N counts what the laws count: of
 experts the active ones, of LoRA the trained adapters. `finetune` and `lora` train the largest model on the
 front of `gpt2` further. The first loss of a front is that of its cheapest run.
 

@@ -3,6 +3,8 @@
     python benchmarks/finetuning_trials.py table --processes 2   # 144 real runs, hours; it can be resumed
     python benchmarks/finetuning_trials.py replay                  # every sampler on the table, 20 seeds
     python benchmarks/finetuning_trials.py live --processes 1      # two seeds, every trial really trained
+    python benchmarks/finetuning_trials.py table --small         # 48 shorter runs, about an hour of one core
+    python benchmarks/finetuning_trials.py replay --small
     python benchmarks/finetuning_trials.py --smoke                 # a table of 8 tiny runs, 2 seeds
 
 Data: 10,070 snippets whose rating has a clear sign (`_material.py`), 500 of them held out. Model: the BERT
@@ -15,6 +17,9 @@ value is the mean. *replay* lets each sampler spend on it the FLOPs of 30 mean r
 point that is proposed is moved to the nearest of the lattice. *live* trains what is proposed. What counts:
 trials and FLOPs until the accuracy has made 95% of the best gain over the majority class that anybody
 found. One that does not get there counts as one more trial than it made.
+
+`--small` is a lattice of 8 x 2 x 3 with one seed, and 128 to 512 examples; samplers have 20 mean runs, at
+most 40 trials. The whole table goes on from its runs.
 
 `grid` is the one that BERT's authors recommend (Devlin et al. 2018, appendix A.3: rates 2e-5, 3e-5, 5e-5,
 batches 16 and 32, 2 to 4 epochs), carried over to so few examples: four rates a factor of 4 apart, two
@@ -42,16 +47,37 @@ from carbs_scaling.files import write_atomically
 from carbs_scaling.numbers import scientific
 
 RATES = tuple(3e-4 * 2.0**i for i in range(8))
-BATCHES = (4, 8, 16)
-EXAMPLES = (256, 512, 1024)
 POOL_EXAMPLES = 1024  # of the training set
 HELD_OUT, LENGTH = 500, 24
 SAMPLERS = ("ours", "random", "grid", "TPE", "CARBS")
 GAIN_SHARE = 0.95
-MEAN_RUNS, MOST_TRIALS = 30, 60
 GRID_RATES, GRID_BATCHES = (6e-4, 2.4e-3, 9.6e-3, 3.84e-2), (8, 16)
 LORA_RANK = 8
 START = {"learning_rate": 1.2e-3, "batch_size": 8, "examples": 256}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A table, and what a sampler may spend on it.
+
+    Args:
+        rates, batches, examples: values of the lattice, rising.
+        seeds: runs of each point.
+        mean_runs: a sampler's budget, in the FLOPs of so many mean runs.
+        most_trials: of a sampler.
+    """
+
+    rates: tuple[float, ...]
+    batches: tuple[int, ...]
+    examples: tuple[int, ...]
+    seeds: int
+    mean_runs: float
+    most_trials: int
+
+
+WHOLE = Size(RATES, (4, 8, 16), (256, 512, 1024), 2, 30, 60)
+SMALL = Size(RATES, (8, 16), (128, 256, 512), 1, 20, 40)
+SMOKE = Size(RATES[2::4], (1, 2), (20, 40), 1, 4, 8)
 
 
 @lru_cache(maxsize=1)
@@ -64,7 +90,8 @@ def task_of(folder: str) -> Any:
 
     material = Path(folder)
     overrides = [
-        "study.name=snippets", "+experiment=classify", "model=pretrained", "space=finetuning",
+        "study.name=snippets", "+experiment=classify", "examples=labelled", "model=pretrained",
+        "space=finetuning",
         f"model.path={_material.encoder(material)}", f"model.lora_rank={LORA_RANK}",
         f"data.paths=[{_material.movie_snippets(material, HELD_OUT, POOL_EXAMPLES)}]",
         f"model.sequence_length={LENGTH}", "objective.metric=accuracy", "budget.flops=1e18",
@@ -109,25 +136,16 @@ def train(folder: str, point: dict[str, Any], seed: int) -> dict[str, Any]:
 
 def majority(folder: Path) -> float:
     """Accuracy of the most frequent class of the held-out snippets."""
-    lines = (
-        (_material.movie_snippets(folder, HELD_OUT, POOL_EXAMPLES) / "dev.tsv").read_text().splitlines()[1:]
-    )
-    positive = fmean(line.rsplit("\t", 1)[1] == "1" for line in lines)
+    held_out = _material.movie_snippets(folder, HELD_OUT, POOL_EXAMPLES) / "dev.tsv"
+    positive = fmean(line.rsplit("\t", 1)[1] == "1" for line in held_out.read_text().splitlines()[1:])
     return max(positive, 1 - positive)
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Points of the table, and the space around them.
+    """Points of the table, whose runs cost `flops_an_example` and train N weights; the space around them."""
 
-    Args:
-        rates, batches, examples: its values, rising.
-        flops: of a run that sees so many examples, by their number.
-    """
-
-    rates: tuple[float, ...]
-    batches: tuple[int, ...]
-    examples: tuple[int, ...]
+    size: Size
     flops_an_example: float
     params: float
 
@@ -135,23 +153,23 @@ class Lattice:
     def distributions(self) -> dict[str, Any]:
         """The space that samplers see."""
         return {
-            "learning_rate": FloatDistribution(self.rates[0], self.rates[-1], log=True),
-            "batch_size": IntDistribution(self.batches[0], self.batches[-1], log=True),
-            "examples": IntDistribution(self.examples[0], self.examples[-1], log=True),
+            "learning_rate": FloatDistribution(min(self.size.rates), max(self.size.rates), log=True),
+            "batch_size": IntDistribution(min(self.size.batches), max(self.size.batches), log=True),
+            "examples": IntDistribution(min(self.size.examples), max(self.size.examples), log=True),
         }
 
     def points(self) -> list[dict[str, Any]]:
         """All of them."""
         return [
             {"learning_rate": rate, "batch_size": batch, "examples": examples}
-            for examples in self.examples
-            for batch in self.batches
-            for rate in self.rates
+            for examples in self.size.examples
+            for batch in self.size.batches
+            for rate in self.size.rates
         ]
 
     def project(self, point: dict[str, Any]) -> dict[str, Any]:
         """The nearest point of the table, in logs."""
-        values = (self.rates, self.batches, self.examples)
+        values = (self.size.rates, self.size.batches, self.size.examples)
         return {
             name: min(ladder, key=lambda value, at=point[name]: abs(np.log(value / at)))
             for name, ladder in zip(START, values, strict=True)
@@ -179,11 +197,11 @@ class Live(Lattice):
         return {**point, "examples": max(int(point["examples"]), 10 * int(point["batch_size"]))}
 
 
-def grid_order() -> list[dict[str, Any]]:
-    """The grid of the docstring, cheapest first."""
+def grid_order(every_examples: Sequence[int]) -> list[dict[str, Any]]:
+    """The grid of the module's docstring, cheapest first."""
     return [
         {"learning_rate": rate, "batch_size": batch, "examples": examples}
-        for examples in EXAMPLES
+        for examples in every_examples
         for batch in GRID_BATCHES
         for rate in GRID_RATES
     ]
@@ -200,14 +218,13 @@ def sampler_of(name: str, task: Task, seed: int) -> Any:
         lattice = task.problem
         space = LegalSpace(Encoding(lattice.distributions), lattice.flops, lattice.roles, lattice.project)
         rng = np.random.default_rng(seed)
-        rest = [point for point in lattice.points() if point not in grid_order()]
-        order = [lattice.project(point) for point in grid_order()] + [
-            rest[i] for i in rng.permutation(len(rest))
-        ]
+        swept = grid_order(lattice.size.examples)
+        rest = [point for point in lattice.points() if point not in swept]
+        order = [*map(lattice.project, swept), *(rest[i] for i in rng.permutation(len(rest)))]
         return ProjectedSampler(
             lambda _: CarefulGrid(space, order), space, task.budget, seed, stands_in=False
         )
-    options = {"n_trials": MOST_TRIALS} if name == "ours" else {}
+    options = {"n_trials": task.problem.size.most_trials} if name == "ours" else {}
     return build(name, task, seed, **options)
 
 
@@ -236,12 +253,10 @@ def reached(accuracy: Sequence[float], flops: Sequence[float], least: float) -> 
     return Reached(int(there[0]) + 1, float(np.sum(flops[: there[0] + 1])), best)
 
 
-def spent_by(
-    name: str, lattice: Lattice, value: Callable[[dict], float | None], budget: float, seed: int
-) -> dict:
+def spent_by(name: str, lattice: Lattice, value: Callable, budget: float, seed: int) -> dict:
     """What one search bought: accuracies and FLOPs in order."""
     task = Task(lattice, budget, START, lambda point: None if (v := value(point)) is None else 1 - v)
-    bought = spend(sampler_of(name, task, seed), task, MOST_TRIALS)
+    bought = spend(sampler_of(name, task, seed), task, lattice.size.most_trials)
     return {"accuracy": (1 - bought.loss).tolist(), "flops": bought.flops.tolist()}
 
 
@@ -271,11 +286,11 @@ def best_gain_share(best: float, baseline: float) -> float:
     return baseline + GAIN_SHARE * (best - baseline)
 
 
-def make_table(runs: Runs, material: Path, lattice_of: tuple, seeds: int) -> None:
+def make_table(runs: Runs, material: Path, size: Size) -> None:
     """All real runs of the table, first of one seed, then of the next."""
     jobs = []
-    for seed in range(1, seeds + 1):
-        for point in Lattice(*lattice_of, 1.0, 1.0).points():
+    for seed in range(1, size.seeds + 1):
+        for point in Lattice(size, 1.0, 1.0).points():
             jobs.append(partial(runs.get, point_key(point, seed), train, str(material), point, seed))
     runs.together(jobs)
 
@@ -285,16 +300,16 @@ def point_key(point: dict[str, Any], seed: int | str) -> str:
     return f"{point['learning_rate']:.6g} {point['batch_size']} {point['examples']} {seed}"
 
 
-def lattice_from(runs: Runs, lattice_of: tuple) -> Lattice:
+def lattice_from(runs: Runs, size: Size) -> Lattice:
     """The lattice with what its runs cost.
 
     Raises:
         SystemExit: no run is there yet.
     """
-    first = next(iter(runs.known.values()), None)
-    if first is None:
+    if not runs.known:
         raise SystemExit("there is no table yet: run `finetuning_trials.py table` first")
-    return Lattice(*lattice_of, first["flops"] / (first["tokens"] / LENGTH), first["params"])
+    first = next(iter(runs.known.values()))
+    return Lattice(size, first["flops"] / (first["tokens"] / LENGTH), first["params"])
 
 
 def mean_accuracy(runs: Runs, point: dict[str, Any], seeds: int) -> float | None:
@@ -305,9 +320,7 @@ def mean_accuracy(runs: Runs, point: dict[str, Any], seeds: int) -> float | None
     """
     keys = [point_key(point, seed) for seed in range(1, seeds + 1)]
     if missing := [key for key in keys if key not in runs.known]:
-        raise SystemExit(
-            f"the table lacks the run {missing[0]}: run `finetuning_trials.py table --seeds {seeds}`"
-        )
+        raise SystemExit(f"the table lacks the run {missing[0]}: run `finetuning_trials.py table` to its end")
     values = [runs.known[key]["accuracy"] for key in keys if runs.known[key]["accuracy"] is not None]
     return fmean(values) if values else None
 
@@ -318,35 +331,35 @@ def main() -> None:
     )
     parser.add_argument("what", nargs="?", choices=("table", "replay", "live", "all"), default="all")
     parser.add_argument("--samplers", default=",".join(SAMPLERS))
-    parser.add_argument("--seeds", type=int, default=2, help="of each run of the table")
     parser.add_argument("--replays", type=int, default=20, help="seeds of each sampler on the table")
     parser.add_argument("--live-seeds", type=int, default=2)
     parser.add_argument("--live-runs", type=float, default=12, help="budget of a live search in mean runs")
     parser.add_argument("--processes", type=int, default=2, help="runs of the table at once")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/finetuning"))
+    parser.add_argument("--small", action="store_true", help="48 runs of one seed instead of 144")
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder, lattice_of = arguments.folder, (RATES, BATCHES, EXAMPLES)
-    what, seeds, replays = arguments.what, arguments.seeds, arguments.replays
+    folder, what, replays = arguments.folder, arguments.what, arguments.replays
+    size = SMALL if arguments.small else WHOLE
     if arguments.smoke:
-        folder, what, seeds, replays = folder.with_name("finetuning-smoke"), "replay", 1, 2
-        lattice_of = (RATES[2::4], (1, 2), (20, 40))
+        folder, what, replays, size = folder.with_name("finetuning-smoke"), "replay", 2, SMOKE
     material = folder.parent / "material"
     _material.encoder(material)  # once, before several processes ask for it
     _material.movie_snippets(material, HELD_OUT, POOL_EXAMPLES)
     runs = Runs(folder / "runs.json", arguments.processes)
     if what in ("table", "all") or arguments.smoke:
-        make_table(runs, material, lattice_of, seeds)
+        make_table(runs, material, size)
     if what == "table":
         return
-    lattice, names = lattice_from(runs, lattice_of), arguments.samplers.split(",")
+    lattice, names = lattice_from(runs, size), arguments.samplers.split(",")
     baseline = majority(material)
-    best = max(mean_accuracy(runs, point, seeds) or 0.0 for point in lattice.points())
+    best = max(mean_accuracy(runs, point, size.seeds) or 0.0 for point in lattice.points())
     mean_flops = fmean(lattice.flops(point) for point in lattice.points())
     searches: dict[str, list[dict]] = {}
-    kept = folder / f"searches-{'live' if what == 'live' else 'replay'}.json"
+    kind = "live" if what == "live" else "replay"
+    kept = folder / f"searches-{kind}.json"
     known = json.loads(kept.read_text()) if kept.exists() else {}
 
     def search(name: str, seed: int, space: Lattice, value: Callable, budget: float) -> dict:
@@ -357,7 +370,7 @@ def main() -> None:
         return known[key]
 
     if what == "live":
-        live = Live(*lattice_of, lattice.flops_an_example, lattice.params)
+        live = Live(size, lattice.flops_an_example, lattice.params)
         for name in names:
             for seed in range(arguments.live_seeds):
 
@@ -371,14 +384,14 @@ def main() -> None:
     else:
         for name in names:
             for seed in range(replays):
-                value = partial(mean_accuracy, runs, seeds=seeds)
+                value = partial(mean_accuracy, runs, seeds=size.seeds)
                 searches.setdefault(name, []).append(
-                    search(name, seed, lattice, value, MEAN_RUNS * mean_flops)
+                    search(name, seed, lattice, value, size.mean_runs * mean_flops)
                 )
     text = as_table(searches, best_gain_share(best, baseline), baseline)
-    minutes = sum(run["cpu_seconds"] for run in runs.known.values()) / 60
-    text += f"\n{len(runs.known)} real runs, {minutes:.0f} CPU minutes\n"
-    write_atomically(folder / f"{'live' if what == 'live' else 'replay'}.md", text.encode())
+    seconds = sum(run["cpu_seconds"] for run in runs.known.values())
+    text += f"\n{len(runs.known)} real runs, {seconds / 60:.0f} CPU minutes\n"
+    write_atomically(folder / f"{kind}{'-small' if arguments.small else ''}.md", text.encode())
     print(text)
 
 

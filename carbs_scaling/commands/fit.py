@@ -77,12 +77,16 @@ def laws_of(tables: dict[str, RunTable], prior: list[str] | None = None) -> list
 
 
 def with_edges(laws: list[ScalingLaw], config: StudyConfig) -> list[ScalingLaw]:
-    """Add to laws a warning for each edge of the study's space that its front presses on."""
+    """Add to laws a warning for each edge that the study's front presses on, and one for its task."""
     from carbs_scaling.ledger.study import Study
     from carbs_scaling.report.front import front_edges
 
-    edges = tuple(front_edges(Study.load(config)))
-    return [replace(law, warnings=(*law.warnings, *edges)) for law in laws]
+    study = Study.load(config)
+    more = front_edges(study)
+    task = study.identity.get("task")
+    if "model" in study.identity and task != "pretraining":
+        more.append(f"the runs are of task={task}, published laws of pretraining: a prior, no more")
+    return [replace(law, warnings=(*law.warnings, *more)) for law in laws]
 
 
 def draw_law(law: ScalingLaw, table: RunTable, beside: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from carbs_scaling.data.example_tables import require_text
 from carbs_scaling.data.hub import quiet_hub
 from carbs_scaling.errors import DataError, NoSuchText
 
@@ -89,11 +90,7 @@ class TextEncoder:
 
     def __call__(self, columns: Sequence[Sequence[Any]], names: Sequence[str]) -> npt.NDArray[np.uint32]:
         for name, texts in zip(names, columns, strict=True):
-            for number, text in enumerate(texts):
-                if not isinstance(text, str):
-                    raise DataError(
-                        f"column {name!r}, row {number + 1}, holds {type(text).__name__}, not text"
-                    )
+            require_text(name, texts)
         length = self._length
         rows = np.zeros((len(columns[0]), 2 * length), dtype=np.uint32)
         rows[:, :length] = self.pad

@@ -2,7 +2,8 @@
 
 import csv
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -101,7 +102,10 @@ def _split_files(key: str, paths: Sequence[str]) -> tuple[list[Path], list[Path]
 def _read(files: Sequence[Path]) -> "pd.DataFrame":
     import pandas as pd
 
-    return pd.concat([_read_file(file) for file in files], ignore_index=True)
+    frame = pd.concat([_read_file(file) for file in files], ignore_index=True)
+    if not len(frame):
+        raise DataError(f"{', '.join(map(str, files))}: no rows")
+    return frame
 
 
 def _read_file(file: Path) -> "pd.DataFrame":
@@ -114,11 +118,8 @@ def _read_file(file: Path) -> "pd.DataFrame":
             if suffix == ".tsv":
                 # As GLUE writes them: no quotes, a line a row.
                 frame = pd.read_csv(file, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False)
-                if len(frame.columns) == len(COLA_COLUMNS) and not set(frame.columns) & {
-                    "sentence",
-                    "label",
-                    "text",
-                }:
+                # Its label in place of a name.
+                if len(frame.columns) == len(COLA_COLUMNS) and frame.columns[1] in ("0", "1"):
                     frame = pd.read_csv(
                         file, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False, header=None,
                         names=COLA_COLUMNS,
@@ -162,7 +163,10 @@ def _dataset(config: RowSource, scratch: Path) -> Tables:
                 found = {config.split: found}
             splits = {name: _frame(part) for name, part in found.items() if name in _wanted(config, found)}
         except (DatasetNotFoundError, HTTPError, OSError, ValueError, RuntimeError, KeyError) as error:
-            raise NoSuchText(f"data.name={config.name}: {one_line(error)}") from error
+            hint = ""
+            if folder.is_dir() and isinstance(error, FileNotFoundError | ValueError):
+                hint = "; a folder must hold one of images for each class, or be one of save_to_disk"
+            raise NoSuchText(f"data.name={config.name}: {one_line(error)}{hint}") from error
     if config.split not in splits:
         raise NoSuchText(f"data.split={config.split}: {config.name} has the splits {', '.join(found)}")
     if config.validation_split is not None and config.validation_split not in splits:
@@ -191,6 +195,28 @@ def _frame(part: Any) -> "pd.DataFrame":
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
 
 
+@contextmanager
+def naming(table: str) -> Iterator[None]:
+    """Begins errors about rows and columns with the table that they are in."""
+    try:
+        yield
+    except DataError as error:
+        raise type(error)(f"{table}: {error}") from error
+
+
+def require_text(name: str, texts: Sequence[object]) -> None:
+    """Checks that a column holds nothing but texts.
+
+    Raises:
+        DataError: the first row that has none.
+    """
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            empty = text is None or text != text
+            what = "is empty" if empty else f"holds {type(text).__name__}, not text"
+            raise DataError(f"column {name!r}, row {number + 1}, {what}")
+
+
 def columns_of(config: ExamplesConfig, frame: "pd.DataFrame", with_images: bool) -> tuple[list[str], str]:
     """The columns of the inputs, one or two texts or an image, and that of the labels.
 
@@ -200,8 +226,11 @@ def columns_of(config: ExamplesConfig, frame: "pd.DataFrame", with_images: bool)
     known = [str(name) for name in frame.columns]
     there = f"there are {', '.join(known)}"
     label = config.label_column or next((name for name in LABEL_COLUMNS if name in known), None)
+    if label is None:
+        folders = ", or give a folder of images for each of two classes or more" if with_images else ""
+        raise NoSuchText(f"data.label_column=... must name the column of labels{folders}; {there}")
     if label not in known:
-        raise NoSuchText(f"data.label_column={label or '...'}: no such column; {there}")
+        raise NoSuchText(f"data.label_column={label}: no such column; {there}")
     if with_images:
         inputs = [config.image_column]
     elif config.text_column is not None:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 
 from carbs_scaling.data.example_encoding import PAD, ImageEncoder, InputForm, TextEncoder
-from carbs_scaling.data.example_tables import columns_of, read_tables
+from carbs_scaling.data.example_tables import Tables, columns_of, naming, read_tables
 from carbs_scaling.data.examples_config import ExamplesConfig
 from carbs_scaling.data.prepared import holds_arrays, map_array
+from carbs_scaling.data.stdlib_lines import stdlib_lines
 from carbs_scaling.data.token_files import cache_folder
 from carbs_scaling.data.windows import Indices, ShuffledWindows
 from carbs_scaling.errors import DataError, NoSuchText
@@ -123,19 +124,28 @@ def _build(config: ExamplesConfig, form: InputForm, cache: Path, scratch: Path) 
     vocabulary_size, pad, identity = 1, PAD, "images"
     if config.source == "digits":
         if not form.of_images:
-            raise NoSuchText("examples=digits holds images: use model=vit, or another data")
+            raise NoSuchText("examples=digits holds images: use model=vit, or other examples")
         train, held_out, what = _digits(form), None, "scikit-learn's digits"
     else:
-        tables = read_tables(config, scratch)
+        if config.source == "stdlib":
+            if form.of_images:
+                raise NoSuchText("examples=stdlib holds texts: use model=gpt2, or other examples")
+            tables = Tables(stdlib_lines(), None)
+        else:
+            tables = read_tables(config, scratch)
         encode: Any
         if form.of_images:
             encode = ImageEncoder(form)
         else:
             encode = TextEncoder(config.tokenizer, form)
             vocabulary_size, pad, identity = encode.vocabulary_size, encode.pad, encode.identity
-        train = _split(config, tables.train, form, encode)
-        held_out = None if tables.held_out is None else _split(config, tables.held_out, form, encode)
-        what = config.name or ", ".join(config.paths)
+        what = config.name or ", ".join(config.paths) or "lines of Python's standard library"
+        with naming(what):
+            train = _split(config, tables.train, form, encode)
+        held_out = None
+        if tables.held_out is not None:
+            with naming(f"held-out examples of {what}"):
+                held_out = _split(config, tables.held_out, form, encode)
     classes = _classes(train.labels, what)
     if held_out is None:
         train, held_out = _held_out(train, config.validation_fraction)

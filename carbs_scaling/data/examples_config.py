@@ -6,15 +6,16 @@ from omegaconf import MISSING
 
 from carbs_scaling.config import require, require_choice
 
-EXAMPLE_SOURCES = ("digits", "files", "dataset")
+EXAMPLE_SOURCES = ("digits", "stdlib", "files", "dataset")
 
 
 @dataclass(frozen=True)
 class ExamplesConfig:
     """Labelled texts or images. `source` says which of the other fields are read.
 
-    `digits`: scikit-learn's. `files`: tables with columns, or a folder as GLUE's. `dataset`: a name on the
-    hub, a folder of `save_to_disk`, or a folder of images with a folder for each class.
+    `digits`: scikit-learn's. `stdlib`: lines of Python's standard library. `files`: tables with columns, or
+    a folder as GLUE's. `dataset`: a name on the hub, a folder of `save_to_disk`, or a folder of images with
+    a folder for each class.
     """
 
     source: str = MISSING
@@ -45,8 +46,16 @@ class ExamplesConfig:
             "examples=labelled needs data.paths, for example data.paths=[glue/SST-2]",
         )
         require(
+            self.source == "files" or not (self.paths or self.validation_paths),
+            "data.paths and data.validation_paths are read by examples=labelled: add that",
+        )
+        require(
             self.source != "dataset" or bool(self.name),
             "examples=images and examples=labelled_hub need data.name: a name on the hub, or a folder",
+        )
+        require(
+            self.source == "dataset" or self.name is None,
+            f"data.name={self.name} is read by examples=images and examples=labelled_hub: add one of them",
         )
         require(
             self.max_examples is None or self.max_examples >= 2,

@@ -16,7 +16,7 @@ from omegaconf import MISSING
 
 from carbs_scaling.config import require, require_choice
 from carbs_scaling.data.example_encoding import load_fast_tokenizer
-from carbs_scaling.data.example_tables import read_tables
+from carbs_scaling.data.example_tables import naming, read_tables, require_text
 from carbs_scaling.data.prepared import holds_arrays, map_array
 from carbs_scaling.data.token_files import cache_folder
 from carbs_scaling.data.windows import Indices, ShuffledWindows
@@ -130,9 +130,11 @@ def _build(config: RowsConfig, length: int, cache: Path, scratch: Path) -> Prepa
     tables = read_tables(config, scratch)
     tokenizer = load_fast_tokenizer(config.tokenizer)
     what = config.name or ", ".join(config.paths)
-    train, cut = _encoded(config, tables.train, tokenizer, length)
+    with naming(what):
+        train, cut = _encoded(config, tables.train, tokenizer, length)
     if tables.held_out is not None:
-        held_out, _ = _encoded(config, tables.held_out, tokenizer, length)
+        with naming(f"held-out rows of {what}"):
+            held_out, _ = _encoded(config, tables.held_out, tokenizer, length)
     else:
         shares = [int(sha256(row.tobytes()).hexdigest()[:12], 16) / 16**12 for row in train]
         held = np.array(shares) < config.validation_fraction
@@ -214,8 +216,6 @@ def _texts(frame: "pd.DataFrame", column: str, key: str) -> list[str]:
     known = [str(name) for name in frame.columns]
     if column not in known:
         raise NoSuchText(f"{key}={column}: no such column; there are {', '.join(known)}")
-    texts = frame[column].tolist()
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"column {column!r}, row {number + 1}, holds {type(text).__name__}, not text")
+    texts: list[str] = frame[column].tolist()
+    require_text(column, texts)
     return texts

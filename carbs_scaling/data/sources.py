@@ -99,7 +99,7 @@ def find_source(config: DataConfig) -> Source:
     """
     if config.source == "stdlib":
         description = "standard library of Python " + ".".join(map(str, sys.version_info[:3]))
-        return _file_source(description, _stdlib_files(), config)
+        return _file_source(description, stdlib_files(), config)
     if config.source == "files":
         return _file_source(", ".join(config.paths), _files("data.paths", config.paths), config)
     return _hub_source(config, config.split)
@@ -140,7 +140,7 @@ def stat_files(files: tuple[Path, ...]) -> Iterator[Path]:
         yield from sorted(inner for inner in file.rglob("*") if inner.is_file()) if file.is_dir() else [file]
 
 
-def _stdlib_files() -> tuple[Path, ...]:
+def stdlib_files() -> tuple[Path, ...]:
     """The standard library's own modules, sorted."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = []

@@ -63,8 +63,10 @@ class Learning:
     def fit(self, model: nn.Module) -> nn.Module:
         """The model, told which token fills up a text."""
         if isinstance(self.material, LabelledExamples) and not self.material.form.of_images:
-            config: Any = model.config
-            config.pad_token_id = self.material.pad
+            whole: Any = model
+            whole.config.pad_token_id = self.material.pad
+            # GPT-2 warns of padding without a mask, which causal attention never sees, and waits for the GPU.
+            getattr(whole, "base_model", whole).warn_if_padding_and_no_attention_mask = _no_warning
         return model
 
     def saver(self, tokenizer_name: str) -> "Saver":
@@ -129,6 +131,10 @@ def learning(material: Material, sequence_length: int) -> Learning:
         most_loss=math.log(material.vocabulary_size),
         material=material,
     )
+
+
+def _no_warning(*arguments: Any) -> None:
+    """Stands in for a check of each batch."""
 
 
 def objective_value(metric: str, measured: dict[str, float]) -> float:

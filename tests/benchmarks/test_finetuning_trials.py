@@ -9,11 +9,11 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from _material import clear_snippets
 from finetuning_trials import (
-    BATCHES,
-    EXAMPLES,
     GRID_BATCHES,
     GRID_RATES,
     RATES,
+    SMALL,
+    WHOLE,
     Lattice,
     best_gain_share,
     grid_order,
@@ -30,18 +30,20 @@ def test_trials_and_flops_until_the_gain_was_made() -> None:
     assert (never.trials, never.flops, never.best) == (3, math.inf, 0.6)
 
 
-def test_points_move_to_the_nearest_of_the_table() -> None:
-    lattice = Lattice(RATES, BATCHES, EXAMPLES, 10.0, 1e7)
+@pytest.mark.parametrize(("size", "count"), [(WHOLE, 72), (SMALL, 48)])
+def test_points_move_to_the_nearest_of_the_table(size, count) -> None:
+    lattice = Lattice(size, 10.0, 1e7)
     points = lattice.points()
-    assert len(points) == 72
+    assert len(points) == count
     assert all(lattice.project(point) == point for point in points)
     near = lattice.project({"learning_rate": 1.3 * RATES[2], "batch_size": 6, "examples": 300})
     assert near == {"learning_rate": RATES[2], "batch_size": 8, "examples": 256}
     assert lattice.flops(near) == 2560
     # The grid lies on the table: four rates, two batches, from the fewest examples on.
-    grid = [lattice.project(point) for point in grid_order()]
-    assert grid == [pytest.approx(point) for point in grid_order()]
-    assert len(grid) == len(GRID_RATES) * len(GRID_BATCHES) * len(EXAMPLES)
+    swept = grid_order(size.examples)
+    grid = [lattice.project(point) for point in swept]
+    assert grid == [pytest.approx(point) for point in swept]
+    assert len(grid) == len(GRID_RATES) * len(GRID_BATCHES) * len(size.examples)
     assert [point["examples"] for point in grid] == sorted(point["examples"] for point in grid)
 
 

@@ -8,6 +8,7 @@ import pytest
 from carbs_scaling.data.example_encoding import InputForm, TextEncoder
 from carbs_scaling.data.examples import Examples, prepare_examples
 from carbs_scaling.data.examples_config import ExamplesConfig
+from carbs_scaling.data.stdlib_lines import KINDS, LINES_A_KIND, stdlib_lines
 from carbs_scaling.errors import CarbsScalingError
 
 TEXTS = InputForm(16)
@@ -36,6 +37,17 @@ def test_digits_are_the_embedded_images():
     assert prepare_examples(config(source="digits"), form) == found
 
 
+def test_lines_of_the_library_are_the_embedded_texts():
+    lines = stdlib_lines()
+    assert lines["sentence"].is_unique
+    assert set(lines["label"].value_counts().items()) == {(kind, LINES_A_KIND) for kind in KINDS}
+    # What a kind is known by without reading the line is gone.
+    assert not lines[lines["label"] != "code"]["sentence"].str.contains(r'^[#"]|["\s]$').any()
+    code = set(lines[lines["label"] == "code"]["sentence"])
+    assert any(line.startswith("def ") for line in code)
+    assert not any(line.startswith("#") for line in code)
+
+
 def glue(folder, pairs=False, dev=True):
     """Rows as GLUE writes them, a quotation mark among them that is never closed."""
     folder.mkdir(exist_ok=True)
@@ -59,6 +71,19 @@ def test_a_glue_folder_has_its_own_held_out_examples(tmp_path):
     shared = prepare_examples(config(paths=[glue(tmp_path / "one", dev=False)]), TEXTS)
     assert shared.train_examples + shared.validation_examples == 40
     assert shared.validation_examples > 0
+
+
+def test_only_the_file_of_cola_has_no_line_of_names(tmp_path):
+    (tmp_path / "cola.tsv").write_text("".join(f"gj04\t{i % 2}\t\tsentence {i}\n" for i in range(40)))
+    names = "id\treview\tstars\tday\n"
+    (tmp_path / "own.tsv").write_text(names + "".join(f"{i}\tfilm {i}\t{i % 3}\tMo\n" for i in range(40)))
+    for name, classes, changes in (
+        ("cola", ("0", "1"), {}),
+        ("own", ("0", "1", "2"), {"text_column": "review", "label_column": "stars"}),
+    ):
+        found = prepare_examples(config(paths=[str(tmp_path / f"{name}.tsv")], **changes), TEXTS)
+        assert found.classes == classes
+        assert found.train_examples + found.validation_examples == 40
 
 
 def test_pairs_have_types_and_are_cut_evenly(tmp_path):
@@ -124,13 +149,14 @@ def test_a_folder_of_images_has_a_class_a_folder(tmp_path):
         (
             "sentence\tscore\na\t1\nb\t0\n",
             {},
-            "data.label_column=...: no such column; there are sentence, score",
+            "data.label_column=... must name the column of labels; there are sentence, score",
         ),
         ("words\tlabel\na\t1\nb\t0\n", {}, "data.text_column=... must name a column"),
         ("sentence\tlabel\na\t1\nb\t0\n", {"text_column": "body"}, "no column 'body'"),
         ("sentence\tlabel\na\t1.25\nb\t0.5\n", {}, "is a measurement"),
         ("sentence\tlabel\na\t1\nb\t0\tc\td\n", {}, "cannot read"),
-        ("sentence\tlabel\n", {}, "all examples are of one class"),
+        ("sentence\tlabel\n", {}, "no rows"),
+        ("a\tb\tc\td\n1\t2\t3\t4\n", {}, "must name the column of labels; there are a, b, c, d"),
     ],
 )
 def test_a_broken_table_is_refused_in_one_line(tmp_path, content, changes, said):

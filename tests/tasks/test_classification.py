@@ -46,11 +46,13 @@ def test_a_preset_searches_and_its_trial_is_trained_again(name, composed, tmp_pa
         pytest.importorskip("sklearn", reason="digits are scikit-learn's")
         overrides = (f"+experiment={name}", *TINY, "data.max_examples=150")
     else:
-        text = (sentiments(tmp_path / "SST-2"), "model.sequence_length=48", "objective.metric=accuracy")
-        overrides = ("+experiment=classify", *TINY, *text)
+        overrides = ("+experiment=classify", *TINY, "model.sequence_length=48", "objective.metric=accuracy")
+    if name == "classify":
+        overrides = (*overrides, "data.max_examples=120", "objective.validation_tokens=4800")
     if name == "checkpoint":
         path = trained_folder(tmp_path, (16, 1, 16, 256, 48))
-        overrides = (*overrides, "model=pretrained", f"model.path={path}")
+        rows = ("examples=labelled", sentiments(tmp_path / "SST-2"))
+        overrides = (*overrides, *rows, "model=pretrained", f"model.path={path}")
     task, study = searched(composed, tmp_path, *overrides)
     records = study.records()
     assert len(records) == 3
@@ -94,6 +96,9 @@ def test_a_preset_searches_and_its_trial_is_trained_again(name, composed, tmp_pa
         (("task=classification", "space.tokens_per_parameter=20"), "both say how long"),
         (("task=classification", "model=gpt2"), "examples=digits holds images"),
         (("task=classification", "data.label=x"), "data.label"),
+        (("task=classification", "examples=stdlib"), "examples=stdlib holds texts"),
+        (("+experiment=classify", "data.paths=[glue]"), "read by examples=labelled"),
+        (("+experiment=vit_digits", "data.name=photos"), "read by examples=images"),
     ],
 )
 def test_each_mistake_is_one_line(composed, overrides, said):
