@@ -11,7 +11,8 @@ recipes are trained with the same tokens and so the same FLOPs a run:
 
 1. the law's rate and batch for that N;
 2. the same, moved by what five runs of the new family at its smallest size say: its rates and batches a
-   factor of 2 apart, of which a paraboloid of GPT-2's curvature gives the best;
+   factor of 2 apart, of which a paraboloid of the shape of GPT-2's valley gives the best; its depth is fitted
+   too, since another task's losses rise by another measure;
 3. the best of the family's own sweep (`_sweep.py`) at that size, about nine runs.
 
 Reported is the loss of the first two above the third, in the target's units. One seed: the best of nine is a
@@ -45,7 +46,7 @@ FAMILIES = {
     "moe": (WIDE, ("+experiment=moe", *TEXT)),
     "vit": (SHAPES, ("+experiment=vit_digits",)),
 }
-UNITS = {"vit": "nats/label"}
+UNITS, TEXT_UNIT = {"vit": "nats/label"}, "nats/token"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def moved_by(
     Args:
         seen: the five runs.
         tokens_a_sequence: of the family.
-        law: whose curvature is taken over.
+        law: whose valley's shape is taken over.
         params: N of the five runs.
     """
     places = np.array([[np.log(FIRST_RATE * 2.0**r), np.log(tokens_a_sequence * 2.0**b)] for r, b in seen])
@@ -126,8 +127,27 @@ def moved_by(
     at = np.log(law.at(params))
     if not law.valley.identified or np.isfinite(losses).sum() < 3:
         return places[int(np.argmin(losses))] - at
-    bottom = fit_valley([places], [losses], law.valley.hessian, limited=False).bottoms[0]
+    hessian = law.valley.hessian * depth_of(places - at, losses, law.valley.hessian)
+    bottom = fit_valley([places], [losses], hessian, limited=False).bottoms[0]
     return np.clip(bottom - at, -np.log(8), np.log(8))
+
+
+def depth_of(places: np.ndarray, losses: np.ndarray, hessian: np.ndarray) -> float:
+    """The s of `loss = c + g z + s z' H z / 2` by least squares; 1 where these runs do not rise along H.
+
+    Args:
+        places: z, (ln rate, ln batch) of the runs, shape (n, 2).
+        losses: shape (n,); infinite ones are left out.
+        hessian: H, shape (2, 2).
+    """
+    there = np.isfinite(losses)
+    z = places[there]
+    bend = 0.5 * np.einsum("ni,ij,nj->n", z, hessian, z)
+    rows = np.column_stack([np.ones(len(z)), z, bend])
+    if np.linalg.matrix_rank(rows) < rows.shape[1]:
+        return 1.0
+    depth = float(np.linalg.lstsq(rows, losses[there], rcond=None)[0][3])
+    return depth if depth > 0 else 1.0
 
 
 def transfer(runs: Runs, law: Swept, family: str, models: list[Model]) -> list[Excess]:
@@ -182,7 +202,7 @@ def as_table(found: list[Excess], runs: Runs) -> str:
             np.mean([getattr(one, name)[0] - one.best for one in own]) for name in ("transferred", "moved")
         ]
         lines.append(
-            f"| **{family}, mean** | | {UNITS.get(family, 'nats/token')}; "
+            f"| **{family}, mean** | | {UNITS.get(family, TEXT_UNIT)}; "
             f"{runs.cpu_minutes([family]):.1f} CPU min "
             f"| | **{means[0]:+.3f}** | | **{means[1]:+.3f}** |"
         )
@@ -190,20 +210,26 @@ def as_table(found: list[Excess], runs: Runs) -> str:
 
 
 def draw(figure: "Figure", found: list[Excess]) -> None:
-    """Excess against N: before five runs of the family, and after."""
-    axes = figure.subplots()
-    families = list(dict.fromkeys(one.family for one in found))
-    for family, colour in zip(families, series_colours(len(families)), strict=True):
-        own = [one for one in found if one.family == family]
-        sizes = [one.params for one in own]
-        axes.plot(
-            sizes, [one.transferred[0] - one.best for one in own], "o-", color=colour, lw=1.2, label=family
+    """Excess against N, before five runs of the family and after: a panel for each unit of the loss."""
+    units = list(dict.fromkeys(UNITS.get(one.family, TEXT_UNIT) for one in found))
+    for axes, unit in zip(np.atleast_1d(figure.subplots(1, len(units))), units, strict=True):
+        families = [f for f in dict.fromkeys(one.family for one in found) if UNITS.get(f, TEXT_UNIT) == unit]
+        for family, colour in zip(families, series_colours(len(families)), strict=True):
+            own = [one for one in found if one.family == family]
+            sizes = [one.params for one in own]
+            for line, name, of in (("o-", "transferred", ""), ("o--", "moved", ", after five runs")):
+                axes.plot(
+                    sizes, [getattr(one, name)[0] - one.best for one in own], line, color=colour, lw=1.2,
+                    mfc=colour if line == "o-" else "white", label=f"{family}{of}",
+                )  # fmt: skip
+        axes.axhline(0, color=GREY, lw=0.8)
+        finish_axes(axes, "N", f"loss above the family's own best, {unit}")
+        # Above the lines: room for the names.
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.35 * (high - low))
+        axes.legend(
+            frameon=False, fontsize=8, labelcolor=INK, ncols=2 if len(families) > 1 else 1, loc="upper right"
         )
-        axes.plot(sizes, [one.moved[0] - one.best for one in own], "o--", color=colour, lw=1.2, mfc="white",
-                  label=f"{family}, after five runs")  # fmt: skip
-    axes.axhline(0, color=GREY, lw=0.8)
-    finish_axes(axes, "N", "loss above the family's own best")
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2)
 
 
 def main() -> None:
@@ -233,7 +259,7 @@ def main() -> None:
     text = as_table(found, runs)
     write_atomically(folder / "transfer.json", (json.dumps([o.row for o in found], indent=1) + "\n").encode())
     write_atomically(folder / "transfer.md", text.encode())
-    write_figure(lambda figure: draw(figure, found), folder / "transfer.png", (7.6, 4.2), font_size=9.5)
+    write_figure(lambda figure: draw(figure, found), folder / "transfer.png", (9.5, 4.2), font_size=9.5)
     print(text)
 
 

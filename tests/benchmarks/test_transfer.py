@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from _sweep import FIRST_RATE, STAR, Valley, fit_line
@@ -28,9 +29,12 @@ def star(bottom: np.ndarray) -> dict[tuple[int, int], float]:
     return dict(zip(points, losses, strict=True))
 
 
-def test_five_runs_move_the_law_to_the_new_familys_best() -> None:
+@pytest.mark.parametrize("depth", [1.0, 8.0])
+def test_five_runs_move_the_law_to_the_new_familys_best(depth: float) -> None:
+    """In whatever unit its losses are."""
     move = np.array([0.5, -0.3])
-    found = moved_by(star(BOTTOMS[0] + move), 32, law(), 1e3)
+    runs = {point: depth * loss for point, loss in star(BOTTOMS[0] + move).items()}
+    found = moved_by(runs, 32, law(), 1e3)
     np.testing.assert_allclose(found, move, atol=1e-8)
 
 
