@@ -260,7 +260,7 @@ def _parallel(label: str, values: list[Any], text: Callable[[float], str] = shor
     few = np.unique(numbers) if len(set(values)) <= FEW_VALUES else None
     if numbers.min() <= 0 or numbers.max() < 3 * numbers.min():
         return {"label": label, "values": numbers} | ({} if few is None else {"tickvals": few.tolist()})
-    ticks = log_ticks(numbers.min(), numbers.max(), most=6) if few is None else few
+    ticks = log_ticks(numbers.min(), numbers.max(), most=6) if few is None else few.tolist()
     if few is not None and text is short and (few % 1 == 0).all() and few.max() < 10_000:
         text = "{:.0f}".format  # 2048, not 2.05k
     return {
