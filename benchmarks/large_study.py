@@ -120,7 +120,7 @@ def caches(folder: str) -> None:
             times = [time.process_time()]
             history = read_history(study, space, seen=seen)
             times.append(time.process_time())
-            essential(without_collapsed(history, space, seen), 800, 500, seen.key)
+            essential(without_collapsed(history, space, seen), 800, seen.key)
             took.append(np.diff([*times, time.process_time()]))
         reading, choice = np.min(took, axis=0)
         print(f"| {name} | {reading:.3f} | {choice:.3f} |", flush=True)

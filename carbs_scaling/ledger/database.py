@@ -187,7 +187,7 @@ class LedgerStorage(optuna.storages.RDBStorage):
                 for row in connection.execute(of_trials.where(of_study)):
                     parts[name][row.trial_id].append(row)
         rows: list[Any] = [
-            SimpleNamespace(**trial._mapping, **{name: of[trial.trial_id] for name, of in parts.items()})
+            SimpleNamespace(**trial._asdict(), **{name: of[trial.trial_id] for name, of in parts.items()})
             for trial in trials
         ]
         return [self._build_frozen_trial_from_trial_model(row) for row in rows]

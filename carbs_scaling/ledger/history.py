@@ -115,8 +115,8 @@ class SeenPoints:
         return np.array([features[id(point)][2] for point in points])
 
 
-def essential(history: History, most: int, kept: int, key: Callable[[Point], Key] = point_key) -> History:
-    """The history with about `kept` of its completed points, where there are more than `most`.
+def essential(history: History, most: int, key: Callable[[Point], Key] = point_key) -> History:
+    """The history with about `most` of its completed points, where there are more.
 
     Half are those nearest to the front: layer by layer, each the front of what the ones before it leave. The
     others are spread evenly over all costs. Repeats of a point go with it.
@@ -132,19 +132,19 @@ def essential(history: History, most: int, kept: int, key: Callable[[Point], Key
     of[[i for group in same for i in group]] = np.repeat(np.arange(len(same)), [len(group) for group in same])
     flops, loss = (np.bincount(of, values) / np.bincount(of) for values in (history.flops, history.loss))
     left, near = np.arange(len(same)), np.array([], dtype=int)
-    while len(near) < kept // 2:
+    while len(near) < most // 2:
         layer = pareto_front(flops[left], loss[left])
         near, left = np.append(near, left[layer]), np.delete(left, layer)
     others = left[np.argsort(flops[left], kind="stable")]
-    spread = others[np.linspace(0, len(others) - 1, max(kept - len(near), 0)).astype(int)]
-    rows = sorted(i for group in np.append(near, spread) for i in same[group])
+    spread = others[np.linspace(0, len(others) - 1, max(most - len(near), 0)).astype(int)]
+    kept = sorted(i for group in np.append(near, spread) for i in same[group])
     keys = list(runs)
     return replace(
         history,
         left_out=frozenset(runs) - {keys[group] for group in np.append(near, spread)},
-        points=[history.points[i] for i in rows],
-        loss=[history.loss[i] for i in rows],
-        flops=[history.flops[i] for i in rows],
+        points=[history.points[i] for i in kept],
+        loss=[history.loss[i] for i in kept],
+        flops=[history.flops[i] for i in kept],
     )
 
 

@@ -56,9 +56,10 @@ _DESIGN_SHARE = 0.02
 _SHARE_OF_A_TRIAL = 3.0
 # And never beyond this share of a limited number of trials.
 _DESIGN_SHARE_OF_TRIALS = 0.2
-# A proposal rests on all runs up to so many, and on so many of more: the time of a fit grows with them, most
-# of it that of the ensemble's chains, its memory with their square (benchmarks/large_study.py).
-MOST_RUNS, KEPT_RUNS = 800, 500
+# Runs that a proposal rests on: the time of a fit, two thirds of it that of the ensemble's chains, grows with
+# them, its memory with their square (benchmarks/large_study.py, suggest_latency.py). What the choice of runs
+# costs in regret was not measured.
+MOST_RUNS = 800
 _PROPOSING = threading.Lock()  # not of the sampler, which people pickle
 
 
@@ -323,7 +324,7 @@ class CarbsSampler(Sampler):
 
     def _history(self, study: Study, but: int | None = None) -> History:
         history = without_collapsed(self.read(study, but), self.space, self._seen)
-        return essential(history, MOST_RUNS, KEPT_RUNS, self._seen.key)
+        return essential(history, MOST_RUNS, self._seen.key)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""

@@ -18,12 +18,12 @@ def history(count, repeats=0):
 
 def test_an_ordinary_study_is_as_it_was():
     runs = history(300)
-    assert essential(runs, 300, 100) is runs
+    assert essential(runs, 300) is runs
 
 
 def test_of_many_runs_the_front_and_an_even_spread_over_costs_stay():
     runs = history(5000)
-    few = essential(runs, 800, 400)
+    few = essential(runs, 400)
     assert len(few.points) == 400
     assert (few.spent_flops, few.begun) == (runs.spent_flops, runs.begun)
     kept = set(few.loss)
@@ -36,7 +36,7 @@ def test_of_many_runs_the_front_and_an_even_spread_over_costs_stay():
 
 def test_all_runs_of_a_point_stay_together_and_its_luckiest_is_not_taken_for_it():
     runs = history(1000, repeats=1000)
-    few = essential(runs, 500, 100)
+    few = essential(runs, 100)
     sizes = [point["size"] for point in few.points]
     assert all(sizes.count(size) == 2 for size in sizes)
     assert len(sizes) == pytest.approx(200)

@@ -134,7 +134,7 @@ def test_what_was_read_once_is_what_a_new_reading_says():
         assert again == read_history(study, space)
         assert (seen.features(again.points, space) == space.features(again.points)).all()
         assert [seen.key(point) for point in again.points] == [point_key(point) for point in again.points]
-        kept = essential(again, 5, 5, seen.key)
-        assert kept == essential(again, 5, 5)
+        kept = essential(again, 5, seen.key)
+        assert kept == essential(again, 5)
         assert 0 < len(kept.left_out) == len(again.points) - len(kept.points)
         assert tried(kept) == tried(again)  # what is left out is not proposed as if it were new
