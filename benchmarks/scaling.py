@@ -136,6 +136,7 @@ def busy(slots: int, trials_a_slot: int, clock: SkippingClock | RealClock) -> di
             executor=ExecutorConfig("sleep", slots, "cpu", None, 0),
             energy=EnergyConfig(measure=False, watts=None, country="world", grams_per_kwh=None),
             warm_start=[],
+            first=[],
             logger=[],
         )
         sampler = search_module.build_sampler(config, task)

@@ -174,6 +174,36 @@ def test_backups_cut_short_and_garbled(study, tmp_path, data):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("at, value", [(10, 12), (10, 97), (16, 0xFFFF)])
+def test_backups_with_a_packing_or_a_place_that_cannot_be(study, tmp_path, at, value):
+    """Bytes of the entry of a file (10: how it is packed) and of the end of the archive (16: where they are)."""
+    back_up(study, tmp_path / "whole.zip")
+    content = bytearray((tmp_path / "whole.zip").read_bytes())
+    start = content.index(b"PK\x01\x02") if at == 10 else content.rindex(b"PK\x05\x06") + 2
+    content[start + at : start + at + 2] = value.to_bytes(2, "little")
+    if at == 10:
+        content[8:10] = value.to_bytes(2, "little")  # as the file's own head says
+    (tmp_path / "bad.zip").write_bytes(bytes(content))
+    place = StudyConfig("toy", str(tmp_path / "new"), None, 0)
+    with pytest.raises(CarbsScalingError, match="no whole backup"):
+        restore(tmp_path / "bad.zip", "again", place)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("huge", ["1" + "0" * 400, "[" * 100_000])
+def test_numbers_and_depths_beyond_all_bounds(study, tmp_path, huge):
+    path, kept = tmp_path / "runs.jsonl", KeptOutcomes(tmp_path)
+    path.write_text(f'{{"samples": {huge}, "step_length": 0.1, "loss": {huge}}}')
+    found = one_line_or_fine(lambda: reader_of(ToyTask()).runs(read_rows(str(path)), "runs.jsonl", {}))
+    assert not (found and found[0])
+    records = Study.load(study).records()
+    whole = {"number": records[0].number, "seed": records[0].seed, "point": records[0].point}
+    text = json.dumps({**whole, "outcome": {"status": "completed", "loss": 0}})
+    (tmp_path / FOLDER / "00001.json").write_text(text.replace('"loss": 0', f'"loss": {huge}'))
+    kept.find(records)
+    assert kept.waiting == []
+
+
 @hostile
 @given(st.text(max_size=20), st.sampled_from(["=", "+", "-", "@", "\t", "\r"]))
 def test_no_text_becomes_a_formula_of_a_spreadsheet(tmp_path, text, start):

@@ -125,7 +125,6 @@ def spending(name: str, study: "Study") -> "Spending":
 
     from carbs_scaling.ledger.record import ended
     from carbs_scaling.report.compare import Spending
-    from carbs_scaling.report.front import record_key
 
     records = [record for record in study.records_as_ended() if not record.imported]
     if not any(record.completed for record in records):
@@ -140,7 +139,7 @@ def spending(name: str, study: "Study") -> "Spending":
         flops=np.array([record.flops for record in records]),
         charged=np.array([record.price_flops for record in records]),
         loss=np.array([record.loss if record.completed else np.nan for record in records]),
-        recipe=np.array([numbers.setdefault(record_key(record), len(numbers)) for record in records]),
+        recipe=np.array([numbers.setdefault(record.point_key, len(numbers)) for record in records]),
         joules=np.array([np.nan if energy is None else energy.joules for energy in energies]),
         wall_seconds=study.wall_seconds,
     )

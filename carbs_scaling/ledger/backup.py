@@ -8,7 +8,9 @@ Rows are those of Optuna's tables, so that what was damaged stays as it was. The
 whichever one they came from. Nothing is unpickled, and no file is written outside of the new study's folder.
 """
 
+import errno
 import json
+import lzma
 import os
 import shutil
 import tempfile
@@ -146,13 +148,18 @@ def restore(source: Path, name: str | None, config: StudyConfig) -> tuple[StudyC
     except (
         zipfile.BadZipFile,
         zlib.error,
+        lzma.LZMAError,
+        ArithmeticError,
         KeyError,
         TypeError,
         ValueError,
         EOFError,
         NotImplementedError,
         RuntimeError,
+        OSError,  # of bz2, and of places before the beginning of the file
     ) as e:
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL):
+            raise
         raise CarbsScalingError(
             f"{source} is no whole backup of a study ({type(e).__name__} {e}): nothing was restored"
         ) from e

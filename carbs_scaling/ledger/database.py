@@ -3,15 +3,25 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.storages._rdb.models import NOT_FOUND_MSG, TrialModel
+from optuna.storages._rdb.models import (
+    NOT_FOUND_MSG,
+    TrialIntermediateValueModel,
+    TrialModel,
+    TrialParamModel,
+    TrialSystemAttributeModel,
+    TrialUserAttributeModel,
+    TrialValueModel,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.config import StudyConfig
@@ -28,6 +38,14 @@ _LAST_TABLE = "alembic_version"  # Optuna fills it when all others are there
 # What SQLite, PostgreSQL and MySQL say of a table or row that somebody else has just created.
 _CREATED_MEANWHILE = re.compile("already exists|unique constraint|duplicate", re.IGNORECASE)
 _CREATIONS, _CREATION_SECONDS = 50, 0.1  # attempts, and the pause between two
+# What belongs to a trial: names of Optuna's `TrialModel`, and the tables that they stand in.
+_PARTS: dict[str, Any] = {
+    "params": TrialParamModel,
+    "values": TrialValueModel,
+    "user_attributes": TrialUserAttributeModel,
+    "system_attributes": TrialSystemAttributeModel,
+    "intermediate_values": TrialIntermediateValueModel,
+}
 
 
 class LedgerGone(StudyError):
@@ -146,6 +164,33 @@ class LedgerStorage(optuna.storages.RDBStorage):
         with self.engine.connect() as connection:
             found = connection.execute(query.order_by(TrialModel.trial_id))
             return [-1 if number is None else int(number) for (number,) in found]
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """As Optuna's; all trials at once by plain rows, in a fraction of the time of its mapped objects."""
+        if states is not None or trial_id_greater_than >= 0:
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        with self.engine.connect() as connection:
+            of_study = TrialModel.study_id == study_id
+            query = sqlalchemy.select(TrialModel.__table__).where(of_study).order_by(TrialModel.trial_id)
+            trials = connection.execute(query).all()
+            parts: dict[str, dict[int, list[Any]]] = {}
+            for name, model in _PARTS.items():
+                parts[name] = defaultdict(list)
+                table = model.__table__
+                of_trials = sqlalchemy.select(table).join(TrialModel, table.c.trial_id == TrialModel.trial_id)
+                for row in connection.execute(of_trials.where(of_study)):
+                    parts[name][row.trial_id].append(row)
+        rows: list[Any] = [
+            SimpleNamespace(**trial._asdict(), **{name: of[trial.trial_id] for name, of in parts.items()})
+            for trial in trials
+        ]
+        return [self._build_frozen_trial_from_trial_model(row) for row in rows]
 
     def _build_frozen_trial_from_trial_model(self, trial: TrialModel) -> FrozenTrial:
         fault = fault_of(trial)

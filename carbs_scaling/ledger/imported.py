@@ -252,7 +252,7 @@ def _as_value(name: str, distribution: BaseDistribution, value: Any) -> Any:
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
 

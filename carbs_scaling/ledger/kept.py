@@ -98,7 +98,7 @@ def _read(file: Path, known: dict[int, TrialRecord]) -> tuple[int, TrialOutcome 
         record = known[content["number"]]
         same = content["seed"] == record.seed and _same_point(content["point"], record.point)
         return record.number, TrialOutcome.from_dict(content["outcome"]) if same else None
-    except (AttributeError, KeyError, OSError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError):
         return -1, None
 
 

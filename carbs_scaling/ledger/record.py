@@ -1,6 +1,7 @@
 """One trial as the ledger knows it."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from carbs_scaling.trial import Completed, Status, TrialOutcome
@@ -77,6 +78,11 @@ class TrialRecord:
             ValueError: it did not complete.
         """
         return self.outcome.law_loss if isinstance(self.outcome, Completed) else self.loss
+
+    @cached_property  # a front of ten thousand trials asks for it ten times over
+    def point_key(self) -> tuple[tuple[tuple[str, str], ...], float]:
+        """Equal for trials that differ by their seed alone."""
+        return tuple(sorted((name, str(value)) for name, value in self.point.items())), self.flops
 
     @property
     def status(self) -> Status | None:

@@ -24,7 +24,6 @@ from carbs_scaling.ledger.study import Study
 from carbs_scaling.trial import Completed
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-PointKey = tuple[tuple[tuple[str, str], ...], float]
 
 # In every row, in this order; metrics, roles, the point, its details and the provenance follow.
 COLUMNS = (
@@ -43,15 +42,10 @@ def merged_repeats(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, in
 
     The luckiest of several runs says less of a point than their mean. The first of them stands for all.
     """
-    same: dict[PointKey, list[TrialRecord]] = {}
+    same: dict[Any, list[TrialRecord]] = {}
     for record in completed_records(records):
-        same.setdefault(record_key(record), []).append(record)
+        same.setdefault(record.point_key, []).append(record)
     return [(_averaged(runs), len(runs)) for runs in same.values()]
-
-
-def record_key(record: TrialRecord) -> PointKey:
-    """Equal for trials that differ by their seed alone."""
-    return tuple(sorted((name, str(value)) for name, value in record.point.items())), record.flops
 
 
 def _averaged(runs: Sequence[TrialRecord]) -> TrialRecord:

@@ -56,8 +56,9 @@ _DESIGN_SHARE = 0.02
 _SHARE_OF_A_TRIAL = 3.0
 # And never beyond this share of a limited number of trials.
 _DESIGN_SHARE_OF_TRIALS = 0.2
-# Runs that a proposal rests on: the time of a fit grows with their third power, its memory with the second
-# (benchmarks/suggest_latency.py). What the choice of runs costs in regret was not measured.
+# Runs that a proposal rests on: the time of a fit, two thirds of it that of the ensemble's chains, grows with
+# them, its memory with their square (benchmarks/large_study.py, suggest_latency.py). What the choice of runs
+# costs in regret was not measured.
 MOST_RUNS = 800
 _PROPOSING = threading.Lock()  # not of the sampler, which people pickle
 

@@ -1,9 +1,11 @@
 """Reading a ledger creates nothing, and two that create its tables at once do not break each other."""
 
+import optuna
 import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.trial import TrialState
 
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import WrongStudy
@@ -45,3 +47,22 @@ def test_tables_that_another_process_creates_at_this_moment_are_taken_over(tmp_p
         sqlalchemy.event.remove(table, "before_create", meanwhile)
     assert met
     assert [study.study_name for study in storage_to_read(config).get_all_studies()] == ["mine"]
+
+
+def test_all_trials_read_at_once_are_those_that_optuna_reads(tmp_path):
+    config = StudyConfig("mine", str(tmp_path), f"sqlite:///{tmp_path / 'study.db'}", 0)
+    storage = storage_to_write(config)
+    for name in ("mine", "another"):
+        study = optuna.create_study(study_name=name, storage=storage, directions=["minimize"] * 2)
+        for number in range(4):
+            trial = study.ask()
+            trial.suggest_float("rate", 1e-4, 1.0, log=True)
+            trial.suggest_categorical("kind", ["a", None, 3])
+            trial.set_user_attr("note", {"of": name, "number": number})
+            if number == 1:
+                study.tell(trial, state=TrialState.FAIL)
+            elif number:
+                study.tell(trial, [float("inf"), 2.0])
+        found = storage._get_trials(study._study_id, None, set(), -1)
+        assert len(found) == 4
+        assert found == RDBStorage._get_trials(storage, study._study_id, None, set(), -1)

@@ -51,7 +51,8 @@ def read_table(path: Path, holds: Sequence[str] = REQUIRED) -> "pd.DataFrame":
         raw = path.read_bytes()
         text = _decoded(gzip.decompress(raw) if packed else raw)
         return with_halves(_json(text) if suffix in JSON else _separated(text))
-    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' and Arrow's errors are ValueErrors
+    except (ValueError, ArithmeticError, OSError, EOFError, RecursionError, zlib.error) as error:
+        # pandas' and Arrow's errors are ValueErrors
         said = (str(error).splitlines() or ["damaged"])[0]
         raise LawArgumentError(f"{path} cannot be read as {suffix[1:]}: {said}") from error
 
@@ -136,6 +137,6 @@ def mapping(value: Any) -> Mapping[str, Any]:
             try:
                 value = read(value)
                 break
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
+            except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
     return value if isinstance(value, Mapping) else {}
