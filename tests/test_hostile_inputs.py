@@ -174,15 +174,16 @@ def test_backups_cut_short_and_garbled(study, tmp_path, data):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("at, value", [(10, 12), (10, 97), (16, 0xFFFF)])
-def test_backups_with_a_packing_or_a_place_that_cannot_be(study, tmp_path, at, value):
-    """Bytes of the entry of a file (10: how it is packed) and of the end of the archive (16: where they are)."""
+@pytest.mark.parametrize("packing", [12, 97, None])
+def test_backups_with_a_packing_or_a_place_that_cannot_be(study, tmp_path, packing):
     back_up(study, tmp_path / "whole.zip")
     content = bytearray((tmp_path / "whole.zip").read_bytes())
-    start = content.index(b"PK\x01\x02") if at == 10 else content.rindex(b"PK\x05\x06") + 2
-    content[start + at : start + at + 2] = value.to_bytes(2, "little")
-    if at == 10:
-        content[8:10] = value.to_bytes(2, "little")  # as the file's own head says
+    if packing is None:  # where the list of files begins, far beyond the file's end
+        end = content.rindex(b"PK\x05\x06")
+        content[end + 16 : end + 20] = b"\xff\xff\xff\x7f"
+    else:  # of the first file, by the list and by its own head
+        entry = content.index(b"PK\x01\x02")
+        content[entry + 10 : entry + 12] = content[8:10] = packing.to_bytes(2, "little")
     (tmp_path / "bad.zip").write_bytes(bytes(content))
     place = StudyConfig("toy", str(tmp_path / "new"), None, 0)
     with pytest.raises(CarbsScalingError, match="no whole backup"):
