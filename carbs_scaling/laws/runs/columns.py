@@ -5,7 +5,7 @@ What more than one column may be is refused in a line that names the override.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +63,25 @@ LARGEST_BATCH = 2.0**26  # tokens a step; sequences times length above it were t
 UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 UNITS |= {"thousand": 1e3, "thousands": 1e3, "million": 1e6, "millions": 1e6}
 UNITS |= {"billion": 1e9, "billions": 1e9, "trillion": 1e12, "trillions": 1e12}
-NUMBER = re.compile(r"\s*(\d[\d_]*(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?)\s*([kmbt]?)\s*", re.IGNORECASE)
+THOUSANDS = "[,_'\u2019 \u00a0\u2009\u202f]"  # what stands between them
+NUMBER = re.compile(
+    rf"\s*(\d[\d_]*(?:{THOUSANDS}\d{{3}})*(?:\.\d+)?(?:e[+-]?\d+)?)\s*([kmbt]?)\s*", re.IGNORECASE
+)
+# The last loss of a run that did not end is not that of its tokens; in words of W&B, Optuna and others.
+STATES = ("state", "status", "run_state")
+UNFINISHED = ("crashed", "failed", "fail", "killed", "running", "preempted", "preempting", "pending",
+              "pruned", "waiting", "canceled", "cancelled", "timeout", "oom", "error", "aborted")  # fmt: skip
+PERPLEXITY = "ppl|perplexity"
+# What other columns give, by words of their names: how the caller says so.
+HINTS = (
+    ("loss", PERPLEXITY, "columns.loss='log({0})' turns perplexity into nats"),
+    ("loss", r"bpb|bpc|bits", "columns.loss={0} takes bits as they are"),
+    ("tokens", r"flops?|compute", "columns.tokens='{0} / (6 * {params})' if {0} are 6 N D"),
+    ("tokens", r"tpp|tokens_per_param\w*", "columns.tokens='{0} * {params}' if {0} is D / N"),
+    ("params", r"total_params|total_parameters|params_total", "{0} counts embeddings, N does not: "
+     "columns.params='{0} - VOCABULARY * WIDTH' takes them off"),
+    ("batch_tokens", r"", "columns.batch_tokens=524288 if all runs had one batch, of so many tokens"),
+)  # fmt: skip
 
 
 def with_roles(
@@ -86,6 +104,23 @@ def with_roles(
             must be.
     """
     return _Reading(frame, source, dict(columns or {})).result()
+
+
+def hints(frame: "pd.DataFrame", missing: Sequence[str]) -> list[str]:
+    """Overrides that may give what a table lacks, read off the names that it has.
+
+    Args:
+        frame: as it was before `with_roles`.
+        missing: required columns that it lacks.
+    """
+    names = [_normal(without_half(str(name))) for name in frame.columns]
+    params = next((name for name in names if name in NAMES["params"]), "params")
+    said = []
+    for role, words, hint in HINTS:
+        alike = [name for name in names if re.search(rf"(^|_)({words})(_|$)", name)]
+        if role in missing and alike and (role != "tokens" or "params" not in missing):
+            said.append(hint.format(alike[0], params=params))
+    return said
 
 
 class _Reading:
@@ -121,10 +156,33 @@ class _Reading:
             for role, (how, column) in read.items()
             if how != role or role in COUNTS
         }
-        return self.frame.assign(**values), tuple(f"{k} = {how}" for k, (how, _) in read.items() if how != k)
+        said = [f"{role} = {how}" for role, (how, _) in read.items() if how != role]
+        if "loss" in read:
+            values["loss"] = _without_words(read["loss"][1])
+            said += self._leave_out_unfinished(values)
+        return self.frame.assign(**values), tuple(said)
+
+    def _leave_out_unfinished(self, values: dict[str, Any]) -> list[str]:
+        """Take the loss from runs whose state says that they did not end; say how many they are."""
+        import pandas as pd
+
+        for name, normal in self.names.items():
+            if normal not in STATES:
+                continue
+            states = self.frame[name].astype(str).str.strip().str.lower()
+            unfinished = states.isin(UNFINISHED).to_numpy()
+            if unfinished.any():
+                values["loss"] = pd.Series(np.asarray(values["loss"])).mask(unfinished).to_numpy()
+                kinds = ", ".join(sorted(set(states[unfinished])))
+                return [f"{unfinished.sum()} not finished ({name}: {kinds}): left out"]
+        return []
 
     def _given(self, role: str, given: Any) -> tuple[str, Any]:
-        """What the caller says of a column."""
+        """What the caller says of a column.
+
+        Raises:
+            LawArgumentError: there is no such column, or its loss is a perplexity.
+        """
         try:
             return str(given), np.full(len(self.frame), float(given))
         except (TypeError, ValueError):
@@ -132,22 +190,40 @@ class _Reading:
         alike = [name for name, normal in self.names.items() if normal == _normal(text)]
         if text in self.names or (alike and re.fullmatch(r"[\w ./]+", text)):
             name = text if text in self.names else alike[0]
+            if role == "loss" and re.search(rf"(^|_)({PERPLEXITY})(_|$)", self.names[name]):
+                raise LawArgumentError(f"{name} is a perplexity: say columns.loss='log({self.names[name]})'")
             return name, self.frame[name]
         if re.fullmatch(r"[\w./]+", text):
             raise LawArgumentError(
                 f"{self.source} has no column {text} (columns.{role}): it has {', '.join(self.names)}"
             )
         by_name = {short: name for name, normal in self.names.items() for short in (normal, name)}
-        formula = Formula(text, f"columns.{role}").require_names(frozenset(by_name))
-        read = [self._numbers(short, self.frame[by_name[short]]).tolist() for short in formula.names]
-        rows = zip(*read, strict=True) if read else [()] * len(self.frame)
-        return text, np.array([formula.number(dict(zip(formula.names, row, strict=True))) for row in rows])
+        plain = text
+        for name in sorted(self.names, key=len, reverse=True):
+            if not name.isidentifier() and self.names[name].isidentifier():
+                plain = plain.replace(name, self.names[name])
+        formula = Formula(plain, f"columns.{role}").require_names(frozenset(by_name))
+        read = [self._numbers(short, _without_words(self.frame[by_name[short]])) for short in formula.names]
+        # A run that failed may lack what the formula reads, and then lacks what it gives.
+        rows = np.stack(read, axis=-1) if read else np.empty((len(self.frame), 0))
+        return text, np.array(
+            [
+                formula.number(dict(zip(formula.names, row.tolist(), strict=True)))
+                if np.isfinite(row).all()
+                else np.nan
+                for row in rows
+            ]
+        )
 
     def _matching(self, names: tuple[str, ...]) -> list[tuple[str, float]]:
-        """Columns of one of the names, each with its unit; of a nested name the last part counts too."""
+        """Columns of one of the names, each with its unit; of a nested name the last parts count too."""
         matches = []
         for name, normal in self.names.items():
-            for candidate in dict.fromkeys((normal, _normal(re.split(r"[./]", name)[-1]))):
+            parts = re.split(r"[./]", name)
+            tails = (_normal(".".join(parts[at:])) for at in range(1, len(parts)))
+            for candidate in dict.fromkeys((normal, *tails)):
+                if candidate in TRAINING_LOSSES and names is not TRAINING_LOSSES:
+                    break  # `train/loss` is no `loss`
                 stem, _, unit = candidate.rpartition("_")
                 if candidate in names or name == LETTERS.get(names[0]):
                     matches.append((name, 1.0))
@@ -241,9 +317,20 @@ class _Reading:
             match = NUMBER.fullmatch(str(cells[at]))
             if match is None:
                 raise LawError(f"{self.source}: {name} holds {cells[at]!r}, which is no number")
-            digits = re.sub("[,_]", "", match[1])
+            digits = re.sub(THOUSANDS, "", match[1])
             numbers[at] = float(digits) * UNITS.get(match[2].lower(), 1.0)
         return np.asarray(numbers)
+
+
+def _without_words(column: Any) -> np.ndarray:
+    """A column with empty cells for words such as `-` and `diverged`; as it is where all cells are words."""
+    import pandas as pd
+
+    cells = pd.Series(np.asarray(column))
+    words = np.array(
+        [isinstance(cell, str) and not re.search(r"\d|^[+-]?inf", cell.strip(), re.I) for cell in cells], bool
+    )
+    return cells.mask(words).to_numpy() if words.any() and not words.all() else cells.to_numpy()
 
 
 def _normal(name: str) -> str:

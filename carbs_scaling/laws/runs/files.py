@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 TEXTS = (".csv", ".tsv")
 JSON = (".json", ".jsonl", ".ndjson")
+SHEETS = (".xlsx", ".xls", ".ods")
 SUFFIXES = (*TEXTS, *JSON, ".parquet")
 SEPARATORS = ",\t;|"
+RULE = re.compile(r"[\s|:-]+")  # the line below the names of a Markdown table
+# Numbers with a decimal point or comma, and the other between thousands.
+POINT = re.compile(r"[+-]?(\d+|[1-9]\d{0,2}(,\d{3})+)(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
+COMMA = re.compile(r"[+-]?(\d+|[1-9]\d{0,2}(\.\d{3})+)(,\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 # How Weights & Biases and others call the two halves of a run; a name without them is looked for in both.
 HALVES = ("config", "summary")
 
@@ -26,7 +31,8 @@ HALVES = ("config", "summary")
 def read_table(path: Path, holds: Sequence[str] = REQUIRED) -> "pd.DataFrame":
     """The table in a CSV, TSV, JSON, JSON lines or Parquet file; all but Parquet may be compressed (.gz).
 
-    The separator of a CSV or TSV file is the one of `,`, tab, `;` and `|` that its first line has most of.
+    The separator of a CSV or TSV file is the one of `,`, tab, `;` and `|` that its first line has most of,
+    or blanks. Commas may be decimal marks. Lines that begin with `#` above the names are comments.
     A JSON file holds an array of runs, a run a line, or an array a column. Nested objects `config` and
     `summary` become columns `config.x` and `summary.x`.
 
@@ -44,7 +50,10 @@ def read_table(path: Path, holds: Sequence[str] = REQUIRED) -> "pd.DataFrame":
     packed = path.suffix.lower() == ".gz"
     suffix = (path.with_suffix("") if packed else path).suffix.lower()
     if suffix not in SUFFIXES or (packed and suffix == ".parquet"):
-        raise LawArgumentError(f"{path} ends in none of {', '.join(SUFFIXES)}, {TEXTS[0]}.gz, {JSON[0]}.gz")
+        raise LawArgumentError(
+            f"{path} ends in none of {', '.join(SUFFIXES)}, {TEXTS[0]}.gz, {JSON[0]}.gz"
+            + ("; save the sheet as CSV" if suffix in SHEETS else "")
+        )
     try:
         if suffix == ".parquet":
             return with_halves(_parquet(path))
@@ -64,19 +73,52 @@ def _parquet(path: Path) -> "pd.DataFrame":
 
 
 def _decoded(raw: bytes) -> str:
-    """Text in UTF-8, or with the byte order mark of UTF-16 that spreadsheets write."""
-    utf_16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return raw.decode("utf-16" if utf_16 else "utf-8-sig")
+    """Text in UTF-8, with the byte order mark of UTF-16 that spreadsheets write, or in Windows' code page."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252")
 
 
 def _separated(text: str) -> "pd.DataFrame":
+    """Rows below a line of names; comments above it, and lines that repeat the names, are passed over."""
     import pandas as pd
 
-    head, _, body = text.lstrip("\r\n").partition("\n")
+    lines = [line for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
+    comments = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    head = lines[comments] if lines else ""
     separator = max(SEPARATORS, key=head.count)
-    # Where commas do not separate, they are the decimal mark of half the world.
-    comma = separator != "," and re.search(r"\d,\d", body) and not re.search(r"\d\.\d", body)
-    return pd.read_csv(io.StringIO(text), sep=separator, decimal="," if comma else ".", skipinitialspace=True)
+    pattern = re.escape(separator) if separator in head else r"\s+"
+    if comments and len(re.split(pattern, lines[comments - 1].lstrip("# "))) == len(re.split(pattern, head)):
+        comments -= 1  # the names are the last comment, as numpy.savetxt writes them
+        head = lines[comments].lstrip("# ")
+    rows = [line for line in lines[comments + 1 :] if line != head]
+    if separator == "|":
+        rows = [line for line in rows if not RULE.fullmatch(line)]
+    numerals = _numerals(rows, separator)
+    # Where a comma cannot be that of thousands, it is the decimal mark of half the world.
+    comma = all(map(COMMA.fullmatch, numerals)) and not all(map(POINT.fullmatch, numerals))
+    frame = pd.read_csv(
+        io.StringIO("\n".join((head, *rows))),
+        sep=separator if separator in head else pattern,
+        decimal="," if comma else ".",
+        thousands="." if comma else None,
+        skipinitialspace=True,
+    )
+    if isinstance(frame.index, pd.RangeIndex) or not frame.iloc[:, -1].isna().all():
+        return frame
+    shifted = frame.reset_index()  # each row ends in a separator, and the names do not
+    return shifted.iloc[:, : len(frame.columns)].set_axis(frame.columns, axis=1)
+
+
+def _numerals(rows: Sequence[str], separator: str) -> list[str]:
+    """Cells that are written as numbers; where commas separate, those in quotes."""
+    text = "\n".join(rows)
+    cells = re.findall(r'"([^"\n]*)"', text) if separator == "," else re.split(rf"[\n{separator}]", text)
+    cells = [cell.strip(' "') for cell in cells]
+    return [cell for cell in cells if POINT.fullmatch(cell) or COMMA.fullmatch(cell)]  # no dates
 
 
 def _json(text: str) -> "pd.DataFrame":

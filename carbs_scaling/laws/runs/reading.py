@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 
 from carbs_scaling.laws.runs.collapse import collapsed
-from carbs_scaling.laws.runs.columns import with_roles
+from carbs_scaling.laws.runs.columns import hints, with_roles
 from carbs_scaling.laws.runs.files import read_table
 from carbs_scaling.laws.runs.isoflop import far_from_the_best
 from carbs_scaling.laws.runs.repeated import effective_tokens
@@ -64,6 +64,7 @@ def read_runs(
     if isinstance(runs, RunTable):
         return _only({runs.optimizer: runs}, optimizer)
     frame, source = _as_frame(runs)
+    given = frame
     own = _is_of_a_study(runs)
     read_as: tuple[str, ...] = ()
     if not own:
@@ -71,7 +72,7 @@ def read_runs(
     has_role = (True, True, "learning_rate" in frame.columns, "batch_tokens" in frame.columns)
     if own or _of_the_loss_alone(frame):
         frame = _filled(frame)
-    _check_columns(frame, source)
+    _check_columns(frame, source, given)
     names = _optimizers(frame)
     by_name = _only({name: frame[names == name] for name in sorted(set(names))}, optimizer)
     identity = getattr(runs, "identity", {})
@@ -140,13 +141,15 @@ def _filled(frame: "pd.DataFrame") -> "pd.DataFrame":
     return frame.assign(**absent)
 
 
-def _check_columns(frame: "pd.DataFrame", source: str) -> None:
+def _check_columns(frame: "pd.DataFrame", source: str, given: "pd.DataFrame") -> None:
+    """Refuse a table that lacks a column or has no rows, `given` being it before its columns were read."""
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
+        said = [f"columns.{missing[0]}=NAME says where it stands", *hints(given, missing)]
         raise LawArgumentError(
             f"{source} has no column {', '.join(missing)}: needed are {', '.join(REQUIRED)} (params: "
             "non-embedding parameters; tokens and batch_tokens in tokens), it has "
-            f"{', '.join(map(str, frame.columns)) or 'none'}; columns.{missing[0]}=NAME says where it stands"
+            f"{', '.join(map(str, given.columns)) or 'none'}; {'; '.join(said)}"
             + (LOSS_ALONE if set(missing) <= {"learning_rate", "batch_tokens"} else "")
         )
     if not len(frame):
@@ -173,7 +176,8 @@ def _as_frame(runs: Any) -> tuple["pd.DataFrame", str]:
     import pandas as pd
 
     if isinstance(runs, pd.DataFrame):
-        return runs, "the table"
+        levels = [name for name in runs.index.names if name is not None and name not in runs.columns]
+        return runs.reset_index(levels) if levels else runs, "the table"
     if isinstance(runs, str | Path):
         return read_table(Path(runs)), str(runs)
     if hasattr(runs, "records"):

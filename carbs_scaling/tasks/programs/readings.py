@@ -24,6 +24,8 @@ LARGEST_JSON = 4 << 20  # bytes
 # A growing file: so much at a time, and no more than so much of it in all.
 CHUNK, MOST_BYTES = 1 << 20, 256 << 20
 EVENT_FILES, EVENT_MARK = 20, "tfevents"
+COLOURS = regex.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # of a terminal
+PUNCTUATION = ".,;:!)]}>\"'"
 # What groups of a pattern, keys or columns may give beside the loss and its step.
 BESIDE = ("train_loss", "validation_loss", "learning_rate", "tokens")
 
@@ -65,9 +67,11 @@ class Source(Protocol):
     """Reads values of one run while it runs.
 
     `has_steps`: whether its values can say at which step, or after how many tokens, they were.
+    `unread`: what stood last in the place of the value and is no number.
     """
 
     has_steps: bool = True
+    unread: str = ""
 
     def line(self, text: str) -> list[Reading]:
         """The values in a printed line."""
@@ -144,14 +148,21 @@ class OutputSource(Source):
         self.has_steps = "step" in names or "tokens" in names
 
     def line(self, text: str) -> list[Reading]:
-        """The value of a line that matches."""
-        found = matched(self._key, self._pattern, text)
-        value = None if found is None else number(found[self._value])
-        if found is None or value is None:
+        """The value of a line that matches, without colours and the punctuation that ends a value."""
+        found = matched(self._key, self._pattern, COLOURS.sub("", text))
+        if found is None:
             return []
-        step = number(found["step"]) if "step" in self._pattern.groupindex else None
-        beside = {name: number(found[name]) for name in self._beside}
-        return [Reading(value, step, {name: v for name, v in beside.items() if v is not None})]
+        printed = {
+            name: number((found[name] or "").rstrip(PUNCTUATION))
+            for name in (self._value, "step", *self._beside)
+            if name == self._value or name in self._pattern.groupindex
+        }
+        value = printed[self._value]
+        if value is None:
+            self.unread = found[self._value] or self.unread
+            return []
+        beside = {name: v for name in self._beside if (v := printed[name]) is not None}
+        return [Reading(value, printed.get("step"), beside)]
 
 
 class JsonSource(Source):

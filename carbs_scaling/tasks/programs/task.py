@@ -254,7 +254,8 @@ class ProgramTask(Task):
         reading = watch.reading
         if reading is None:
             where = self.section.metric.file or "task.metric.pattern in its output"
-            return Diverged(message=f"it ended without a metric by {where}", **failed)
+            unread = f": {watch.unread!r} is no number" if watch.unread else ""
+            return Diverged(message=f"it ended without a metric by {where}{unread}", **failed)
         if not math.isfinite(reading.value):
             return Diverged(message=f"its metric is {reading.value}", **failed)
         beside = {name: value for name, value in reading.beside.items() if math.isfinite(value)}

@@ -112,6 +112,11 @@ class Watch:
         """Whether what is read can say how far a run is."""
         return any(source is not None and source.has_steps for source in (self._metric, self._curve_source))
 
+    @property
+    def unread(self) -> str:
+        """What stood in the place of the metric and is no number."""
+        return plain(self._metric.unread)
+
     def line(self, text: str) -> str:
         """Takes a printed line; says why the run must end now, or nothing."""
         for pattern in self._failures.diverged:

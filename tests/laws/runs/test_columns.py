@@ -100,6 +100,28 @@ READ = {
         csv(pd.DataFrame([{k: str(v) for k, v in row.items()} for row in wandb(RUNS, CONFIG)])),
         ("loss = summary.val_loss",),
     ),
+    "trainer.csv": (
+        csv(RUNS.rename(columns={"loss": "eval/loss"}).assign(**{"train/loss": 1.0})),
+        ("loss = eval/loss",),
+    ),
+    "thousand_dots.csv": (
+        csv(
+            RUNS.assign(
+                batch_tokens=[f"{b:,.0f}".replace(",", ".") for b in RUNS.batch_tokens], day="1.5.2024"
+            ),
+            sep=";",
+            decimal=",",
+        ),
+        (),
+    ),
+    "quoted_commas.csv": (csv(RUNS, decimal=","), ()),
+    "thin_blanks.csv": (csv(RUNS.assign(tokens=[f"{d:,.0f}".replace(",", "\u202f") for d in D])), ()),
+    "code_page.csv": (csv(RUNS.assign(note="gr\u00f6\u00dfe")).decode().encode("latin-1"), ()),
+    "comments.csv": (b"# my sweep, of May\n" + csv(RUNS), ()),
+    "savetxt.csv": (b"# " + csv(RUNS, sep=" "), ()),
+    "joined.csv": (csv(RUNS[:6]) + csv(RUNS[6:]), ()),
+    "ends_in_separators.csv": (csv(RUNS).replace(b"\n", b",\n").replace(b"loss,\n", b"loss\n"), ()),
+    "markdown.csv": (csv(RUNS, sep="|").replace(b"\n", b"\n---|---|---|---|---\n", 1), ()),
     "same_loss_twice.csv": (csv(RUNS.assign(val_loss=RUNS.loss)), ()),
     "training_loss.csv": (csv(RUNS.rename(columns={"loss": "train_loss"})), ("loss = train_loss",)),
     "table.parquet": (None, ()),
@@ -123,6 +145,12 @@ REFUSED = {
         csv(RUNS.rename(columns={"params": "total_params"})),
         "columns.params=NAME says where",
     ),
+    "perplexity.csv": (csv(RUNS.rename(columns={"loss": "val_ppl"})), "columns.loss='log(val_ppl)'"),
+    "isoflop.csv": (
+        csv(RUNS.assign(flops=6 * N * D).drop(columns="tokens")),
+        "columns.tokens='flops / (6 * params)'",
+    ),
+    "sheet.xlsx": (b"PK", "save the sheet as CSV"),
     "words.csv": (csv(RUNS.assign(params="small")), "params holds 'small', which is no number"),
 }
 
@@ -170,6 +198,28 @@ def test_the_callers_word_comes_first():
     for wrong, said in (({"los": "val"}, "not one of params"), ({"loss": "nothing"}, "no column nothing")):
         with pytest.raises(CarbsScalingError, match=said):
             read_runs(frame, columns=wrong)
+
+
+def test_runs_that_failed_are_left_out_however_they_are_marked():
+    more = pd.concat([RUNS, RUNS[:3].assign(tokens=3e9)], ignore_index=True)
+    words = more.assign(loss=[*RUNS.loss.astype(str), "-", "diverged", "inf"])
+    state = more.assign(State=["finished"] * 12 + ["crashed", "running", "Killed"])
+    perplexity = more.assign(ppl=[*np.exp(RUNS.loss), np.nan, np.inf, np.nan]).drop(columns="loss")
+    for frame, columns in ((words, {}), (state, {}), (perplexity, {"loss": "log(ppl)"})):
+        table = read_runs(frame, columns=columns)[""]
+        np.testing.assert_allclose(table.loss, RUNS.loss)
+    assert "3 not finished (State: crashed, killed, running): left out" in read_runs(state)[""].read_as
+    with pytest.raises(CarbsScalingError, match=r"it has params, .*ppl;.*log.ppl"):
+        read_runs(perplexity)
+    with pytest.raises(CarbsScalingError, match="ppl is a perplexity"):
+        read_runs(perplexity, columns={"loss": "ppl"})
+
+
+def test_names_with_blanks_stand_in_formulas_and_levels_of_an_index_are_columns():
+    frame = IN_SEQUENCES.rename(columns={"batch_size": "Sequences (global)"}).set_index(["params", "tokens"])
+    table = read_runs(frame, columns={"batch_tokens": "Sequences (global) * 1024"})[""]
+    np.testing.assert_allclose(table.batch_tokens, RUNS.batch_tokens)
+    np.testing.assert_allclose(table.tokens, RUNS.tokens)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,12 @@ def test_a_pattern_reads_steps_and_what_stands_beside(tmp_path):
     (reading,) = source(pattern=pattern).line("step 100: train loss 2.1, val loss 2.3")
     assert (reading.value, reading.step, reading.beside) == (2.3, 100, {"train_loss": 2.1})
     assert source(pattern=pattern).line("step 100: train loss -, val loss -") == []
+    reader = source(pattern=r"loss: (\S+)")
+    assert [reader.line(f"loss: {text}")[0].value for text in ("2.5,", "2.5;", "\x1b[1m2.5\x1b[0m")] == [
+        2.5
+    ] * 3
+    assert reader.line("loss: 2,5 nats") == []
+    assert reader.unread == "2,5"
     with pytest.raises(ConfigError, match="repeats"):
         source(pattern=r"(a|aa)+$").line("a" * 4000 + "b")
 
