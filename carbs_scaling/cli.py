@@ -42,6 +42,7 @@ FREE_TEXT = (
 )
 # Keys below which any name may stand.
 OPEN_MAPPINGS = r"task\.environment|columns|executor\.(?:resources|parameters)"
+UNREAD = re.compile(r"[^\x00-\x7f]|[()#!&;~<>^`]")  # no part of a word in Hydra's syntax
 IN_QUOTES = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 FAILED, WRONG_COMMAND = CarbsScalingError.exit_code, ConfigError.exit_code
 # The shell's exit codes for a program that Ctrl-C, or a closed pipe such as that of `| head`, has ended.
@@ -146,7 +147,9 @@ def _run_verb(name: str, overrides: list[str]) -> None:
     if name in ("fit", "recommend"):
         # To Hydra `optimizer` is a folder of `conf/`, which these verbs do not read.
         overrides = [re.sub(r"^optimizer=", "only_optimizer=", text) for text in overrides]
-    overrides = [part for text in overrides for part in _dimension(_quoted(_storage_elsewhere(text)))]
+    overrides = [
+        part for text in overrides for part in _dimension(_spelt_out(_quoted(_storage_elsewhere(text))))
+    ]
     sweeps = bool(SWEEPING & set(overrides))
     failures = Path()  # of a multirun: the exit code of each job that failed
     begun = False
@@ -224,6 +227,16 @@ def _quoted(override: str) -> str:
         return override
     text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), match[2])
     return f"{match[1]}='{text}'"
+
+
+def _spelt_out(override: str) -> str:
+    """A value, or those of a list, in quotes where Hydra cannot read its characters, as in `runs (1).csv`."""
+    key, _, value = override.partition("=")
+    # Quotes and mappings are Hydra syntax already, and so is a call such as `range(1, 4)`.
+    if not UNREAD.search(value) or re.search(r"['\"{}\\]", value) or re.fullmatch(r"\w+\(.*\)", value):
+        return override
+    words = (f"'{word.strip()}'" if UNREAD.search(word) else word for word in re.split(r"([,\[\]])", value))
+    return f"{key}={''.join(words)}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import time
 from pathlib import Path
 
@@ -368,7 +369,8 @@ class Search:
             self._alike = None
         elif self._alike is not None and outcome.status not in (Status.OUT_OF_MEMORY, Status.MACHINE):
             said, count = self._alike
-            self._alike = (outcome.message, count + 1 if outcome.message == said else 1)
+            words = re.sub(r"\d[\d.,e+-]*", "#", outcome.message)  # numbers differ from point to point
+            self._alike = (words, count + 1 if words == said else 1)
 
     def _stop_if_hopeless(self, outcome: TrialOutcome) -> None:
         """Ends the search where trial after trial fails alike; what has ended is told before.

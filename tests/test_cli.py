@@ -131,6 +131,18 @@ def test_exit_codes_say_whether_the_command_is_wrong_or_has_failed(
     assert capsys.readouterr().err.count("\n") == (1 if code and command else 0)
 
 
+def test_values_that_hydra_cannot_read_need_no_quotes(tmp_path, monkeypatch, capsys):
+    few = tmp_path / "l\u00e4ufe (1).csv"
+    few.write_text("params,tokens,learning_rate,batch_tokens,loss\n1e7,1e9,1e-3,65536,3.0\n")
+    assert exit_code_of(("fit", f"runs={few}"), monkeypatch) == cli.FAILED
+    assert "(1).csv has 1 completed runs" in capsys.readouterr().err
+    assert exit_code_of(("fit", "study.name=\u7814\u7a76"), monkeypatch) == cli.WRONG_COMMAND
+    assert "is no name: use letters" in capsys.readouterr().err
+    assert cli._spelt_out("data.paths=[a.txt, b (2).txt]") == "data.paths=[a.txt,'b (2).txt']"
+    for whole in ("study.seed=range(1,4)", "space.width={low: 1}", "runs='l\u00e4ufe.csv'"):
+        assert cli._spelt_out(whole) == whole
+
+
 def test_columns_in_braces_are_told_apart_by_name(tmp_path, monkeypatch, capsys):
     (tmp_path / "runs.csv").write_text("params,tokens,learning_rate,batch_tokens,val\n1e6,1e8,1e-3,1e4,3\n")
     runs = f"runs={tmp_path}/runs.csv"

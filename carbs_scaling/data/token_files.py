@@ -235,8 +235,8 @@ def _require_text(raw: _Raw, source: Source) -> None:
         raise DataError(f"{source.description} holds no text")
     if len(raw.sizes) < 2:
         raise DataError(
-            f"{source.description} holds {sum(raw.sizes)} bytes, too few to train on one part "
-            "and hold out the rest: give more text"
+            f"{source.description} holds {sum(raw.sizes)} bytes, copies counted once: too few "
+            "to train on one part and hold out the rest; give more text"
         )
 
 

@@ -43,7 +43,7 @@ def multiple_of(factor: int, name: str) -> Rule:
     """Positive multiples of a whole number, which `name` says for people."""
     return Rule(
         lambda value: value >= 1 and value % factor == 0,
-        f"must be a multiple of {name}={factor}",
+        f"must be a positive multiple of {name}={factor}",
         integer=True,
     )
 

@@ -149,12 +149,14 @@ class PretrainingSpace:
         self._shapes: dict[tuple[float, ...], ModelShape] = {}
         self._recipe(self._cheapest)  # a law that does not answer is said now
         if self.cheapest_flops > max_trial_flops:
-            shape = self._shape(self._cheapest)
+            shape, recipe = self._shape(self._cheapest), self._recipe(self._cheapest)
+            size = f"space.batch_size (a run has {MINIMUM_STEPS} steps at least)"
             raise ConfigError(
                 f"the cheapest run of this space (width {shape.width}, depth {shape.depth}, "
-                f"{self._recipe(self._cheapest).tokens:,} tokens) costs {self.cheapest_flops:.3g} FLOPs, "
+                f"{recipe.tokens:,} tokens) costs {self.cheapest_flops:.3g} FLOPs, "
                 f"over the {max_trial_flops:.3g} that budget.flops x budget.max_trial_fraction allows: raise "
-                f"budget.flops or lower space.width, space.depth or space.{self._length}"
+                "budget.flops or lower space.width, space.depth or "
+                f"{size if recipe.steps <= MINIMUM_STEPS else f'space.{self._length}'}"
             )
 
     @property

@@ -50,8 +50,8 @@ def test_a_default_stands_in_for_what_is_not_given():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"size": 50}, "space.size=50 must be a multiple of tile=16"),
-        ({"size": {"low": 17, "high": 31}}, "no whole number from 17 to 31 must be a multiple"),
+        ({"size": 50}, "space.size=50 must be a positive multiple of tile=16"),
+        ({"size": {"low": 17, "high": 31}}, "no whole number from 17 to 31 must be a positive multiple"),
         ({"count": 1.5}, "whole number"),
         ({"count": {"low": 1, "high": 3e8}}, "above 1,000,000"),
         ({"rate": {"low": 1, "high": 0.1}}, "above"),

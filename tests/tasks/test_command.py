@@ -127,7 +127,7 @@ def test_a_program_that_cannot_run_at_all_stops_the_search(run, folder):
     with pytest.raises(CarbsScalingError, match=r"the first 6 trials all failed alike .*no_such_file"):
         run(
             "hopeless",
-            f"task.command={sys.executable} {folder}/no_such_file.py {{width}}",
+            f"task.command={sys.executable} {folder}/no_such_file_{{width}}.py",
             "budget.trials=20",
         )
     assert len(Study.load(StudyConfig("hopeless", str(folder), None, 0)).records()) == 6
