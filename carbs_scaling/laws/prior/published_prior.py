@@ -113,6 +113,9 @@ def prior_of(
     mean, sd = weak.mean.copy(), weak.sd.copy()
     shared = np.concatenate([weak.shared, np.zeros_like(weak.shared)])
 
+    way = np.log(FITTED_ON) - centre[:2]
+    known_at = dict.fromkeys(("a0", "b0"), (0.0, 0.0))
+
     def set_from(names: tuple[str, str, str], values: list[Array]) -> None:
         if not values:
             return
@@ -120,10 +123,8 @@ def prior_of(
         for name, value in zip(names, np.mean(values, axis=0), strict=True):
             mean[INDEX[name]] = value
             sd[INDEX[name]], shared[1, INDEX[name]] = more * np.array(SETTINGS[name])
-        # Levels are of where the laws were fitted, and their exponents are known no better than that.
-        way = np.log(FITTED_ON) - centre[:2]
-        exponents = [np.hypot(sd[INDEX[name]], shared[1, INDEX[name]]) for name in names[1:]]
-        sd[INDEX[names[0]]] = sqrt(sd[INDEX[names[0]]] ** 2 + float(np.square(exponents * way).sum()))
+        # Levels are of where the laws were fitted: from there to the centre the exponents move them.
+        known_at[names[0]] = (float(way[0]), float(way[1]))
 
     a_b = VALLEYS["a_B"][0]
     batches = [_local(law.batch_tokens, centre) for law in laws if law.batch_tokens]
@@ -153,7 +154,7 @@ def prior_of(
         others = np.setdiff1d(np.flatnonzero(weak.shared[0]), of_floor)
         mean[others] += along * weak.shared[0, others]
         shared[0] = 0.0
-    return LawPrior(mean, sd, shared, TAILS)
+    return LawPrior(mean, sd, shared, TAILS, (known_at["a0"], known_at["b0"]))
 
 
 def _local(law: Callable[[float, float], float], centre: Array) -> Array:
