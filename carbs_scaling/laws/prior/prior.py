@@ -45,8 +45,8 @@ class LawPrior:
         sd: of what each parameter varies by alone, shape (19,); 0 pins one.
         shared: what parameters vary by together, shape (m, 19); 0 for pinned ones.
         tails: names that go wide together, a tuple for each group.
-        known_at: centred (ln N, ln D) where the level of the rate is known, and that of the batch: sd and shared
-            of a0 and b0 are for there. At the centre exponents off their means move the levels.
+        known_at: centred (ln N, ln D) where the level of the rate is known, and that of the batch: sd and
+            shared of a0 and b0 are for there. At the centre exponents off their means move the levels.
     """
 
     mean: Array
