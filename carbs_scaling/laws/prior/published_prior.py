@@ -10,6 +10,7 @@ from math import log, sqrt
 
 import numpy as np
 
+from carbs_scaling.laws.form.bends import FIRST_BEND
 from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import FITTED_ON, LawPrior, law_prior
@@ -123,7 +124,10 @@ def prior_of(
         for name, value in zip(names, np.mean(values, axis=0), strict=True):
             mean[INDEX[name]] = value
             sd[INDEX[name]], shared[1, INDEX[name]] = more * np.array(SETTINGS[name])
-        # Levels are of where the laws were fitted: from there to the centre the exponents move them.
+        # Levels are of where laws were fitted: from there to the centre exponents move them, and may bend.
+        level = INDEX[names[0]]
+        bent = FIRST_BEND * np.sqrt(way[0] ** 4 / 4 + (way[0] * way[1]) ** 2 + way[1] ** 4 / 4)
+        sd[level] = np.hypot(sd[level], min(float(bent), weak.sd[level]))
         known_at[names[0]] = (float(way[0]), float(way[1]))
 
     a_b = VALLEYS["a_B"][0]
