@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carbs_scaling.laws.form import law as form
-from carbs_scaling.laws.form.bends import ALL_BENDS, bend_basis, loss_wandering, wander_beyond
+from carbs_scaling.laws.form.bends import ALL_BENDS, bend_basis, loss_wandering, steepness, wander_beyond
 from carbs_scaling.laws.form.valley import Array, Values
 from carbs_scaling.laws.formula import formula_lines
 from carbs_scaling.laws.hyperparameters.law import OtherLaw, log_values, places_of
@@ -160,8 +160,8 @@ class ScalingLaw:
         way = self._way_beyond(params, tokens)
         wander = wander_beyond(way)
         of_batch = 0.0 if self.support.one_batch else np.hypot(self.spread[2], wander)
-        reducible = float(self.loss(params, tokens)) - np.exp(self.parameter("ln_E"))
-        of_loss = reducible * wander_beyond(way, loss_wandering(self.support.high[0]))
+        slope = steepness(self.loss, params, tokens)
+        of_loss = slope * wander_beyond(way, loss_wandering(self.support.high[0]))
         n, d = self._centred(params, tokens)
         (way_n, range_n), _ = self._way(float(n), float(d))
         # A slope through sizes that each are off: what a narrow range of N leaves open far from it.

@@ -1,7 +1,7 @@
 """The prior of the scaling law's parameters, before any run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp, hypot, log, sqrt
 
@@ -34,7 +34,7 @@ WIDE, WIDE_CHANCE = 3.0, 0.1
 
 @dataclass(frozen=True)
 class LawPrior:
-    """A normal prior of `law.NAMES`: mean + sd * z + y @ shared, with independent standard normal z and y.
+    """A normal prior of `law.NAMES`: mean + levers @ (sd * z + y @ shared), z and y standard normal.
 
     Parameters in `tails` have a second, wide component about the same mean (`WIDE`, `WIDE_CHANCE`): what is
     known leads few runs, and runs that contradict it are followed. A fit asks for the normal prior that acts
@@ -45,12 +45,15 @@ class LawPrior:
         sd: of what each parameter varies by alone, shape (19,); 0 pins one.
         shared: what parameters vary by together, shape (m, 19); 0 for pinned ones.
         tails: names that go wide together, a tuple for each group.
+        known_at: centred (ln N, ln D) where the level of the rate is known, and that of the batch: sd and
+            shared of a0 and b0 are for there. At the centre exponents off their means move the levels.
     """
 
     mean: Array
     sd: Array
     shared: Array
     tails: tuple[tuple[str, ...], ...] = ()
+    known_at: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 0.0), (0.0, 0.0))
 
     @cached_property
     def free(self) -> np.ndarray:
@@ -60,12 +63,24 @@ class LawPrior:
     @cached_property
     def scale(self) -> Array:
         """Standard deviation of each parameter, shape (19,)."""
-        return np.asarray(np.sqrt(self.sd**2 + (self.shared**2).sum(axis=0)))
+        return np.asarray(np.sqrt((self.root**2).sum(axis=1)))
+
+    @cached_property
+    def levers(self) -> Array:
+        """What exponents off their means make of levels at the centre, beside themselves; shape (19, 19)."""
+        levers = np.eye(len(self.mean))
+        for of, place in zip("ab", self.known_at, strict=True):
+            for axis, there in zip("ND", place, strict=True):
+                levers[INDEX[f"{of}0"], INDEX[f"{of}_{axis}"]] = -there
+        return levers
 
     @cached_property
     def root(self) -> Array:
         """R with R R' the prior's covariance, shape (19, k + m)."""
-        return np.concatenate([np.diag(self.sd)[:, self.free], self.shared.T], axis=1)
+        own = np.concatenate([np.diag(self.sd)[:, self.free], self.shared.T], axis=1)
+        moved = self.levers @ own
+        moved[self.sd == 0] = 0.0  # pinned
+        return np.asarray(moved)
 
     @cached_property
     def precision(self) -> Array:
@@ -84,11 +99,13 @@ class LawPrior:
         how probable each component is at theta.
         """
         sd, shared, lacks = self.sd.copy(), self.shared.copy(), 0.0
+        root = np.concatenate([np.diag(sd)[:, self.free], shared.T], axis=1)
+        varied = np.linalg.solve(self.levers, theta - self.mean)
         for names in self.tails:
             at = np.array([INDEX[name] for name in names if self.sd[INDEX[name]] > 0], dtype=int)
             if not len(at):
                 continue
-            block, off = self.root[at] @ self.root[at].T, theta[at] - self.mean[at]
+            block, off = root[at] @ root[at].T, varied[at]
             half = 0.5 * float(off @ np.linalg.solve(block, off))
             narrow = log(1 - WIDE_CHANCE) - half
             wide = log(WIDE_CHANCE) - half / WIDE**2 - len(at) * log(WIDE)
@@ -98,18 +115,18 @@ class LawPrior:
             sd[at] /= sqrt(precision)
             shared[:, at] /= sqrt(precision)
             lacks += -total - half * precision
-        return LawPrior(self.mean, sd, shared), lacks
+        return LawPrior(self.mean, sd, shared, known_at=self.known_at), lacks
 
     def pinned(self, values: Mapping[str, float]) -> "LawPrior":
         """The same with parameters held at values."""
         mean, sd, shared = self.mean.copy(), self.sd.copy(), self.shared.copy()
         at = [INDEX[name] for name in values]
         mean[at], sd[at], shared[:, at] = list(values.values()), 0.0, 0.0
-        return LawPrior(mean, sd, shared, self.tails)
+        return replace(self, mean=mean, sd=sd, shared=shared)
 
     def widened(self, factor: float) -> "LawPrior":
         """The same with all deviations times a factor."""
-        return LawPrior(self.mean, factor * self.sd, factor * self.shared, self.tails)
+        return replace(self, sd=factor * self.sd, shared=factor * self.shared)
 
     def without_roles(self, has_role: Sequence[bool]) -> "LawPrior":
         """For runs without some of `law.ROLES`: what those move is pinned, so that it adds nothing."""
@@ -148,7 +165,7 @@ class LawPrior:
                 sd[i] = hypot(sd[i], slope * sd[j])
                 shared[:, i] -= slope * shared[:, j]
         none = {name: NO_VALLEY if name == "ln_k_B" else 0.0 for name in BATCH_PARAMETERS}
-        return LawPrior(mean, sd, shared, self.tails).pinned(none)
+        return replace(self, mean=mean, sd=sd, shared=shared).pinned(none)
 
     def at(self, name: str) -> float:
         """Mean of one parameter."""

@@ -10,6 +10,7 @@ from math import log, sqrt
 
 import numpy as np
 
+from carbs_scaling.laws.form.bends import FIRST_BEND
 from carbs_scaling.laws.form.law import INDEX
 from carbs_scaling.laws.form.valley import Array
 from carbs_scaling.laws.prior.prior import FITTED_ON, LawPrior, law_prior
@@ -113,6 +114,9 @@ def prior_of(
     mean, sd = weak.mean.copy(), weak.sd.copy()
     shared = np.concatenate([weak.shared, np.zeros_like(weak.shared)])
 
+    way = np.log(FITTED_ON) - centre[:2]
+    known_at = dict.fromkeys(("a0", "b0"), (0.0, 0.0))
+
     def set_from(names: tuple[str, str, str], values: list[Array]) -> None:
         if not values:
             return
@@ -120,10 +124,11 @@ def prior_of(
         for name, value in zip(names, np.mean(values, axis=0), strict=True):
             mean[INDEX[name]] = value
             sd[INDEX[name]], shared[1, INDEX[name]] = more * np.array(SETTINGS[name])
-        # Levels are of where the laws were fitted, and their exponents are known no better than that.
-        way = np.log(FITTED_ON) - centre[:2]
-        exponents = [np.hypot(sd[INDEX[name]], shared[1, INDEX[name]]) for name in names[1:]]
-        sd[INDEX[names[0]]] = sqrt(sd[INDEX[names[0]]] ** 2 + float(np.square(exponents * way).sum()))
+        # Levels are of where laws were fitted: from there to the centre exponents move them, and may bend.
+        level = INDEX[names[0]]
+        bent = FIRST_BEND * np.sqrt(way[0] ** 4 / 4 + (way[0] * way[1]) ** 2 + way[1] ** 4 / 4)
+        sd[level] = np.hypot(sd[level], min(float(bent), weak.sd[level]))
+        known_at[names[0]] = (float(way[0]), float(way[1]))
 
     a_b = VALLEYS["a_B"][0]
     batches = [_local(law.batch_tokens, centre) for law in laws if law.batch_tokens]
@@ -153,7 +158,7 @@ def prior_of(
         others = np.setdiff1d(np.flatnonzero(weak.shared[0]), of_floor)
         mean[others] += along * weak.shared[0, others]
         shared[0] = 0.0
-    return LawPrior(mean, sd, shared, TAILS)
+    return LawPrior(mean, sd, shared, TAILS, (known_at["a0"], known_at["b0"]))
 
 
 def _local(law: Callable[[float, float], float], centre: Array) -> Array:

@@ -1,10 +1,13 @@
 """Bends of the best rate and batch are kept as far as sizes agree on them, and no further."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws.form.bends import _KEPT_BEND, bend_basis, kept_bends, wander_beyond
+from carbs_scaling.laws.form.law import NAMES
 
 SIZES = (2e7, 6e7, 2e8, 6e8)
 REACH = ((-2.0, 2.0), (-1.0, 1.0))
@@ -76,3 +79,19 @@ def test_doubt_grows_with_the_way_beyond_the_runs():
     inside, near, far = map(wander_beyond, (0.0, 1.0, 2.0))
     assert inside == 0.0
     assert far == pytest.approx(near * 2**1.5)
+
+
+def test_the_loss_wanders_by_its_slope_whatever_of_it_is_irreducible(law):
+    """With exponents a third smaller and a lower E the loss and its slopes at the centre are the same."""
+    law = replace(law, spread=(0.0, 0.0, 0.0), seed_sd=0.0, bend=((0.0,) * 3,) * 3)
+    moved = {"ln_R": np.log(1.5), "ln_alpha": -np.log(1.5), "ln_beta": -np.log(1.5)}
+    lower_e = np.log(np.exp(law.parameter("ln_E")) - 0.5 * np.exp(law.parameter("ln_R")))
+    moved["ln_E"] = lower_e - law.parameter("ln_E")
+    other = replace(law, theta=tuple(v + moved.get(k, 0.0) for k, v in zip(NAMES, law.theta, strict=True)))
+    centre = np.exp(law.centre[:2])
+    assert other.loss(*centre) == pytest.approx(law.loss(*centre))
+    params, tokens = 7e8, 4e9
+    wander = [one.scatter(params, tokens)[2] for one in (law, other)]
+    assert 0 < wander[0] < wander[1] < 1.35 * wander[0]
+    reducible = [one.loss(params, tokens) - np.exp(one.parameter("ln_E")) for one in (law, other)]
+    assert reducible[1] > 1.6 * reducible[0]

@@ -5,6 +5,7 @@ import pytest
 
 from carbs_scaling import fit_law
 from carbs_scaling.laws.form import law as surface
+from carbs_scaling.laws.form.bends import FIRST_BEND
 from carbs_scaling.laws.prior.prior import WIDE, law_prior
 from carbs_scaling.laws.prior.published import BY_NAME
 from carbs_scaling.laws.prior.published_prior import (
@@ -17,7 +18,8 @@ from carbs_scaling.laws.prior.published_prior import (
 from carbs_scaling.laws.prior.rates import ADAMW, RATE_PRIORS
 from carbs_scaling.laws.runs.table import LawError
 
-CENTRE = np.log([2e8, 1e10, 1e-3, 2e5])
+CENTRE = np.log([2e8, 1e10, 1e-3, 2e5])  # where levels are known
+SMALL = CENTRE - np.array([3.0, 2.0, 0.0, 0.0])
 
 
 def exponent(prior, name):
@@ -34,6 +36,19 @@ def test_one_law_gives_its_exponents_and_its_level():
     mean, sd = exponent(prior, "a0")
     assert mean == pytest.approx(np.log(1.79 * 2e8**-0.713 * 1e10**0.307 / 1e-3))
     assert sd == pytest.approx(np.sqrt(2) * SETTINGS["a0"][0])
+
+
+def test_levels_stay_known_where_laws_were_fitted_however_far_runs_lie():
+    """Exponents that are off move the level at small runs; at the sizes of the papers it is as it was."""
+    prior, there = (prior_of(published_laws(FIELD), 2.3, centre) for centre in (SMALL, CENTRE))
+    at = [surface.INDEX[name] for name in ("a0", "a_N", "a_D")]
+    covariance = (prior.root @ prior.root.T)[np.ix_(at, at)]
+    way = np.array([1.0, 3.0, 2.0])
+    # On that way exponents may bend.
+    bent = FIRST_BEND * np.linalg.norm([3.0**2 / 2, 3.0 * 2.0, 2.0**2 / 2])
+    known = np.hypot(exponent(there, "a0")[1], bent)
+    assert np.sqrt(way @ covariance @ way) == pytest.approx(known)
+    assert exponent(prior, "a0")[1] > known
 
 
 def test_the_mean_of_two_laws_transfers_better_than_one():
@@ -102,8 +117,9 @@ def test_runs_that_contradict_what_is_known_are_followed(truth):
     assert law.learning_rate(6e8, 1.6e10) == pytest.approx(10 * truth.rate(6e8, 1.6e10), rel=0.25)
 
 
-def test_far_off_the_mean_the_wide_component_acts():
-    prior = prior_of(published_laws(FIELD), 2.3, CENTRE)
+@pytest.mark.parametrize("centre", [CENTRE, SMALL])
+def test_far_off_the_mean_the_wide_component_acts(centre):
+    prior = prior_of(published_laws(FIELD), 2.3, centre)
     index = surface.INDEX["a0"]
     near, _ = prior.at_hand(prior.mean)
     np.testing.assert_allclose(near.sd, prior.sd, rtol=0.05)
