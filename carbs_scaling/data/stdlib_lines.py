@@ -49,8 +49,8 @@ def _lines(file: Path) -> list[tuple[str, str]]:
     in_docstring: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, False):
-            text = node.body[0]
-            in_docstring |= set(range(text.lineno, (text.end_lineno or text.lineno) + 1))
+            docstring = node.body[0]
+            in_docstring |= set(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
     lines = []
     for number, line in enumerate(source.split("\n"), start=1):
         text, kind = line.strip(), "code"
