@@ -13,6 +13,7 @@ from hydra.test_utils.launcher_common_tests import (
     LauncherTestSuite,
 )
 from hydra.test_utils.test_utils import SweepTaskFunction
+from hydra.version import VersionBase, __compat_version__
 
 OURS = ["hydra/sweeper=carbs_scaling", "hydra.sweeper.sampler=random"]
 pytestmark = pytest.mark.filterwarnings(
@@ -27,6 +28,12 @@ def quiet():
     before = optuna.logging.get_verbosity()
     yield
     optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture(autouse=True)
+def apps_of_no_version(monkeypatch):
+    """Their apps name no version of Hydra; a command that ran in this process would have left ours."""
+    monkeypatch.setattr(VersionBase.instance(), "version_base", __compat_version__)
 
 
 @pytest.fixture(autouse=True)
