@@ -240,7 +240,8 @@ class ProcessExecutor:
             for slot in self._slots:
                 if slot.pool is not None:
                     slot.pool.shutdown(wait=False, cancel_futures=True)
-            for child in children:
+            # A pool may have started another one until it was shut down.
+            for child in children | (set(multiprocessing.active_children()) - self._foreign_children):
                 child.kill()
                 child.join()
 
