@@ -156,6 +156,7 @@ def _intro(study: Study) -> str:
     command = str(study.identity.get("program", {}).get("command") or "")
     by = f"task={study.identity['task']}"
     if command:
+        command = re.sub(r"^\S*/", "", command)  # where an interpreter lies says nothing to others
         by += f" ({shorten(command, COMMAND_CHARACTERS, placeholder=' ...')})"
     return (
         "A search for the lowest loss at every cost of training, and for the recipe of a larger run. Each "

@@ -78,7 +78,7 @@ def test_without_names_it_is_the_law_prior():
 
 
 def test_few_runs_follow_the_prior_and_many_do_not(runs, truth):
-    few = runs.iloc[::12]
+    few = runs.iloc[::20]
     by_runs = fit_law(few, check=False, prior="weak")
     led = fit_law(few, check=False, prior="Step Law")
     assert led.prior == ("Step Law",)
