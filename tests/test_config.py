@@ -26,6 +26,7 @@ NEEDED = {
     ("rows", "files"): ["task=finetuning", "model.path=FOLDER", "data.paths=[a.jsonl]"],
     ("rows", "hub"): ["task=finetuning", "model.path=FOLDER", "data.name=some/rows"],
     ("examples", "digits"): ["task=classification"],
+    ("examples", "stdlib"): ["task=classification", "model=gpt2"],
     ("examples", "labelled"): ["task=classification", "model=gpt2", "data.paths=[a.tsv]"],
     ("examples", "labelled_hub"): ["task=classification", "model=gpt2", "data.name=some/text"],
     ("examples", "images"): ["task=classification", "data.name=some/images"],

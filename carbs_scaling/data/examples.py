@@ -129,7 +129,7 @@ def _build(config: ExamplesConfig, form: InputForm, cache: Path, scratch: Path) 
     else:
         if config.source == "stdlib":
             if form.of_images:
-                raise NoSuchText("examples=stdlib holds texts: use model=gpt2, or other examples")
+                raise NoSuchText("examples=stdlib holds texts: use a model of texts, or other examples")
             tables = Tables(stdlib_lines(), None)
         else:
             tables = read_tables(config, scratch)
