@@ -266,10 +266,10 @@ how far its front comes, and what that costs. Made by
 
     python benchmarks/documented_runs.py
 
-CPU minutes are of all processes, on a machine that was busy with other work; "over" where a search was interrupted
-on the way. N counts what the laws count: of
-experts the active ones, of LoRA the trained adapters. `finetune` and `lora` train the largest model on the
-front of `gpt2` further. The first loss of a front is that of its cheapest run.
+CPU minutes are of all processes, on a machine that was busy with other work; "over" where a search was
+interrupted on the way. N counts what the laws count: of experts the active ones, of LoRA the trained
+adapters. `finetune` and `lora` train the largest model on the front of `gpt2` further. The first loss of a
+front is that of its cheapest run.
 
 {table}
 ![Loss against training FLOPs of each search](runs.png)
