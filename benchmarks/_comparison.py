@@ -108,7 +108,7 @@ class Evidence:
         return rows
 
     def curves(self) -> list[dict[str, Any]]:
-        """Of each study after each trial: FLOPs spent, hours, lowest loss, and regret of its front."""
+        """FLOPs spent, hours, lowest loss and front regret of each study, after each of its trials."""
         spendings = [study.spending for study in self.studies]
         corner = reference_corner(spendings)
         joint = joint_area(spendings, corner)
@@ -130,7 +130,7 @@ class Evidence:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each sampler: how many studies, how many reached the mark, and (mean, deviation) of every figure.
+    """The figures of each sampler: studies, how many reached the mark, and (mean, deviation) of each.
 
     The deviation is None for one study; both are where a study lacks the figure.
     """

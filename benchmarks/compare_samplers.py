@@ -135,7 +135,7 @@ class Comparison:
         write_atomically(config.study.folder / ENDED, f"{config.budget.flops:g}".encode())
 
     def evidence(self, samplers: Sequence[str], seeds: Sequence[int]) -> Evidence | None:
-        """Of the studies that have ended; None for none."""
+        """The evidence of the studies that have ended; None where there are none."""
         from carbs_scaling.commands.compare import require_comparable, spending
         from carbs_scaling.ledger.study import Study
 
@@ -215,7 +215,7 @@ def start_loss(task: Any) -> float | None:
 
 
 def entropy(counts: np.ndarray) -> float:
-    """Of the shares of some counts, in nats."""
+    """Entropy, in nats, of the shares that some counts have."""
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
