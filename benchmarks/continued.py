@@ -1,6 +1,6 @@
 """Real training: a search whose trials go on from others against one whose trials begin anew, and stopping.
 
-    nice python benchmarks/continued.py [--seeds 5] [--budget 8e12] [--smoke]
+    nice python benchmarks/continued.py [--seeds 5] [--budget 5e12] [--smoke]
 
 All arms search the embedded text with the default space. `fresh` has the default schedule, a cosine to a
 tenth; `continued` is `+experiment=continued`; `stopping` is that with `trials.stopping=law`. Studies stay in
@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--budget", type=float, default=8e12)
+    parser.add_argument("--budget", type=float, default=5e12)
     parser.add_argument("--arms", default="fresh,continued")
     parser.add_argument("--smoke", action="store_true", help="one seed of 1e11 FLOPs")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/continued"))

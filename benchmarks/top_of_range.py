@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--table", help="of published runs, instead of the default search")
-    parser.add_argument("--budget", type=float, help="FLOPs; else 8e12, and 3e21 of a table")
+    parser.add_argument("--budget", type=float, help="FLOPs; else 5e12, and 3e21 of a table")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/top_of_range.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
