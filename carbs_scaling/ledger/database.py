@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import ConfigError, StudyError
-from carbs_scaling.ledger.faults import fault_of
+from carbs_scaling.ledger.faults import distribution_of, examined
 from carbs_scaling.ledger.trials import FAULT
 from carbs_scaling.passwords import cleaned, remember
 
@@ -193,22 +193,49 @@ class LedgerStorage(optuna.storages.RDBStorage):
         return [self._build_frozen_trial_from_trial_model(row) for row in rows]
 
     def _build_frozen_trial_from_trial_model(self, trial: TrialModel) -> FrozenTrial:
-        fault = fault_of(trial)
-        if fault is None:
-            return super()._build_frozen_trial_from_trial_model(trial)
-        begun = trial.datetime_start or datetime.fromtimestamp(0)
+        """As Optuna does, each JSON read once; a damaged trial as a failure."""
         row: Any = trial  # SQLAlchemy's types are those of the columns
+        fault, attributes = examined(trial)
+        if fault is not None:
+            begun = trial.datetime_start or datetime.fromtimestamp(0)
+            return FrozenTrial(
+                number=row.number,
+                state=TrialState.FAIL,
+                value=None,
+                datetime_start=begun,
+                datetime_complete=trial.datetime_complete or begun,
+                params={},
+                distributions={},
+                user_attrs={FAULT: fault.what},
+                system_attrs={},
+                intermediate_values={},
+                trial_id=row.trial_id,
+            )
+        params = sorted(row.params, key=lambda param: param.param_id)
+        distributions = {param.param_name: distribution_of(param.distribution_json) for param in params}
+        values = {
+            of.objective: TrialValueModel.stored_repr_to_value(of.value, of.value_type) for of in row.values
+        }
         return FrozenTrial(
             number=row.number,
-            state=TrialState.FAIL,
+            state=row.state,
             value=None,
-            datetime_start=begun,
-            datetime_complete=trial.datetime_complete or begun,
-            params={},
-            distributions={},
-            user_attrs={FAULT: fault.what},
-            system_attrs={},
-            intermediate_values={},
+            values=[values[objective] for objective in range(len(values))] or None,
+            datetime_start=row.datetime_start,
+            datetime_complete=row.datetime_complete,
+            params={
+                param.param_name: distributions[param.param_name].to_external_repr(param.param_value)
+                for param in params
+            },
+            distributions=distributions,
+            user_attrs=attributes,
+            system_attrs={of.key: json.loads(of.value_json) for of in row.system_attributes},
+            intermediate_values={
+                of.step: TrialIntermediateValueModel.stored_repr_to_intermediate_value(
+                    of.intermediate_value, of.intermediate_value_type
+                )
+                for of in row.intermediate_values
+            },
             trial_id=row.trial_id,
         )
 

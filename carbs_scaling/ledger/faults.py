@@ -25,7 +25,7 @@ ORIGIN_FIELDS: dict[str, Any] = {"parent": int, INHERITED: int | float}
 ALL_FIELDS = RECORD_FIELDS | ORIGIN_FIELDS
 
 
-_distribution = lru_cache(maxsize=1024)(json_to_distribution)  # the same few in all trials
+distribution_of = lru_cache(maxsize=1024)(json_to_distribution)  # by its JSON: the same few in all trials
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,20 @@ def numbering_faults(numbers: Sequence[int]) -> list[str]:
 
 def fault_of(trial: TrialModel) -> Fault | None:
     """The first fault of a trial; None for a whole one, and for what nobody but another program wrote."""
-    try:
-        return _fault_of(trial)
-    except OverflowError:
-        return Fault("a number of it is too large")
+    return examined(trial)[0]
 
 
-def _fault_of(trial: TrialModel) -> Fault | None:
-    state = trial.state.name
+def examined(trial: TrialModel) -> tuple[Fault | None, dict[str, Any]]:
+    """A trial's first fault and its user attributes, which are whole where there is no fault."""
     read: dict[str, Any] = {}
+    try:
+        return _fault_of(trial, read), read
+    except OverflowError:
+        return Fault("a number of it is too large"), read
+
+
+def _fault_of(trial: TrialModel, read: dict[str, Any]) -> Fault | None:
+    state = trial.state.name
     for row in sorted(trial.user_attributes, key=lambda row: row.key != RECORD):
         try:
             read[row.key] = json.loads(row.value_json)
@@ -73,7 +78,7 @@ def _fault_of(trial: TrialModel) -> Fault | None:
             return Fault(f"what is stored of {row.key} is no JSON")
     for row in trial.params:
         try:
-            distribution = _distribution(row.distribution_json)
+            distribution = distribution_of(row.distribution_json)
             distribution.to_external_repr(row.param_value)
             inside = distribution._contains(row.param_value)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
