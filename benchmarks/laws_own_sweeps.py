@@ -1,6 +1,6 @@
-"""Do the intervals hold for Muon, SGD, mixtures of experts, ...? Laws of the sweeps made here, asked beyond them.
+"""Do intervals hold for Muon, SGD, mixtures of experts? Laws of the sweeps made here, asked beyond them.
 
-    python benchmarks/exponents.py && python benchmarks/transfer.py    # the runs, where they are not there yet
+    python benchmarks/exponents.py && python benchmarks/transfer.py    # the runs, where they are not there
     python benchmarks/laws_own_sweeps.py
 
 For each family of models and optimizer, the law is fitted to the sweeps of the smallest two, three and four
@@ -36,12 +36,16 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     families = read_families(options.folder / "runs.json")
-    print("| family | cells asked | rate inside | batch inside | loss inside | regret |\n" + "| --- " * 6 + "|")
+    print(
+        "| family | cells asked | rate inside | batch inside | loss inside | regret |\n" + "| --- " * 6 + "|"
+    )
     rows = [row(family, runs) for family, runs in families.items()]
     counts = np.array([found["cells"] for found in rows])
     inside = np.average([found["inside"] for found in rows], axis=0, weights=counts)
     regret = np.average([found["regret"] for found in rows], weights=counts)
-    print(f"| all | {counts.sum()} | " + " | ".join(f"{share:.0%}" for share in inside) + f" | {regret:.3f} |")
+    print(
+        f"| all | {counts.sum()} | " + " | ".join(f"{share:.0%}" for share in inside) + f" | {regret:.3f} |"
+    )
     write(options.output, rows)
 
 

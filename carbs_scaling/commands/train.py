@@ -48,7 +48,8 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     given = _given_recipe(config)
     kind = trained_task(composed)
     if given is not None and given.task != kind.name:
-        raise ConfigError(f"the recipe is of task={given.task}: add task={given.task}")
+        composed = _of_its_task(given.task, overrides)
+        kind = trained_task(composed)
     rest = [str(name) for name in composed if name not in OWN and name != "task"]
     sections = OmegaConf.masked_copy(composed, rest)
     if given is not None:
@@ -62,6 +63,23 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     else:
         with joined(config.train.device, config.train.parallel) as ranks:
             _train(config, kind, task_config, given, ranks)
+
+
+def _of_its_task(task: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a recipe's task, where the command line named none.
+
+    Raises:
+        ConfigError: it named another.
+    """
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+
+    named = next((text for text in overrides if text.startswith("task=")), None)
+    if named is not None:
+        raise ConfigError(f"the recipe is of task={task}: leave {named} out")
+    if not GlobalHydra.instance().is_initialized():
+        raise ConfigError(f"the recipe is of task={task}: add task={task}")
+    return compose("train", [*overrides, f"task={task}"])
 
 
 def trained_task(composed: DictConfig) -> "type[TrainedModel]":

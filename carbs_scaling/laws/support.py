@@ -49,6 +49,11 @@ class Support:
         return bool(np.log(self.high[3] / self.low[3]) < MIN_VARIATION)
 
     @property
+    def one_size(self) -> bool:
+        """Whether all runs had the same parameters, as `RunTable.one_size`."""
+        return bool(np.log(self.high[0] / self.low[0]) < MIN_VARIATION)
+
+    @property
     def one_token_count(self) -> bool:
         """Whether all runs had the same tokens, as `RunTable.one_token_count`."""
         return bool(np.log(self.high[1] / self.low[1]) < MIN_VARIATION)

@@ -56,11 +56,19 @@ def add_adapters(model: "nn.Module", rank: int, alpha: float) -> "nn.Module":
         raise ConfigError(f"a {type(model).__name__} has no linear layers for LoRA")
     config = LoraConfig(r=rank, lora_dropout=0.0, target_modules=names)
     config.lora_alpha = alpha  # type: ignore[assignment] # any number will do
+    config.fan_in_fan_out = _has_transposed(model)
     adapted: nn.Module = inject_adapter_in_model(config, model, ADAPTER)
     for name, parameter in adapted.named_parameters():
         if name.split(".")[0] in HEADS[:2]:
             parameter.requires_grad_(True)
     return adapted
+
+
+def _has_transposed(model: "nn.Module") -> bool:
+    """Whether its weights are stored as GPT-2's are, inputs first."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in model.modules())
 
 
 def _linear_layers(model: "nn.Module") -> list[str]:

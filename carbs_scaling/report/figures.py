@@ -154,13 +154,13 @@ def _draw_runs(figure: "Figure", axes: "Axes", completed: Sequence[TrialRecord])
     place = [record.flops for record in completed], [record.loss for record in completed]
     label = f"run ({len(completed)})"
     params = [record.roles["params"] for record in completed if "params" in record.roles]
-    if len(params) < len(completed):
+    if len(params) < len(completed) or len(set(params)) == 1:
         axes.scatter(*place, color=GREY, label=label, **common)
         return
     # The last, lightest yellow of viridis is lost on white.
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, 256))
     colours = LinearSegmentedColormap.from_list("params", shades)
-    low, high = axis_limits(params, 0.0, 0.0) if len(set(params)) > 1 else axis_limits(params, 1, 1)
+    low, high = axis_limits(params, 0.0, 0.0)
     norm = LogNorm(low, high)
     axes.scatter(*place, c=params, cmap=colours, norm=norm, label=label, **common)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.015, aspect=32)

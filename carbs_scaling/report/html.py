@@ -194,8 +194,10 @@ def _loss_axis(loss: Sequence[float], metric: str) -> dict[str, Any]:
 
 
 def _params_colours(completed: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Colours by parameters; one colour where a run has none."""
-    if not all("params" in record.roles for record in completed):
+    """Colours by parameters; one colour where a run has none, or all have as many."""
+    if len({record.roles.get("params") for record in completed}) == 1 or not all(
+        "params" in record.roles for record in completed
+    ):
         return {"color": FRONT_COLOUR}
     params = np.log10([record.roles["params"] for record in completed])
     ticks = log_ticks(10 ** (params.min() - 0.01), 10 ** (params.max() + 0.01), most=8)

@@ -95,9 +95,14 @@ def _runs_line(law: ScalingLaw) -> str:
     s = law.support
     left_out = f" ({s.diverged} more diverged or have no loss)" if s.diverged else ""
     return (
-        f"{s.runs} runs{left_out}, N {compact(s.low[0])} to {compact(s.high[0])}, "
-        f"D {compact(s.low[1])} to {compact(s.high[1])}, {scientific(s.total_flops)} FLOPs (6 N D)"
+        f"{s.runs} runs{left_out}, N {_span(s.low[0], s.high[0])}, D {_span(s.low[1], s.high[1])}, "
+        f"{scientific(s.total_flops)} FLOPs (6 N D)"
     )
+
+
+def _span(low: float, high: float) -> str:
+    ends = compact(low), compact(high)
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def read_line(law: ScalingLaw) -> str:

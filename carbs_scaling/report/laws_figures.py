@@ -24,9 +24,9 @@ MIN_SWEPT = 3  # runs of a cell whose best one is drawn beside the law
 
 
 def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
-    """Best learning rate, best batch and loss against N at several D, with 90% bands.
+    """Best learning rate, best batch and loss against N at several D, with 90% bands; of one N against D.
 
-    Beyond the largest N the law is drawn for one more decade, dashed and on a shaded ground.
+    Beyond the largest run the law is drawn for one more decade, dashed and on a shaded ground.
 
     Args:
         law: fitted to `table`.
@@ -52,8 +52,18 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
     tokens = _spread(np.unique(np.round(tokens, -3)), MOST_TOKENS)
     # Runs are drawn in the colour of the D nearest to theirs.
     nearest = np.argmin(np.abs(np.log(table.tokens[:, None] / tokens)), axis=1)
-    params = np.geomspace(law.support.low[0], law.support.high[0] * BEYOND, 40)
-    inside = params <= law.support.high[0]
+    one_size = law.support.one_size
+    levels = np.array([law.support.low[0]]) if one_size else tokens
+    nearest = np.zeros(len(table), dtype=int) if one_size else nearest
+    role = int(one_size)
+    along, xs = np.exp(table.logs[:, role]), "training tokens D" if one_size else "non-embedding parameters N"
+    x = np.geomspace(law.support.low[role], law.support.high[role] * BEYOND, 40)
+    inside = x <= law.support.high[role]
+
+    def at(x: np.ndarray, other: float) -> tuple[np.ndarray, np.ndarray]:
+        """N and D."""
+        same = np.full_like(x, other)
+        return (same, x) if one_size else (x, same)
 
     def draw(figure: "Figure") -> None:
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -61,29 +71,30 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
         axes = figure.subplots(1, len(panels))
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12.5)
         figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12))
-        colours = series_colours(len(tokens))
-        draws = {d: np.stack([law.draws(n, d, DRAWS) for n in params]) for d in tokens}
+        colours = series_colours(len(levels))
+        draws = {
+            level: np.stack([law.draws(n, d, DRAWS) for n, d in zip(*at(x, level), strict=True)])
+            for level in levels
+        }
         for panel, (label, column, curve, back, values) in zip(axes, panels, strict=True):
-            for index, (d, colour) in enumerate(zip(tokens, colours, strict=True)):
-                low, high = back(np.quantile(draws[d][:, :, column], (0.05, 0.95), axis=1))
-                panel.fill_between(params, low, high, color=colour, alpha=0.08, linewidth=0)
+            for index, (level, colour) in enumerate(zip(levels, colours, strict=True)):
+                low, high = back(np.quantile(draws[level][:, :, column], (0.05, 0.95), axis=1))
+                panel.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
                 for edge in (low, high):
-                    panel.plot(params, edge, color=colour, linewidth=0.6, alpha=0.7)
+                    panel.plot(x, edge, color=colour, linewidth=0.6, alpha=0.7)
                 panel.plot(
-                    params[inside],
-                    curve(params[inside], d),
+                    x[inside],
+                    curve(*at(x[inside], level)),
                     color=colour,
                     linewidth=1.9,
-                    label=f"D = {compact(d)}",
+                    label=f"{'N' if one_size else 'D'} = {compact(level)}",
                 )
-                panel.plot(params[~inside], curve(params[~inside], d), "--", color=colour, linewidth=1.5)
+                panel.plot(x[~inside], curve(*at(x[~inside], level)), "--", color=colour, linewidth=1.5)
                 runs = nearest == index
+                panel.plot(along[runs], values[runs], "o", ms=3.5, mew=0, color=colour, alpha=0.5, zorder=1)
+                points = _best_runs(table, cells, None if one_size else level)
                 panel.plot(
-                    table.params[runs], values[runs], "o", ms=3.5, mew=0, color=colour, alpha=0.5, zorder=1
-                )
-                points = _best_runs(table, cells, d)
-                panel.plot(
-                    table.params[points],
+                    along[points],
                     values[points],
                     "o",
                     ms=5.5,
@@ -92,11 +103,12 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
                     color=colour,
                     zorder=4,
                 )
-            panel.axvspan(law.support.high[0], params[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
-            panel.set_xlim(params[0] / 1.15, params[-1])
+            panel.axvspan(law.support.high[role], x[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
+            panel.set_xlim(x[0] / 1.15, x[-1])
             _clip_outliers(panel, values, log=column < 2)
-            finish_axes(panel, "non-embedding parameters N", label, log_y=column < 2)
-        _law_legend(figure, axes[0], any(len(_best_runs(table, cells, d)) for d in tokens))
+            finish_axes(panel, xs, label, log_y=column < 2)
+        drawn = [_best_runs(table, cells, None if one_size else level) for level in levels]
+        _law_legend(figure, axes[0], any(map(len, drawn)), "run" if one_size else "run, at the nearest D")
 
     return write_figure(draw, path, (13.0 * len(panels) / 3, 4.9))
 
@@ -110,7 +122,7 @@ def _clip_outliers(panel: "Axes", values: np.ndarray, log: bool) -> None:
         panel.set_ylim(low, min(high, max(most, *curves) + 0.05 * (most - low)))
 
 
-def _law_legend(figure: "Figure", axes: "Axes", with_best: bool) -> None:
+def _law_legend(figure: "Figure", axes: "Axes", with_best: bool, of_runs: str) -> None:
     """One legend below all panels, for every mark."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -119,7 +131,7 @@ def _law_legend(figure: "Figure", axes: "Axes", with_best: bool) -> None:
     marks: list[tuple[Artist, str]] = [
         (Line2D([], [], color=GREY, linestyle="--", linewidth=1.5), "beyond the runs"),
         (Patch(facecolor=FAINT, edgecolor=GREY, linewidth=0.6), "90% band"),
-        (Line2D([], [], color=GREY, marker="o", ms=3, linewidth=0, alpha=0.5), "run, at the nearest D"),
+        (Line2D([], [], color=GREY, marker="o", ms=3, linewidth=0, alpha=0.5), of_runs),
     ]
     if with_best:
         best = Line2D([], [], color=GREY, marker="o", ms=5.5, mec="white", linewidth=0)
@@ -182,12 +194,12 @@ def _cells_with_a_best_run(law: ScalingLaw, table: RunTable) -> list[np.ndarray]
     return [cell for cell in cells_of(table) if len(cell) >= least]
 
 
-def _best_runs(table: RunTable, cells: list[np.ndarray], tokens: float) -> np.ndarray:
-    """Indices of the best run of each cell whose tokens are within 2% of `tokens`."""
+def _best_runs(table: RunTable, cells: list[np.ndarray], tokens: float | None) -> np.ndarray:
+    """Indices of the best run of each cell whose tokens are within 2% of `tokens`; None: of every cell."""
     found = [
         cell[np.argmin(table.loss[cell])]
         for cell in cells
-        if abs(np.log(table.tokens[cell[0]] / tokens)) < 0.02
+        if tokens is None or abs(np.log(table.tokens[cell[0]] / tokens)) < 0.02
     ]
     return np.array(found, dtype=int)
 

@@ -64,7 +64,8 @@ def _sizes_colour(params: np.ndarray) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "color": logs, "colorscale": SHADES, "cmin": float(logs.min()), "cmax": float(logs.max()),
-        "colorbar": bar, "size": 8, "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},
+        "colorbar": bar, "showscale": bool(np.ptp(logs) > 0), "size": 8,
+        "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},
     }  # fmt: skip
 
 
@@ -94,11 +95,11 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     low_n, high_n = np.log10(table.params.min()), np.log10(table.params.max())
     for number, params in enumerate(chosen):
         share = (np.log10(params) - low_n) / max(high_n - low_n, 1e-9)
-        colour = sample_colorscale(SHADES, [share])[0]
+        colour = sample_colorscale(SHADES, [float(np.clip(share, 0, 1))])[0]
         name, banded = f"N = {compact(params)}", number in (0, len(chosen) - 1)
         if banded:
-            drawn = law.loss_draws(np.full(len(tokens), params), tokens, 400)
-            low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            drawn = np.stack([law.draws(params, d, 400, noise=False)[:, 2] for d in tokens])
+            low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
             faint = colour.replace("rgb", "rgba").replace(")", ",.2)")
             _band(figure, tokens, low, high, faint, legendgroup=name, showlegend=False)
         figure.add_scatter(
@@ -165,6 +166,8 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
 def recipe_figure(law: ScalingLaw, table: RunTable, front: Sequence[TrialRecord], role: str) -> "Figure":
     """Best rate or batch against N, to `BEYOND` times the largest of the runs, with band and front.
 
+    Of runs of one N it is drawn against D.
+
     Args:
         law: the law.
         table: its runs.
@@ -172,28 +175,31 @@ def recipe_figure(law: ScalingLaw, table: RunTable, front: Sequence[TrialRecord]
         role: `learning_rate` or `batch_tokens`.
     """
     column = {"learning_rate": 0, "batch_tokens": 1}[role]
-    low_n, high_n = table.params.min(), table.params.max()
-    params = np.geomspace(low_n, BEYOND * high_n, 25)
     ratio = float(np.median(table.tokens / table.params))
-    draws = np.stack([np.exp(law.draws(n, ratio * n, count=600)[:, column]) for n in params])
+    of_runs, axis = (table.params, "params") if not table.one_size else (table.tokens, "tokens")
+    x = np.geomspace(of_runs.min(), BEYOND * of_runs.max(), 25)
+    params, tokens = (np.full_like(x, table.params[0]), x) if table.one_size else (x, ratio * x)
+    draws = np.stack(
+        [np.exp(law.draws(n, d, count=600)[:, column]) for n, d in zip(params, tokens, strict=True)]
+    )
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     curve = getattr(law, role)
     figure = empty_figure()
-    _band(figure, params, low, high, name=f"{LEVEL:.0%} interval")
-    inside = params <= high_n * 1.001
+    _band(figure, x, low, high, name=f"{LEVEL:.0%} interval")
+    inside = x <= of_runs.max() * 1.001
     for name, part, dash in (
         ("law", inside, "solid"),
-        ("extrapolated", params >= params[inside][-1], "dash"),
+        ("extrapolated", x >= x[inside][-1], "dash"),
     ):
         figure.add_scatter(
-            x=params[part], y=curve(params[part], ratio * params[part]), mode="lines", name=name,
+            x=x[part], y=curve(params[part], tokens[part]), mode="lines", name=name,
             line={"color": LAW_COLOUR, "width": 2, "dash": dash},
-            hovertemplate="N %{x:.3s}: %{y:.3g}<extra></extra>",
+            hovertemplate=f"{'D' if table.one_size else 'N'} %{{x:.3s}}: %{{y:.3g}}<extra></extra>",
         )  # fmt: skip
-    points = [record for record in front if {"params", role} <= set(record.roles)]
+    points = [record for record in front if {axis, role} <= set(record.roles)]
     heading, text = ROLES[role]
     figure.add_scatter(
-        x=[record.roles["params"] for record in points], y=[record.roles[role] for record in points],
+        x=[record.roles[axis] for record in points], y=[record.roles[role] for record in points],
         mode="markers", name=f"front ({len(points)})",
         marker={"symbol": "circle-open", "size": 10, "color": FRONT_COLOUR, "line": {"width": 1.8}},
         text=[f"trial {record.number}: {heading} {text(record.roles[role])}" for record in points],
@@ -201,9 +207,8 @@ def recipe_figure(law: ScalingLaw, table: RunTable, front: Sequence[TrialRecord]
     )  # fmt: skip
     title = {"learning_rate": "best learning rate (peak)", "batch_tokens": "best batch, tokens a step"}[role]
     values = [*low, *high, *(record.roles[role] for record in points)]
-    figure.update_layout(
-        xaxis=log_axis(params, f"parameters N (D = {ratio:.3g} N)"), yaxis=log_axis(values, title)
-    )
+    of_x = "tokens D" if table.one_size else f"parameters N (D = {ratio:.3g} N)"
+    figure.update_layout(xaxis=log_axis(x, of_x), yaxis=log_axis(values, title))
     return figure
 
 

@@ -229,7 +229,8 @@ def _law(law: ScalingLaw, table: RunTable, metric: str, front: list[TrialRecord]
             _prices(law, table, metric),
         )
     )
-    names = {"learning_rate": "Best learning rate by size", "batch_tokens": "Best batch by size"}
+    by = "length" if table.one_size else "size"
+    names = {"learning_rate": f"Best learning rate by {by}", "batch_tokens": f"Best batch by {by}"}
     for role, title in names.items():
         if law.has_role[2 if role == "learning_rate" else 3]:
             lead = "By the law, with its interval; dashed beyond the largest run. Circles: the front."

@@ -170,10 +170,13 @@ def nearest_shape(
         classes: that it tells apart; None for a model of the next token.
 
     Raises:
-        ConfigError: the runs do not identify a shape, or the family has a single one.
+        ConfigError: the runs do not identify a shape, or the family has a single one of another N.
     """
     sizes = model.fixed_sizes
     if "width" in sizes and "depth" in sizes:
+        only = model.shape(sizes["width"], sizes["depth"], vocabulary_size, classes)
+        if abs(only.params / advice.recipe.params - 1) <= NOTED_SHARE:
+            return only
         raise ConfigError(
             f"model={model.architecture} has one size: a recipe for another N has no model, unless "
             "adapters are trained beside it (space.lora_rank)"

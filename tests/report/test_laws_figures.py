@@ -6,6 +6,8 @@ import pytest
 
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.runs.reading import read_runs
+from carbs_scaling.laws.runs.table import REQUIRED
+from carbs_scaling.report import laws_figures
 from carbs_scaling.report.laws_figures import draw_law_png, draw_valleys_png, swept_cells
 
 
@@ -38,3 +40,12 @@ def test_pictures_are_png(tmp_path, swept):
     assert bool(swept_cells(runs)) is swept
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_law_of_one_size_is_drawn_against_tokens(tmp_path, monkeypatch):
+    table = table_of(swept=False)
+    runs = pd.DataFrame({name: getattr(table, name) for name in REQUIRED}).assign(params=1e7)
+    law, labels = fit_law(runs, check=False), []
+    monkeypatch.setattr(laws_figures, "finish_axes", lambda axes, x, y, **more: labels.append(x))
+    draw_law_png(law, read_runs(runs)[""], tmp_path / "law.png", "a law")
+    assert set(labels) == {"training tokens D"}

@@ -4,8 +4,10 @@ import io
 import json
 
 import pytest
+from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from carbs_scaling.cli import configuration_folder
 from carbs_scaling.commands import train as train_verb
 from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.errors import ConfigError
@@ -80,8 +82,13 @@ def test_a_preset_searches_and_its_trial_is_trained_again(name, composed, tmp_pa
         in json.loads((tmp_path / "trained/again/config.json").read_text())["architectures"][0]
     )
     if name == "vit_digits":
-        with pytest.raises(ConfigError, match="add task=classification"):
-            train_verb.run(composed("recipe=recipe.json", verb="train"), ["recipe=recipe.json"])
+        given = ["recipe=recipe.json", "train.name=by_its_own_task"]
+        with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
+            train_verb.run(compose("train", given), given)  # as the command line does
+            with pytest.raises(ConfigError, match="leave task=finetuning out"):
+                train_verb.run(compose("train", [*given, "task=finetuning"]), [*given, "task=finetuning"])
+        record = json.loads((tmp_path / "trained" / "by_its_own_task" / "training.json").read_text())
+        assert record["loss"] == pytest.approx(done.loss, abs=1e-6)
 
 
 @pytest.mark.parametrize(

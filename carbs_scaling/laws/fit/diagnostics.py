@@ -25,7 +25,8 @@ def exponents_of(law: ScalingLaw) -> dict[str, str]:
     """What the law's exponents are of, by parameter: not of what the runs had only one of, or by a rule."""
     unsearched = {*law.support.by_rule, *(("batch_tokens",) if law.support.one_batch else ())}
     known = {name: what for name, what in EXPONENTS.items() if ROLE.get(name[0]) not in unsearched}
-    return {k: v for k, v in known.items() if not (law.support.one_token_count and v.endswith(" in D"))}
+    single = {" in N": law.support.one_size, " in D": law.support.one_token_count}
+    return {k: v for k, v in known.items() if not single[v[-len(" in N") :]]}
 
 
 def not_identified(law: ScalingLaw, prior_sd: np.ndarray) -> dict[str, tuple[str, ...]]:
@@ -49,7 +50,12 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool) -> list[str]:
     said = []
     if not converged:
         said.append("the fit did not come to rest: compare its recipe with a published law before you use it")
-    if table.one_token_count:
+    if table.one_size:
+        said.append(
+            f"all runs had {np.median(table.params):.4g} parameters: what larger and smaller models bring, "
+            "and so the compute-optimal split, is the prior's; ask for targets of as many"
+        )
+    elif table.one_token_count:
         said.append(
             f"all runs had {np.median(table.tokens):.4g} tokens: what more or fewer bring, and so the "
             "compute-optimal split, is the prior's; ask for targets of as many"

@@ -133,12 +133,16 @@ def advise(
 ) -> Advice:
     """Recommend a recipe for a target given as N and D, as C, or as C and one of them.
 
+    Where all runs had one N, that is the target's unless it says another.
+
     Raises:
         LawError: the target is not given, or given twice; a number out of its range.
     """
     if not (isinstance(level, Real) and 0 < level < 1):
         raise LawArgumentError(f"level={level!r} must lie in (0, 1)")
     optimal = None
+    if params is None and law.support.one_size and not (flops is not None and tokens is not None):
+        params = law.support.low[0]
     if flops is not None and params is None and tokens is None:
         optimal = compute_optimal(law, positive_number(flops, "target.flops"), level)
         params, tokens = optimal.params, optimal.tokens

@@ -369,10 +369,11 @@ def _check_runs(values: dict[str, np.ndarray], collapsed_runs: int, what: str) -
         raise LawError(
             f"{what} has {len(values['loss'])} completed runs{also}: a law needs at least {MIN_RUNS}"
         )
-    if np.ptp(np.log(values["params"])) < MIN_VARIATION:
+    if all(np.ptp(np.log(values[name])) < MIN_VARIATION for name in ("params", "tokens")):
         raise LawError(
-            f"{what} has one model size ({values['params'][0]:g}) in all runs, so no exponent in it is "
-            "identified"
+            f"{what} has one model size ({values['params'][0]:g}) and one number of tokens "
+            f"({values['tokens'][0]:g}) in all runs, so no exponent is identified: add runs of another size "
+            "or length"
         )
     if np.ptp(np.log(values["loss"])) < 1e-4:
         raise LawError(f"{what}: every run has the loss {values['loss'][0]:g}, so there is nothing to fit")

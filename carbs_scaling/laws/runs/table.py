@@ -156,6 +156,11 @@ class RunTable:
         return bool(np.ptp(np.log(self.learning_rate)) < MIN_VARIATION)
 
     @property
+    def one_size(self) -> bool:
+        """Whether all runs had the same parameters, so that exponents in N are not identified."""
+        return bool(np.ptp(np.log(self.params)) < MIN_VARIATION)
+
+    @property
     def one_token_count(self) -> bool:
         """Whether all runs had the same tokens, so that exponents in D are not identified."""
         return bool(np.ptp(np.log(self.tokens)) < MIN_VARIATION)

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from carbs_scaling import fit_law
+from carbs_scaling.laws.fit.diagnostics import exponents_of
+from carbs_scaling.laws.recommend.advice import advise
 from carbs_scaling.laws.runs.table import LawError
 from carbs_scaling.laws.scaling_law import LawsByOptimizer, ScalingLaw
 
@@ -165,6 +167,20 @@ def test_one_token_count_gives_the_law_there_and_doubts_every_other(runs, truth)
         assert low < truth.loss(2e9, d) < high
     widths = [np.ptp(np.log(recipe.interval("learning_rate"))) for recipe in (there, elsewhere)]
     assert widths[1] > 1.5 * widths[0]
+
+
+def test_one_model_size_gives_the_law_in_tokens_there(runs, truth):
+    sizes = np.unique(runs.params)
+    size = float(sizes[len(sizes) // 2])
+    law = fit_law(runs[runs.params == size], prior="weak")
+    assert any("parameters: what larger and smaller models bring" in said for said in law.warnings)
+    assert not any("in N" in name for name in exponents_of(law).values())
+    there = advise(law, tokens=3e10)
+    assert there.recipe.params == size
+    low, high = there.recipe.interval("loss")
+    assert low < truth.loss(size, 3e10) < high
+    assert there.recipe.learning_rate == pytest.approx(truth.rate(size, 3e10), rel=0.35)
+    assert "all runs had" in str(advise(law, 8 * size, 3e10).warnings)
 
 
 @pytest.mark.parametrize(

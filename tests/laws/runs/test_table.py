@@ -15,7 +15,10 @@ def changed(frame, **columns):
 
 
 CASES = {
-    "one size": (lambda f: f[f.params == f.params.min()], "one model size"),
+    "one cell": (
+        lambda f: f[(f.params == f.params.min()) & (f.tokens == f.tokens.min())],
+        "one model size .* and one number of tokens",
+    ),
     "one loss": (lambda f: changed(f, loss=3.0), "nothing to fit"),
     "all diverged": (lambda f: changed(f, diverged=True), "diverged"),
     "no loss": (lambda f: changed(f, loss=np.nan), "diverged or have no loss"),
