@@ -7,7 +7,8 @@ after. What that costs in loss is in the table: continued runs end `--penalty` h
 last 30% from a constant rate does against the best cosine, and their best rate is half the cosine's. Arms:
 
     fresh        cosine, full prices
-    continued    trunks, and a sampler that knows the prices
+    continued    trunks, and a sampler that knows the prices and looks one run ahead
+    nearsighted  the same without the look ahead
     blind        trunks and their prices charged, by a sampler that takes all runs at full price
 
 Regret: 1 - area of the noise-free losses of what was run over that of the true front of fresh runs. Figure:
@@ -17,7 +18,9 @@ the share of fresh's FLOPs that an arm has spent when its regret is that of fres
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,6 +28,7 @@ from _problems import BANK, Problem
 from optuna.trial import TrialState
 
 from carbs_scaling.frontier import hypervolume
+from carbs_scaling.samplers import look_ahead
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.samplers.sampler import new_study
 
@@ -48,7 +52,7 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, default=0.001)
     parser.add_argument("--members", type=int, default=48, help="laws of the surrogate; 8 are quick")
     parser.add_argument("--candidates", type=int, default=256, help="that a proposal begins with")
-    parser.add_argument("--arms", default="fresh,continued,blind")
+    parser.add_argument("--arms", default="fresh,continued,nearsighted,blind")
     parser.add_argument("--smoke", action="store_true", help="one problem, one seed, 16 trials")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/continued_replay.json"))
     options = parser.parse_args()
@@ -64,7 +68,9 @@ def main() -> None:
             for arm in arms:
                 key = key_of(arm, problem, options, seed)
                 if key not in results:
-                    results[key] = one_search(arm, problem, seed, options)
+                    near = patch.object(look_ahead, "SHARE", 1e-9)
+                    with near if arm == "nearsighted" else nullcontext():
+                        results[key] = one_search(arm, problem, seed, options)
                     options.output.write_text(json.dumps(results, indent=1))
     print("| problem | " + " | ".join(f"{arm}: regret, share to fresh's" for arm in arms) + " |")
     print("| --- | " + " | ".join("---" for _ in arms) + " |")

@@ -38,6 +38,13 @@ def scientific(value: float, digits: int = 2) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def spent_text(spent: float, budget: float, digits: int = 2) -> str:
+    """What was spent, and of which budget where there is one: `1.2e11 of 2.0e11 FLOPs (60%)`."""
+    if not math.isfinite(budget):  # of a study in somebody's own program
+        return f"{scientific(spent, digits)} FLOPs"
+    return f"{scientific(spent, digits)} of {scientific(budget, digits)} FLOPs ({spent / budget:.0%})"
+
+
 def clock_text(seconds: float) -> str:
     """Elapsed time: `0:42`, `12:05`, `3:20:01`."""
     whole = max(0, int(seconds))

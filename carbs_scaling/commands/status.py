@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from datetime import datetime
 from typing import Any
 
@@ -56,7 +57,7 @@ def study_status(study: Any, folder: Any) -> dict[str, Any]:
         "completed": len(completed),
         "failed": sum(not record.running and not record.completed for record in records),
         "spent_flops": spent_flops(records),
-        "budget_flops": study.budget_flops,
+        "budget_flops": study.budget_flops if math.isfinite(study.budget_flops) else None,
         "wall_seconds": study.wall_seconds,
         "seconds_since_last_trial": (datetime.now() - endings[-1][0]).total_seconds() if endings else None,
         "metric": study.metric,
@@ -68,18 +69,18 @@ def study_status(study: Any, folder: Any) -> dict[str, Any]:
 
 def status_lines(status: dict[str, Any]) -> list[str]:
     """A status for people."""
-    from carbs_scaling.numbers import rough_duration, scientific
+    from carbs_scaling.numbers import rough_duration, scientific, spent_text
 
     by = status["searched_by"]
     doing = f"a search is running ({by})" if status["searched"] else "no search is running"
     if status["stops"]:
         doing += f", asked to stop {status['stops']}"
-    spent, budget = status["spent_flops"], status["budget_flops"]
+    budget = math.inf if status["budget_flops"] is None else status["budget_flops"]
+    spent = spent_text(status["spent_flops"], budget, 3)
     lines = [
         f"{status['study']}: {doing}",
         f"trials: {status['completed']} completed, {status['failed']} failed, {len(status['running'])} open",
-        f"budget: {scientific(spent, 3)} of {scientific(budget, 3)} FLOPs ({spent / budget:.0%}) in "
-        f"{rough_duration(status['wall_seconds'])}",
+        f"{'budget' if ' of ' in spent else 'spent'}: {spent} in {rough_duration(status['wall_seconds'])}",
     ]
     if status["lowest_loss"] is not None:
         loss, trial = status["lowest_loss"], status["lowest_loss_trial"]

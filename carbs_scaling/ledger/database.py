@@ -1,5 +1,6 @@
 """The database that a ledger is in: how it is named, opened to search or read, and what its errors mean."""
 
+import gc
 import json
 import re
 import time
@@ -151,6 +152,18 @@ def reading_errors(where: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Holds Python's search for garbage back, which takes a tenth of the time: all that is read is kept."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class LedgerStorage(optuna.storages.RDBStorage):
     """Optuna's storage, which a single damaged trial does not bring down.
 
@@ -175,7 +188,7 @@ class LedgerStorage(optuna.storages.RDBStorage):
         """Read trials as Optuna does; a whole study by plain rows, in half the time."""
         if states is not None or trial_id_greater_than >= 0:
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        with self.engine.connect() as connection:
+        with _without_collections(), self.engine.connect() as connection:
             of_study = TrialModel.study_id == study_id
             query = sqlalchemy.select(TrialModel.__table__).where(of_study).order_by(TrialModel.trial_id)
             trials = connection.execute(query).all()
@@ -186,11 +199,11 @@ class LedgerStorage(optuna.storages.RDBStorage):
                 of_trials = sqlalchemy.select(table).join(TrialModel, table.c.trial_id == TrialModel.trial_id)
                 for row in connection.execute(of_trials.where(of_study)):
                     parts[name][row.trial_id].append(row)
-        rows: list[Any] = [
-            SimpleNamespace(**trial._asdict(), **{name: of[trial.trial_id] for name, of in parts.items()})
-            for trial in trials
-        ]
-        return [self._build_frozen_trial_from_trial_model(row) for row in rows]
+            rows: list[Any] = [
+                SimpleNamespace(**trial._asdict(), **{name: of[trial.trial_id] for name, of in parts.items()})
+                for trial in trials
+            ]
+            return [self._build_frozen_trial_from_trial_model(row) for row in rows]
 
     def _build_frozen_trial_from_trial_model(self, trial: TrialModel) -> FrozenTrial:
         """As Optuna does, each JSON read once; a damaged trial as a failure."""

@@ -16,12 +16,13 @@ from carbs_scaling.trial import Completed, TrialOutcome, flops_so_far
 
 # What a trial's values may differ from its own record by: both are the same float.
 TOLERANCE = 1e-9
+_NUMBER = (int, float)  # a union would be built anew at each of a million looks
 # What is written of a trial before its run.
 RECORD_FIELDS: dict[str, Any] = {
-    "roles": dict, "details": dict, "flops": int | float, "seed": int, "provenance": dict,
+    "roles": dict, "details": dict, "flops": _NUMBER, "seed": int, "provenance": dict,
 }  # fmt: skip
 # What is written of a trial that goes on from another.
-ORIGIN_FIELDS: dict[str, Any] = {"parent": int, INHERITED: int | float}
+ORIGIN_FIELDS: dict[str, Any] = {"parent": int, INHERITED: _NUMBER}
 ALL_FIELDS = RECORD_FIELDS | ORIGIN_FIELDS
 
 
@@ -94,7 +95,7 @@ def _fault_of(trial: TrialModel, read: dict[str, Any]) -> Fault | None:
     if state in ("RUNNING", "WAITING"):
         return None
     if OUTCOME not in read:
-        if not isinstance(read.get("flops", 0.0), int | float):
+        if not isinstance(read.get("flops", 0.0), _NUMBER):
             return Fault("its flops are no number", True)
         # A failure without a word is a trial that somebody closed by hand. Somebody's own program writes no
         # outcomes; its records lack the version that a search writes into them.
@@ -169,17 +170,15 @@ def _odd_field(outcome: TrialOutcome) -> str:
     texts = {name: getattr(outcome, name) for name in ("device", "message", "precision", "recomputation")}
     if outcome.energy is not None:
         texts["source of energy"] = outcome.energy.source
-    wrong = [name for name, value in metrics.items() if not isinstance(value, int | float)]
+    wrong = [name for name, value in metrics.items() if not isinstance(value, _NUMBER)]
     wrong += [name for name, value in numbers.items() if not _is_finite(value)]
     wrong += [name for name, value in texts.items() if not isinstance(value, str)]
     return wrong[0] if wrong else ""
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, _NUMBER) and math.isfinite(value)
 
 
 def _same(first: Any, second: float) -> bool:
-    return isinstance(first, int | float) and math.isclose(
-        first, second, rel_tol=TOLERANCE, abs_tol=TOLERANCE
-    )
+    return isinstance(first, _NUMBER) and math.isclose(first, second, rel_tol=TOLERANCE, abs_tol=TOLERANCE)

@@ -275,16 +275,20 @@ def _parallel(label: str, values: list[Any], text: Callable[[float], str] = shor
 
 
 def budget_figure(ended: Sequence[tuple[datetime, TrialRecord]], budget_flops: float) -> "Figure":
-    """FLOPs spent and lowest loss so far, over the time since the first run ended."""
+    """FLOPs spent and lowest loss so far, over the time since the first run ended; infinite: no budget."""
     figure = empty_figure()
     seconds = [(at - ended[0][0]).total_seconds() for at, _ in ended]
     unit, size = ("hours", 3600) if seconds[-1] > 2 * 3600 else ("minutes", 60)
     times = np.array(seconds) / size
-    spent = np.cumsum([record.price_flops for _, record in ended]) / budget_flops * 100
+    spent = np.cumsum([record.price_flops for _, record in ended])
+    name, axis, unit_of_y = "FLOPs spent", _axis("FLOPs spent"), ".3g} FLOPs"
+    if np.isfinite(budget_flops):
+        spent = spent / budget_flops * 100
+        name, axis, unit_of_y = "budget spent", _axis("budget spent, %", range=[0, 105]), ".0f}%"
     best = np.minimum.accumulate([record.loss if record.completed else np.inf for _, record in ended])
     figure.add_scatter(
-        x=times, y=spent, mode="lines", name="budget spent", line={"color": FRONT_COLOUR, "shape": "hv"},
-        hovertemplate="%{y:.0f}% after %{x:.3g} " + unit + "<extra></extra>",
+        x=times, y=spent, mode="lines", name=name, line={"color": FRONT_COLOUR, "shape": "hv"},
+        hovertemplate="%{y:" + unit_of_y + " after %{x:.3g} " + unit + "<extra></extra>",
     )  # fmt: skip
     figure.add_scatter(
         x=times, y=[float(loss) if np.isfinite(loss) else None for loss in best], mode="lines",
@@ -293,7 +297,7 @@ def budget_figure(ended: Sequence[tuple[datetime, TrialRecord]], budget_flops: f
     )  # fmt: skip
     right = {"overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto", "nticks": 6}
     figure.update_layout(
-        xaxis=_axis(f"{unit} since the first run ended"), yaxis=_axis("budget spent, %", range=[0, 105]),
+        xaxis=_axis(f"{unit} since the first run ended"), yaxis=axis,
         yaxis2=_axis("lowest loss so far", **right), margin={"l": 70, "r": 70, "t": 50, "b": 60},
     )  # fmt: skip
     return figure

@@ -6,6 +6,7 @@ The page needs nothing from outside: the plotting library travels inside it. All
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from carbs_scaling.laws.runs.table import LawError, RunTable
 from carbs_scaling.laws.scaling_law import CONVENTION, ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord, ended
 from carbs_scaling.ledger.study import Study, spent_flops
-from carbs_scaling.numbers import compact, rough_duration, scientific
+from carbs_scaling.numbers import compact, rough_duration, scientific, spent_text
 from carbs_scaling.report.energy import energy_line
 from carbs_scaling.report.front import completed_records, front_edges, front_law, front_records
 from carbs_scaling.report.html import CONFIG, front_figure
@@ -170,7 +171,6 @@ def _summary(study: Study) -> list[tuple[str, str]]:
     over = [record for record in records if not record.running]
     completed = completed_records(records)
     best = min(completed, key=lambda record: record.loss)
-    spent, budget = spent_flops(records), study.budget_flops
     counts = {
         "completed": len(completed),
         "failed": len(over) - len(completed),
@@ -178,7 +178,7 @@ def _summary(study: Study) -> list[tuple[str, str]]:
     }
     return [
         ("lowest loss", f"{best.loss:.4f} {study.metric}, trial {best.number}"),
-        ("spent", f"{scientific(spent, 3)} of {scientific(budget, 3)} FLOPs ({spent / budget:.0%})"),
+        ("spent", spent_text(spent_flops(records), study.budget_flops, 3)),
         ("runs", ", ".join(f"{count} {what}" for what, count in counts.items() if count)),
         ("time", rough_duration(study.wall_seconds)),
         ("front", f"{len(front_records(records))} runs"),
@@ -348,7 +348,7 @@ def _reproduction(study: Study, records: list[TrialRecord]) -> Section:
     provenance = records[-1].provenance
     settings = {
         "study": study.name,
-        "budget_flops": scientific(study.budget_flops, 3),
+        **({"budget_flops": scientific(study.budget_flops, 3)} if isfinite(study.budget_flops) else {}),
         "identity": _said(study.identity),
         "versions": {k: v for k, v in provenance.items() if isinstance(v, str | int | float)},
     }

@@ -17,6 +17,7 @@ from carbs_scaling.acquisition.price import KnownRows, LogGainPerCost, known_cos
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.history import History
 from carbs_scaling.samplers.candidates import Limit, affordable_pool, around, candidates, joined, tried
+from carbs_scaling.samplers.look_ahead import with_later_runs
 from carbs_scaling.samplers.options import SamplerOptions
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import Candidates, LegalSpace, point_key
@@ -41,7 +42,7 @@ class FrontState:
         overhead_flops: what a trial costs beside its FLOPs.
         history: of the other trials.
         lesson: what the laws do not agree on, and the share in which a lesson about it counts.
-        prices: FLOPs that candidates would really cost, shape (m,); None: those of their whole runs.
+        limit: what runs may cost, with what candidates would really cost; None: all of their whole runs.
     """
 
     model: LawEnsembleModel
@@ -51,7 +52,7 @@ class FrontState:
     overhead_flops: float
     history: History
     lesson: tuple[ValleySpread, float] | None = None
-    prices: Callable[[Candidates], np.ndarray] | None = None
+    limit: Limit | None = None
 
 
 def front_gain_per_flop(state: FrontState, pool: Candidates) -> AcquisitionFunction:
@@ -60,10 +61,13 @@ def front_gain_per_flop(state: FrontState, pool: Candidates) -> AcquisitionFunct
     gains: list[AcquisitionFunction] = [ExpectedFrontGain(state.model, state.front, costs)]
     if state.lesson is not None:
         gains.append(LessonGain(state.model, *state.lesson))
-    paid = costs
-    if state.prices is not None:
-        paid = known_costs(pool.rows, torch.from_numpy(state.prices(pool)))
-    return LogGainPerCost(gains, per_flop(paid, state.overhead_flops), state.feasibility)
+    if state.limit is None:
+        return LogGainPerCost(gains, per_flop(costs, state.overhead_flops), state.feasibility)
+    paid = known_costs(pool.rows, torch.from_numpy(state.limit.prices(pool)))
+    own = LogGainPerCost(gains, per_flop(paid, state.overhead_flops), state.feasibility)
+    return with_later_runs(
+        own, pool, state.model, state.front, state.limit, state.overhead_flops, state.feasibility
+    )
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ class FrontSearch:
         pool = candidates(self.space, history, state.model, rng, limit, self.options.candidates)
         if not len(pool):
             return self._again(history, known, limit)
-        prices = None if self.space.price is None else limit.prices
-        state = replace(state, lesson=self._lesson(state, pool, limit.price), prices=prices)
+        known_prices = None if self.space.price is None else limit
+        state = replace(state, lesson=self._lesson(state, pool, limit.price), limit=known_prices)
         return self._refined(state, pool, rng, limit)
 
     def _again(self, history: History, known: History, limit: Limit) -> Point | None:

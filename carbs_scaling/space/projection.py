@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 Key = tuple[Any, ...]
+# Number under which a price is asked for after a run that is not there yet.
+NOT_RUN_YET = -1
 
 # Points looked at once to learn the ranges of cost and roles.
 _PROBES = 256
@@ -73,7 +75,7 @@ class LegalSpace:
         rates: what is known of the best learning rate before any run.
         conditions: when dimensions do not matter.
         price: FLOPs that a point would really cost now, given the points of trials that it may go on from, by
-            number; None: all that `flops` says.
+            number; None: all that `flops` says. A run of the number `NOT_RUN_YET` is taken to be there.
     """
 
     encoding: Encoding

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from carbs_scaling.space.projection import NOT_RUN_YET
 from carbs_scaling.task import Point
 from carbs_scaling.tasks.pretraining_space import PretrainingSpace
 from carbs_scaling.training.config import ScheduleConfig
@@ -59,7 +60,7 @@ class Trunks:
 
     def longest(self, point: Point, completed: Mapping[int, Point]) -> tuple[int, int] | None:
         """(trial, step) of the longest trunk that a run at the point can begin with, or None."""
-        if not self.there:
+        if not self.there and NOT_RUN_YET not in completed:
             return None
         if self._asked is not completed:
             self._asked, self._index = completed, {}
@@ -67,6 +68,10 @@ class Trunks:
                 if number in completed:
                     key = self.space.recipe_key(completed[number])
                     self._index.setdefault(key, []).append((trunk.step, number))
+            if NOT_RUN_YET in completed:
+                run = completed[NOT_RUN_YET]
+                step = trunk_steps(self.schedule, self.space.steps(run))
+                self._index.setdefault(self.space.recipe_key(run), []).append((step, NOT_RUN_YET))
         most = trunk_steps(self.schedule, self.space.steps(point))
         fitting = [found for found in self._index.get(self.space.recipe_key(point), []) if found[0] <= most]
         # Of equals the first trial's, whichever order the folder was read in.

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from carbs_scaling.commands import compare, curves, fit, front, import_runs, recommend
+from carbs_scaling.commands import compare, curves, fit, front, import_runs, recommend, report, status
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.errors import ConfigError, StudyError, WrongStudy
 from carbs_scaling.ledger.study import Study, spent_flops
@@ -110,6 +110,21 @@ def test_every_verb_reads_it(named, composed, capsys):
     assert 1e-3 < json.loads(capsys.readouterr().out)["learning_rate"] < 1e-1
     with pytest.raises(ConfigError, match="task=optuna"):
         recommend.run(composed(*named, *target[:2], "format=recipe", verb="recommend"))
+
+
+def test_without_a_budget_it_is_said_what_was_spent(folder, named, composed, capsys):
+    storage = f"sqlite:///{folder}/own.db"
+    bare = optuna.create_study(study_name="bare", storage=storage, directions=["minimize"] * 2)
+    bare.add_trials(optuna.load_study(study_name="own", storage=storage).trials)
+    place = (*named[:2], "study.name=bare")
+    status.run(composed(*place, verb="status"))
+    assert "\nspent: " in capsys.readouterr().out
+    status.run(composed(*place, "format=json", verb="status"))
+    assert json.loads(capsys.readouterr().out)["budget_flops"] is None
+    report.run(composed(*place, verb="report"))
+    page = (folder / "studies" / "bare" / "report.html").read_text()
+    assert "FLOPs spent" in page
+    assert "budget_flops" not in page
 
 
 def test_a_study_of_other_objectives_is_refused(tmp_path, named, composed):

@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution
 from carbs_scaling.config import FRESH, TrialsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.formula import Formula, Value
+from carbs_scaling.space.projection import NOT_RUN_YET
 from carbs_scaling.task import Point, Task, TrialContext
 from carbs_scaling.tasks.programs.config import ProgramConfig
 from carbs_scaling.tasks.programs.process import Ending, KeptOutput, run_program
@@ -89,7 +90,9 @@ class ProgramTask(Task):
         fitting = [
             (other[name], -number)
             for number, other in completed.items()
-            if number in self._left and other[name] < point[name] and _same(other, others)
+            if (number in self._left or number == NOT_RUN_YET)
+            and other[name] < point[name]
+            and _same(other, others)
         ]
         return -max(fitting)[1] if fitting else None
 
