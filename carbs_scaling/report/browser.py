@@ -54,12 +54,13 @@ def print_page(browser: str, page: Path, output: Path, width: int) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="carbs-scaling-") as folder:
         written = Path(folder) / f"page{kind}"
+        address = _whole(page)
         if kind == ".png":
-            page = _framed(page, width, Path(folder) / "frame.html")
+            address = _framed(page, width, Path(folder) / "frame.html").as_uri()
         command = [
             browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             f"--user-data-dir={folder}/profile", f"--virtual-time-budget={DRAWING_MILLISECONDS}",
-            *(option.format(written) for option in wanted), page.resolve().as_uri(),
+            *(option.format(written) for option in wanted), address,
         ]  # fmt: skip
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
@@ -73,9 +74,14 @@ def print_page(browser: str, page: Path, output: Path, width: int) -> None:
         shutil.copyfile(written, output)
 
 
+def _whole(page: Path) -> str:
+    """Its address, which asks it to draw all of its figures at once."""
+    return f"{page.resolve().as_uri()}#whole"
+
+
 def _framed(page: Path, width: int, frame: Path) -> Path:
     """A page that shows another at a width in pixels."""
-    address = escape(page.resolve().as_uri(), quote=True)
+    address = escape(_whole(page), quote=True)
     style = f"border:0;display:block;width:{width}px;height:{PNG_HEIGHT}px"
     frame.write_text(f'<body style="margin:0"><iframe src="{address}" style="{style}"></iframe>')
     return frame

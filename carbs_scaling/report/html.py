@@ -31,6 +31,7 @@ SHADES = [[place / (len(_SHADES) - 1), shade] for place, shade in enumerate(_SHA
 FRONT_COLOUR = "#868e96"
 LAW_BAND = "rgba(232,89,12,.18)"
 _DETAILS_A_LINE = 5
+MOST_DRAWN = 1000  # runs beside the front in a figure of a page
 FAILURE_SYMBOLS = {"x": "x-thin-open", "^": "triangle-up-open"}
 
 # Named one by one: the default row offers to send the figure to a web service.
@@ -211,12 +212,27 @@ def _params_colours(completed: Sequence[TrialRecord]) -> dict[str, Any]:
     return {"color": params, "colorscale": SHADES, "colorbar": bar}
 
 
-def _add_runs(figure: "Figure", completed: Sequence[TrialRecord], metric: str) -> None:
+def drawn_runs(completed: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The front and every so many-th of the others: more make a page slow and a picture no clearer."""
+    front = {record.number for record in front_records(completed)}
+    others = [record for record in completed if record.number not in front]
+    step = max(1, -(-len(others) // MOST_DRAWN))
+    kept = front | {record.number for record in others[::step]}
+    return [record for record in completed if record.number in kept]
+
+
+def count_text(drawn: int, all_runs: int) -> str:
+    """`200`, or `1,000 of 5,000` where not all are drawn."""
+    return str(all_runs) if drawn == all_runs else f"{drawn:,} of {all_runs:,}"
+
+
+def _add_runs(figure: "Figure", of_study: Sequence[TrialRecord], metric: str) -> None:
+    completed = drawn_runs(of_study)
     figure.add_scatter(
         x=[record.flops for record in completed],
         y=[record.loss for record in completed],
         mode="markers",
-        name=f"run ({len(completed)})",
+        name=f"run ({count_text(len(completed), len(of_study))})",
         marker={
             "size": 9,
             "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},

@@ -13,7 +13,16 @@ from carbs_scaling.numbers import compact, log_ticks, scientific
 from carbs_scaling.report.canvas import short
 from carbs_scaling.report.columns import ROLES, point_columns
 from carbs_scaling.report.front import completed_records, front_records
-from carbs_scaling.report.html import FRONT_COLOUR, LAW_BAND, LAW_COLOUR, LAYOUT, SHADES
+from carbs_scaling.report.html import (
+    FRONT_COLOUR,
+    LAW_BAND,
+    LAW_COLOUR,
+    LAYOUT,
+    MOST_DRAWN,
+    SHADES,
+    count_text,
+    drawn_runs,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -24,12 +33,11 @@ CURVES = 4  # values of N for which the law is drawn
 BEYOND = 10.0  # the recipe is drawn so far beyond the largest N of the runs
 LABELS_IN_LINE = 110  # characters side by side above the axes of all runs; more are tilted
 FEW_VALUES = 6  # of a dimension, up to which its axis is labelled with them
-MANY = 1000  # points from which a figure is drawn by the graphics card
 
 
-def scatter_kind(count: int) -> str:
-    """The kind of trace for so many points."""
-    return "scattergl" if count > MANY else "scatter"
+def _drawn(count: int) -> np.ndarray:
+    """Indices of at most about `MOST_DRAWN` of so many points, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_DRAWN)).astype(int))
 
 
 def _axis(title: str, **more: Any) -> dict[str, Any]:
@@ -86,7 +94,7 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     """
     from plotly.colors import sample_colorscale
 
-    figure, sizes_and_tokens = empty_figure(), (table.params, table.tokens)
+    figure = empty_figure()
     sizes = np.unique(np.round(np.log(table.params), 6))
     chosen = np.exp(
         np.unique([sizes[np.argmin(np.abs(sizes - aim))] for aim in np.linspace(sizes[0], sizes[-1], CURVES)])
@@ -98,8 +106,8 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
         colour = sample_colorscale(SHADES, [float(np.clip(share, 0, 1))])[0]
         name, banded = f"N = {compact(params)}", number in (0, len(chosen) - 1)
         if banded:
-            drawn = np.stack([law.draws(params, d, 400, noise=False)[:, 2] for d in tokens])
-            low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+            losses = np.stack([law.draws(params, d, 400, noise=False)[:, 2] for d in tokens])
+            low, high = np.quantile(losses, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
             faint = colour.replace("rgb", "rgba").replace(")", ",.2)")
             _band(figure, tokens, low, high, faint, legendgroup=name, showlegend=False)
         figure.add_scatter(
@@ -107,13 +115,12 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
             name=f"{name}, {LEVEL:.0%} band" if banded else name, line={"color": colour, "width": 2},
             hovertemplate="D %{x:.3s}: %{y:.3f}<extra>" + f"law, {name}</extra>",
         )  # fmt: skip
-    figure.add_trace(
-        {
-            "type": scatter_kind(len(table)), "x": table.tokens, "y": table.loss, "mode": "markers",
-            "name": f"run ({len(table)})", "marker": _sizes_colour(table.params),
-            "text": [f"N {compact(n)}, D {compact(d)}" for n, d in zip(*sizes_and_tokens, strict=True)],
-            "hovertemplate": "%{text}: %{y:.4f}<extra>run</extra>",
-        }
+    drawn = table.take(_drawn(len(table)))
+    figure.add_scatter(
+        x=drawn.tokens, y=drawn.loss, mode="markers", name=f"run ({count_text(len(drawn), len(table))})",
+        marker=_sizes_colour(drawn.params),
+        text=[f"N {compact(n)}, D {compact(d)}" for n, d in zip(drawn.params, drawn.tokens, strict=True)],
+        hovertemplate="%{text}: %{y:.4f}<extra>run</extra>",
     )  # fmt: skip
     figure.update_layout(
         xaxis=log_axis(table.tokens, "training tokens D"), yaxis=log_axis(table.loss, f"loss, {metric}")
@@ -132,15 +139,14 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
     if law.has_role[3]:
         at_best_batch = law.run_loss(n, d, rates, law.batch_tokens(n, d))
         above -= law.run_loss(n, d, rates, table.batch_tokens) - at_best_batch
-    figure, sizes_and_rates = empty_figure(), (table.params, table.learning_rate)
+    figure, drawn = empty_figure(), _drawn(len(table))
     params, tokens = float(np.median(table.params)), float(np.median(table.tokens))
     x = np.geomspace(min(off.min(), 0.25), max(off.max(), 4.0), 80)
     low, high = min(float(np.quantile(above, 0.05)), 0.0), float(np.quantile(above, 0.95))
     margin = 0.1 * (high - low)
     limits = [low - margin, high + 2 * margin]
-    name, outside = f"run ({len(table)})", int(((above < limits[0]) | (above > limits[1])).sum())
-    if outside:
-        name = f"run ({len(table)}, {outside} of them beyond the picture)"
+    runs, outside = count_text(len(drawn), len(table)), int(((above < limits[0]) | (above > limits[1])).sum())
+    name = f"run ({runs}, {outside} of all beyond the picture)" if outside else f"run ({runs})"
     curve = law.run_loss(
         params, tokens, x * float(law.learning_rate(params, tokens)), float(law.batch_tokens(params, tokens))
     )
@@ -148,13 +154,10 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
         x=x, y=curve - float(law.loss(params, tokens)), mode="lines",
         name="law at the middle N and D, best batch", line={"color": LAW_COLOUR, "width": 2},
     )  # fmt: skip
-    figure.add_trace(
-        {
-            "type": scatter_kind(len(table)), "x": off, "y": above, "mode": "markers",
-            "name": name, "marker": _sizes_colour(table.params),
-            "text": [f"N {compact(n)}, lr {rate:.3g}" for n, rate in zip(*sizes_and_rates, strict=True)],
-            "hovertemplate": "%{text}: %{y:+.4f}<extra>run</extra>",
-        }
+    figure.add_scatter(
+        x=off[drawn], y=above[drawn], mode="markers", name=name, marker=_sizes_colour(table.params[drawn]),
+        text=[f"N {compact(n)}, lr {rate:.3g}" for n, rate in zip(n[drawn], rates[drawn], strict=True)],
+        hovertemplate="%{text}: %{y:+.4f}<extra>run</extra>",
     )  # fmt: skip
     figure.update_layout(
         xaxis=log_axis(x, "learning rate / best rate by the law"),
@@ -216,7 +219,7 @@ def dimensions_figure(records: Sequence[TrialRecord], metric: str) -> "Figure | 
     """Every completed run as a line through its roles, dimensions and loss; None for no run."""
     import plotly.graph_objects as go
 
-    completed = completed_records(records)
+    completed = drawn_runs(completed_records(records))
     if not completed:
         return None
     columns = point_columns(completed)
@@ -286,6 +289,8 @@ def budget_figure(ended: Sequence[tuple[datetime, TrialRecord]], budget_flops: f
         spent = spent / budget_flops * 100
         name, axis, unit_of_y = "budget spent", _axis("budget spent, %", range=[0, 105]), ".0f}%"
     best = np.minimum.accumulate([record.loss if record.completed else np.inf for _, record in ended])
+    drawn = _drawn(len(ended))
+    times, spent, best = times[drawn], spent[drawn], best[drawn]
     figure.add_scatter(
         x=times, y=spent, mode="lines", name=name, line={"color": FRONT_COLOUR, "shape": "hv"},
         hovertemplate="%{y:" + unit_of_y + " after %{x:.3g} " + unit + "<extra></extra>",

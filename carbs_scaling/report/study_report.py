@@ -105,16 +105,13 @@ def write_report(study: Study, path: str | Path, target_flops: float | None = No
     environment.filters["powers"] = _with_powers
     sections = report_sections(study, target_flops)
     figures = {
-        section.anchor: section.figure.to_html(
-            full_html=False, include_plotlyjs=False, div_id=f"figure-{section.anchor}", config=CONFIG,
-            default_height="460px",
-        )
+        section.anchor: section.figure.to_json().replace("<", "\\u003c")  # what a study holds ends no script
         for section in sections
         if section.figure is not None
-    }  # fmt: skip
+    }
     page = environment.from_string(TEMPLATE.read_text()).render(
         title=f"Study {study.name}", intro=_intro(study), summary=_summary(study), sections=sections,
-        figures=figures, plotly=get_plotlyjs(), version=__version__,
+        figures=figures, plotly=get_plotlyjs(), config=CONFIG, version=__version__,
     )  # fmt: skip
     return write_atomically(path, page.encode())
 

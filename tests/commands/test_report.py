@@ -91,7 +91,7 @@ def test_the_page_has_every_part_and_needs_no_network(composed, place, capsys):
     assert len(page) < 7e6
     own = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
-    assert page.count("Plotly.newPlot(") >= 7
+    assert page.count('<script type="application/json"') >= 7
     assert "the law" in own
 
 
