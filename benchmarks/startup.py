@@ -33,7 +33,7 @@ SCREEN = struct.pack("HHHH", 40, 120, 0, 0)  # lines and columns of the terminal
 TICK = os.sysconf("SC_CLK_TCK")
 SEARCH = (
     "task=command task.command='sh -c \"echo loss={rate}\"' task.flops=1e9 space.rate={low:1,high:2} "
-    "task.metric.pattern='loss=(.*)' budget.flops=2e9 study.name=new"
+    "task.metric.pattern='loss=(.*)' budget.flops=1e10 study.name=new"
 )
 NEEDED = ("backup",)  # what they write is read by the next; all others end with their first output
 # What each verb is timed with; it runs in a folder where `studies/mine` and `studies/other` are studies.

@@ -25,13 +25,15 @@ def run(composed: DictConfig) -> None:
     config, task_config = load_search(composed)
     config = _named_by_sweep(config)
 
-    import optuna
+    from carbs_scaling.report.terminal import console, working
 
-    from carbs_scaling.commands.front import show_front
-    from carbs_scaling.executors.memory import require_device
-    from carbs_scaling.report.live import SearchDisplay
-    from carbs_scaling.report.terminal import console
-    from carbs_scaling.search import Search
+    with working("loading PyTorch and BoTorch"):
+        import optuna
+
+        from carbs_scaling.commands.front import show_front
+        from carbs_scaling.executors.memory import require_device
+        from carbs_scaling.report.live import SearchDisplay
+        from carbs_scaling.search import Search
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
