@@ -234,8 +234,8 @@ def draw(evidence: Evidence, curves: Sequence[dict[str, Any]], path: Path, title
         _draw_lines(left, curves, "lowest_loss", f"lowest loss so far ({evidence.unit})")
         left.axhline(evidence.target, color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=2)
         left.annotate(
-            "95% of the best gain", (1, evidence.target), xycoords=("axes fraction", "data"), xytext=(-3, 3),
-            textcoords="offset points", ha="right", fontsize=8.5, color=INK,
+            "95% of the best gain", (0, evidence.target), xycoords=("axes fraction", "data"), xytext=(4, 3),
+            textcoords="offset points", ha="left", fontsize=8.5, color=INK,
         )  # fmt: skip
         _draw_lines(right, curves, "regret", "area of the joint front that is missing")
         handles, labels = left.get_legend_handles_labels()
