@@ -234,7 +234,7 @@ def others(seeds: int) -> dict:
 
 
 def refused() -> dict:
-    """Degenerate tables, each with the one line that refuses it."""
+    """Degenerate tables, each with the line that refuses it; None where a law says what it does not know."""
     good = draw(LAWS["Hoffmann, parabolas"], 0, True)
     tables = {
         "one size": good[good.params == SIZES[0]],

@@ -38,9 +38,9 @@ def scientific(value: float, digits: int = 2) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def spent_text(spent: float, budget: float, digits: int = 2) -> str:
+def spent_text(spent: float, budget: float, digits: int) -> str:
     """What was spent, and of which budget where there is one: `1.2e11 of 2.0e11 FLOPs (60%)`."""
-    if not math.isfinite(budget):  # of a study in somebody's own program
+    if not (0 < budget < math.inf):  # a study in somebody's own program may have none
         return f"{scientific(spent, digits)} FLOPs"
     return f"{scientific(spent, digits)} of {scientific(budget, digits)} FLOPs ({spent / budget:.0%})"
 

@@ -87,6 +87,7 @@ class Task(Protocol):
         Args:
             point: legal.
             completed: points of trials that completed or were stopped, by number. What they left may be gone.
+                The number -1 stands for a run that is not there yet, whose continuations are weighed.
         """
         return None
 

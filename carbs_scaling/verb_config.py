@@ -122,7 +122,7 @@ RECIPE_FORMATS = ("table", "json", "yaml", "training_arguments", "recipe")
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """What is to be trained: N and D, or FLOPs with at most one of them; and how it will be run."""
+    """What is to be trained: N and D, or FLOPs with at most one; D alone where all runs have one N."""
 
     params: float | None = MISSING
     tokens: float | None = MISSING

@@ -36,7 +36,7 @@ def run(composed: DictConfig) -> None:
     from carbs_scaling.laws.recommend.advice import advise
 
     target = config.target
-    if target.flops is None and target.params is None and target.tokens is None:
+    if target.flops is None and target.tokens is None:
         raise ConfigError(
             "say what is to be trained: target.params=7e9 target.tokens=1.4e12, or target.flops=1e22"
         )

@@ -80,7 +80,8 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     lines = [
         f"{status['study']}: {doing}",
         f"trials: {status['completed']} completed, {status['failed']} failed, {len(status['running'])} open",
-        f"{'budget' if ' of ' in spent else 'spent'}: {spent} in {rough_duration(status['wall_seconds'])}",
+        f"{'budget' if math.isfinite(budget) else 'spent'}: {spent} in "
+        f"{rough_duration(status['wall_seconds'])}",
     ]
     if status["lowest_loss"] is not None:
         loss, trial = status["lowest_loss"], status["lowest_loss_trial"]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"
+DEFAULT_TASK = "pretraining"  # of conf/train.yaml
 OWN = ("study", "recipe", "trial", "train", "energy")
 
 
@@ -48,7 +49,7 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
     given = _given_recipe(config)
     kind = trained_task(composed)
     if given is not None and given.task != kind.name:
-        composed = _of_its_task(given.task, overrides)
+        composed = _of_its_task(given.task, kind.name, overrides)
         kind = trained_task(composed)
     rest = [str(name) for name in composed if name not in OWN and name != "task"]
     sections = OmegaConf.masked_copy(composed, rest)
@@ -65,20 +66,23 @@ def run(composed: DictConfig, overrides: Sequence[str] | None = None) -> None:
             _train(config, kind, task_config, given, ranks)
 
 
-def _of_its_task(task: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of a recipe's task, where the command line named none.
+def _of_its_task(task: str, named: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a recipe's task, where the command line names none.
+
+    Args:
+        task: of the recipe.
+        named: that of the configuration.
+        overrides: of the command line.
 
     Raises:
-        ConfigError: it named another.
+        ConfigError: it names another, by `task=` or a preset.
     """
     from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
 
-    named = next((text for text in overrides if text.startswith("task=")), None)
-    if named is not None:
-        raise ConfigError(f"the recipe is of task={task}: leave {named} out")
-    if not GlobalHydra.instance().is_initialized():
-        raise ConfigError(f"the recipe is of task={task}: add task={task}")
+    is_default = named == DEFAULT_TASK and not any(text.startswith("task=") for text in overrides)
+    if not is_default or not GlobalHydra.instance().is_initialized():
+        raise ConfigError(f"the recipe is of task={task}, not of task={named}: say task={task}")
     return compose("train", [*overrides, f"task={task}"])
 
 

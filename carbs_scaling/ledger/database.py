@@ -154,7 +154,7 @@ def reading_errors(where: str) -> Iterator[None]:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Holds Python's search for garbage back, which takes a tenth of the time: all that is read is kept."""
+    """Turn this process's garbage collector off: it takes a tenth of a reading, and all of that is kept."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -206,7 +206,7 @@ class LedgerStorage(optuna.storages.RDBStorage):
             return [self._build_frozen_trial_from_trial_model(row) for row in rows]
 
     def _build_frozen_trial_from_trial_model(self, trial: TrialModel) -> FrozenTrial:
-        """As Optuna does, each JSON read once; a damaged trial as a failure."""
+        """As Optuna does, user attributes read once; a damaged trial as a failure."""
         row: Any = trial  # SQLAlchemy's types are those of the columns
         fault, attributes = examined(trial)
         if fault is not None:

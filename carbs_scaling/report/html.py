@@ -196,9 +196,8 @@ def _loss_axis(loss: Sequence[float], metric: str) -> dict[str, Any]:
 
 def _params_colours(completed: Sequence[TrialRecord]) -> dict[str, Any]:
     """Colours by parameters; one colour where a run has none, or all have as many."""
-    if len({record.roles.get("params") for record in completed}) == 1 or not all(
-        "params" in record.roles for record in completed
-    ):
+    sizes = {record.roles.get("params") for record in completed}
+    if None in sizes or len(sizes) == 1:
         return {"color": FRONT_COLOUR}
     params = np.log10([record.roles["params"] for record in completed])
     ticks = log_ticks(10 ** (params.min() - 0.01), 10 ** (params.max() + 0.01), most=8)
@@ -213,12 +212,14 @@ def _params_colours(completed: Sequence[TrialRecord]) -> dict[str, Any]:
 
 
 def drawn_runs(completed: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The front and every so many-th of the others: more make a page slow and a picture no clearer."""
-    front = {record.number for record in front_records(completed)}
-    others = [record for record in completed if record.number not in front]
-    step = max(1, -(-len(others) // MOST_DRAWN))
-    kept = front | {record.number for record in others[::step]}
-    return [record for record in completed if record.number in kept]
+    """The front with repeats of its points, and at most `MOST_DRAWN` of the others, evenly spaced.
+
+    More make a page slow and a picture no clearer.
+    """
+    front = {record.point_key for record in front_records(completed)}
+    others = [record.number for record in completed if record.point_key not in front]
+    kept = set(others[:: max(1, -(-len(others) // MOST_DRAWN))])
+    return [record for record in completed if record.number in kept or record.point_key in front]
 
 
 def count_text(drawn: int, all_runs: int) -> str:
@@ -257,11 +258,12 @@ def _add_front(figure: "Figure", front: Sequence[TrialRecord], right_edge: float
 
 def _add_failures(figure: "Figure", ended: Sequence[TrialRecord], metric: str) -> None:
     for status, (name, marker) in FAILURE_MARKS.items():
-        failed = [record for record in ended if record.status is status]
+        of_study = [record for record in ended if record.status is status]
+        failed = of_study[:: max(1, -(-len(of_study) // MOST_DRAWN))]
         if failed:
             figure.add_scatter(
                 x=[record.flops for record in failed], y=[1 - TOP_BAND / 2] * len(failed), yaxis="y2",
-                mode="markers", name=f"{name} ({len(failed)})",
+                mode="markers", name=f"{name} ({count_text(len(failed), len(of_study))})",
                 marker={"symbol": FAILURE_SYMBOLS[marker], "size": 9, "color": ALARM, "line": {"width": 1.6}},
                 text=[trial_text(record, metric) for record in failed],
                 hovertemplate="%{text}<extra></extra>",

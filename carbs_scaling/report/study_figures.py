@@ -63,7 +63,8 @@ def empty_figure(**layout: Any) -> "Figure":
     return go.Figure(layout=LAYOUT | layout)
 
 
-def _sizes_colour(params: np.ndarray) -> dict[str, Any]:
+def _sizes_colour(params: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+    """Markers of the drawn ones of some runs, coloured by N."""
     logs = np.log10(params)
     ticks = log_ticks(params.min() / 1.01, params.max() * 1.01, most=6)
     bar = {
@@ -71,7 +72,7 @@ def _sizes_colour(params: np.ndarray) -> dict[str, Any]:
         "ticktext": [short(t) for t in ticks], "thickness": 12, "outlinewidth": 0,
     }  # fmt: skip
     return {
-        "color": logs, "colorscale": SHADES, "cmin": float(logs.min()), "cmax": float(logs.max()),
+        "color": logs[drawn], "colorscale": SHADES, "cmin": float(logs.min()), "cmax": float(logs.max()),
         "colorbar": bar, "showscale": bool(np.ptp(logs) > 0), "size": 8,
         "line": {"width": 0.6, "color": "rgba(128,128,128,.6)"},
     }  # fmt: skip
@@ -115,11 +116,12 @@ def law_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
             name=f"{name}, {LEVEL:.0%} band" if banded else name, line={"color": colour, "width": 2},
             hovertemplate="D %{x:.3s}: %{y:.3f}<extra>" + f"law, {name}</extra>",
         )  # fmt: skip
-    drawn = table.take(_drawn(len(table)))
+    drawn = _drawn(len(table))
+    sizes_and_tokens = zip(table.params[drawn], table.tokens[drawn], strict=True)
     figure.add_scatter(
-        x=drawn.tokens, y=drawn.loss, mode="markers", name=f"run ({count_text(len(drawn), len(table))})",
-        marker=_sizes_colour(drawn.params),
-        text=[f"N {compact(n)}, D {compact(d)}" for n, d in zip(drawn.params, drawn.tokens, strict=True)],
+        x=table.tokens[drawn], y=table.loss[drawn], mode="markers",
+        name=f"run ({count_text(len(drawn), len(table))})", marker=_sizes_colour(table.params, drawn),
+        text=[f"N {compact(n)}, D {compact(d)}" for n, d in sizes_and_tokens],
         hovertemplate="%{text}: %{y:.4f}<extra>run</extra>",
     )  # fmt: skip
     figure.update_layout(
@@ -155,7 +157,7 @@ def valley_figure(law: ScalingLaw, table: RunTable, metric: str) -> "Figure":
         name="law at the middle N and D, best batch", line={"color": LAW_COLOUR, "width": 2},
     )  # fmt: skip
     figure.add_scatter(
-        x=off[drawn], y=above[drawn], mode="markers", name=name, marker=_sizes_colour(table.params[drawn]),
+        x=off[drawn], y=above[drawn], mode="markers", name=name, marker=_sizes_colour(table.params, drawn),
         text=[f"N {compact(n)}, lr {rate:.3g}" for n, rate in zip(n[drawn], rates[drawn], strict=True)],
         hovertemplate="%{text}: %{y:+.4f}<extra>run</extra>",
     )  # fmt: skip

@@ -125,7 +125,7 @@ def report_sections(study: Study, target_flops: float | None = None) -> list[Sec
         table = next(iter(read_runs(study).values()))
         law = fit_law(table)
     except LawError as error:
-        lead = "A law of loss, learning rate and batch needs runs that differ in size and length."
+        lead = "A law of loss, learning rate and batch needs runs that differ in size or length."
         found.append(Section("The law", lead, lines=[f"These runs give none: {error}."]))
     else:
         assert isinstance(law, ScalingLaw)
@@ -206,9 +206,9 @@ def _law(law: ScalingLaw, table: RunTable, metric: str, front: list[TrialRecord]
     found = [
         Section(
             "The law",
-            "What the runs say of any model of their kind: the loss at the best learning rate and batch, by "
-            "parameters N and training tokens D. Runs lie above the curve of their size where their rate or "
-            "batch was not the best.",
+            f"What the runs say of {'this model' if table.one_size else 'any model of their kind'}: the loss "
+            f"at the best learning rate and batch, by {'' if table.one_size else 'parameters N and '}training "
+            "tokens D. Runs lie above the curve of their size where their rate or batch was not the best.",
             law_figure(law, table, metric),
             lines=lines,
             more=list(formulas[SHOWN:]),
@@ -279,9 +279,10 @@ def _recommendation(law: ScalingLaw, target_flops: float | None, records: list[T
     lines = [f"Mind: {advice.reach.line}."] if advice.reach.reasons else []
     lines += [f"Mind: {note}." for note in recipe.notes if note not in law.warnings]
     lines.append(_next_flops(advice))
+    run = "run of this model for" if advice.optimal is None else "compute-optimal run of"
     return Section(
         "What to train next",
-        f"The compute-optimal run of {scientific(flops, 3)} FLOPs (6 N D), {flops / largest:.3g} times the "
+        f"The {run} {scientific(flops, 3)} FLOPs (6 N D), {flops / largest:.3g} times the "
         f"largest run here, by the law. Intervals hold with a probability of {level:.0%}.",
         table=Table(["", "value", f"{level:.0%} interval"], rows),
         lines=lines,
@@ -297,14 +298,15 @@ def _range(optimal: Any, name: str) -> str:
 
 def _next_flops(advice: Advice) -> str:
     """What further search would buy."""
+    larger = "longer" if advice.optimal is None else "larger"
     if advice.halving_flops is None:
         return (
             "More runs of the kind made here would hardly narrow the rate's interval: what is left is how "
-            "single sizes lie off the law. Spend the next FLOPs on larger runs."
+            f"single sizes lie off the law. Spend the next FLOPs on {larger} runs."
         )
     return (
         f"Some {scientific(advice.halving_flops, 2)} FLOPs more of runs like these would halve the interval "
-        "of the learning rate; fewer do where the runs are larger."
+        f"of the learning rate; fewer do where the runs are {larger}."
     )
 
 

@@ -94,7 +94,8 @@ class CarbsSampler(Sampler):
         learning: share in which a run is also worth what it teaches about the valley for later runs.
         law_mean: whether the prior mean is the loss law; else it is a constant.
         price: FLOPs that a point would really cost now, given the points of the trials that it may go on
-            from, by number (completed and stopped ones); at most `flops(point)`, which stays its place on the
+            from, by number (completed and stopped ones; -1: one that is not there yet, whose continuations
+            are weighed); at most `flops(point)`, which stays its place on the
             front. Gains are weighed against it, and the budget is charged it. None: every run begins anew.
 
     Raises:

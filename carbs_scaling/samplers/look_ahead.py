@@ -1,4 +1,4 @@
-"""What a run makes cheap later: part of its worth where runs go on from others."""
+"""Adds to a run's score what one continuation of it would gain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from carbs_scaling.acquisition.front_gain import ExpectedFrontGain, FrontLevels, expected_front_gain
 from carbs_scaling.acquisition.price import KnownRows, known_costs
 from carbs_scaling.samplers.candidates import Limit
-from carbs_scaling.space.projection import NOT_RUN_YET, Candidates
+from carbs_scaling.space.encoding import Point
+from carbs_scaling.space.projection import NOT_RUN_YET, Candidates, LegalSpace
 from carbs_scaling.surrogate.feasibility import Feasibility
 from carbs_scaling.surrogate.model import LawEnsembleModel
 
@@ -21,8 +22,10 @@ from carbs_scaling.surrogate.model import LawEnsembleModel
 SHARE = 0.5
 # Candidates, the best by their own gains, whose continuations are looked at.
 _LOOKED_AT = 64
-# Continuations of each, as steps of the dimension that lengthens a run: 1.2, 1.5, 2.2 times over two decades.
-_STEPS = (1 / 24, 1 / 12, 1 / 6)
+# Continuations of each, by steps of the dimension that lengthens a run: 1.2, 1.5 and 2.2 times as long in a
+# range of two decades. Where a dimension has few values, the short steps lead to none.
+_CONTINUATIONS = 3
+_STEPS = (1 / 24, 1 / 12, 1 / 6, 1 / 3, 1 / 2, 1)
 
 
 class KnownScores(AcquisitionFunction):
@@ -95,19 +98,28 @@ def continued_once(pool: Candidates, limit: Limit) -> tuple[Candidates, np.ndarr
     space, firsts = limit.space, limit.prices(pool)
     found, parents, prices = [], [], []
     for number, point in enumerate(pool.points):
-        position, there = space.encoding.position(point), {NOT_RUN_YET: point}
-        for name in space.length_names:
-            knob = list(space.encoding.distributions).index(name)
-            for step in _STEPS:
-                if position[knob] + step > 1:
-                    break
-                longer = position.copy()
-                longer[knob] += step
-                run = space.legal({**point, name: space.encoding.point(longer)[name]})
-                price, whole = float(space.prices([run], there)[0]), space.cost(run)
-                payable = price + firsts[number] <= limit.price and whole <= limit.flops
-                if price < whole * (1 - 1e-9) and payable and space.permits(run):
-                    found.append(run)
-                    parents.append(number)
-                    prices.append(price)
+        there = {**limit.completed, NOT_RUN_YET: point}
+        for run in _longer_runs(space, point):
+            price, whole = float(space.prices([run], there)[0]), space.cost(run)
+            payable = price + firsts[number] <= limit.price and whole <= limit.flops
+            if price < whole * (1 - 1e-9) and payable and space.permits(run):
+                found.append(run)
+                parents.append(number)
+                prices.append(price)
     return space.describe(found), np.array(parents, dtype=int), np.array(prices, dtype=float)
+
+
+def _longer_runs(space: LegalSpace, point: Point) -> list[Point]:
+    """The same run with more tokens: of each dimension that lengthens it, the next few lengths."""
+    position, found = space.encoding.position(point), []
+    for name in space.length_names:
+        knob = list(space.encoding.distributions).index(name)
+        least, of_name = space.cost(point), 0
+        for step in _STEPS:
+            longer = position.copy()
+            longer[knob] = min(1.0, position[knob] + step)
+            run = space.legal({**point, name: space.encoding.point(longer)[name]})
+            if space.cost(run) > least and of_name < _CONTINUATIONS:
+                found.append(run)
+                least, of_name = space.cost(run), of_name + 1
+    return found

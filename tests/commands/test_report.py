@@ -1,6 +1,7 @@
 """`report`: one page that asks nothing of the network, of any study."""
 
 import re
+import subprocess
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,6 +72,11 @@ def _outcome(task, record):
     return Completed(loss=float(task.loss(record.point)))
 
 
+needs_browser = pytest.mark.skipif(
+    not any(map(browser.shutil.which, browser.BROWSERS)), reason="needs Chromium or Chrome"
+)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return study_of(tmp_path_factory.mktemp("report"), Runs(), 45)
@@ -134,7 +140,24 @@ def test_without_a_browser_pdf_and_png_are_one_line(composed, place, monkeypatch
     assert not list(place.folder.glob("*.pdf*"))
 
 
-@pytest.mark.skipif(not any(map(browser.shutil.which, browser.BROWSERS)), reason="needs Chromium or Chrome")
+@needs_browser
+def test_figures_are_drawn_as_they_come_into_sight(composed, place, tmp_path):
+    page = written(composed, place)
+    command = [
+        browser.find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path}", "--window-size=1280,900", "--dump-dom",
+    ]  # fmt: skip
+
+    def drawn(address):
+        done = subprocess.run([*command, address], capture_output=True, text=True, timeout=180, check=True)
+        return len(re.findall(r'class="[^"]*js-plotly-plot', done.stdout))
+
+    figures = page.read_text().count('<script type="application/json"')
+    assert 1 <= drawn(page.as_uri()) < figures
+    assert drawn(f"{page.as_uri()}#whole") == figures
+
+
+@needs_browser
 def test_a_page_is_printed(composed, place, monkeypatch):
     monkeypatch.setattr(browser, "DRAWING_MILLISECONDS", 2000)
     written(composed, place, "format=pdf")

@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import pytest
 
+from carbs_scaling.report import html
 from carbs_scaling.report.figures import draw_front_png, spread_out
-from carbs_scaling.report.front import front_law, front_records
-from carbs_scaling.report.html import trial_text, write_front_html
+from carbs_scaling.report.front import completed_records, front_law, front_records
+from carbs_scaling.report.html import drawn_runs, trial_text, write_front_html
 from carbs_scaling.trial import Status
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -67,3 +68,15 @@ def test_labels_keep_their_distance_and_both_ends(random_records):
     assert labelled[0] is front[0]
     assert labelled[-1] is front[-1]
     assert len(labelled) <= 6
+
+
+def test_of_many_runs_the_front_and_evenly_spaced_others_are_drawn(random_records, monkeypatch):
+    completed = completed_records(random_records(150))
+    front = front_records(completed)
+    monkeypatch.setattr(html, "MOST_DRAWN", 10)
+    drawn = drawn_runs(completed)
+    assert {record.number for record in front} <= {record.number for record in drawn}
+    assert 5 <= len(drawn) - len(front) <= 10
+    figure = html.front_figure(completed, None, "loss")
+    assert figure.data[0].name == f"run ({len(drawn)} of {len(completed)})"
+    assert len(figure.data[0].x) == len(drawn)

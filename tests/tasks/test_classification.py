@@ -85,7 +85,7 @@ def test_a_preset_searches_and_its_trial_is_trained_again(name, composed, tmp_pa
         given = ["recipe=recipe.json", "train.name=by_its_own_task"]
         with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
             train_verb.run(compose("train", given), given)  # as the command line does
-            with pytest.raises(ConfigError, match="leave task=finetuning out"):
+            with pytest.raises(ConfigError, match="say task=classification"):
                 train_verb.run(compose("train", [*given, "task=finetuning"]), [*given, "task=finetuning"])
         record = json.loads((tmp_path / "trained" / "by_its_own_task" / "training.json").read_text())
         assert record["loss"] == pytest.approx(done.loss, abs=1e-6)

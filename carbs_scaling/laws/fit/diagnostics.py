@@ -25,8 +25,8 @@ def exponents_of(law: ScalingLaw) -> dict[str, str]:
     """What the law's exponents are of, by parameter: not of what the runs had only one of, or by a rule."""
     unsearched = {*law.support.by_rule, *(("batch_tokens",) if law.support.one_batch else ())}
     known = {name: what for name, what in EXPONENTS.items() if ROLE.get(name[0]) not in unsearched}
-    single = {" in N": law.support.one_size, " in D": law.support.one_token_count}
-    return {k: v for k, v in known.items() if not single[v[-len(" in N") :]]}
+    single = [" in N"] * law.support.one_size + [" in D"] * law.support.one_token_count
+    return {name: what for name, what in known.items() if not what.endswith(tuple(single))}
 
 
 def not_identified(law: ScalingLaw, prior_sd: np.ndarray) -> dict[str, tuple[str, ...]]:
@@ -53,7 +53,7 @@ def warnings_of(law: ScalingLaw, table: RunTable, converged: bool) -> list[str]:
     if table.one_size:
         said.append(
             f"all runs had {np.median(table.params):.4g} parameters: what larger and smaller models bring, "
-            "and so the compute-optimal split, is the prior's; ask for targets of as many"
+            "and so the compute-optimal split, is the prior's; ask for targets of this N"
         )
     elif table.one_token_count:
         said.append(

@@ -44,7 +44,7 @@ class Advice:
         recipe: learning rate, batch, expected loss, and what else was varied.
         level: probability of the intervals.
         intervals: by name, (low, high).
-        optimal: how N and D were chosen; None where they were given.
+        optimal: how N and D were chosen; None where they were given, or N is that of all runs.
         depth: blocks; None where the runs do not identify a shape. So too `width`.
         width: residual width.
         published: the recipe of each published law at this target.
