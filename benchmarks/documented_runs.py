@@ -137,7 +137,7 @@ def search(preset: Preset, folder: Path, processes: int, share: float) -> None:
         f"budget.flops={budget}",
         "budget.max_trial_fraction=0.15",
         "budget.min_trial_fraction=0.001",
-        f"budget.trial_overhead_flops={budget / 8}",  # as in the default search
+        f"budget.trial_overhead_flops={budget / 5}",  # as in the default search
         f"budget.trials={TRIALS}",  # so small a budget would else go into runs of a second each
         *(("executor=in_process",) if processes == 1 else (f"executor.workers={processes}",)),
     )

@@ -87,7 +87,7 @@ def default_search(variant: str, seed: int, budget: float | None) -> dict[str, l
     from carbs_scaling.search import build_sampler
 
     overrides = [f"study.seed={seed}", *([] if budget is None else [
-        f"budget.flops={budget}", f"budget.trial_overhead_flops={budget / 8}"])]  # fmt: skip
+        f"budget.flops={budget}", f"budget.trial_overhead_flops={budget / 5}"])]  # fmt: skip
     with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
         config, task_config = load_search(compose("search", overrides=overrides))
     task = build_task(config, task_config)

@@ -203,11 +203,11 @@ def _law(law: ScalingLaw, table: RunTable, metric: str, front: list[TrialRecord]
     small = ". F, G and H: small terms, below" if formulas[SHOWN:] else ""
     lines = [*formulas[:SHOWN], CONVENTION + small, f"Checked: {held_out_line(law)}."]
     lines += [f"Mind: {warning}." for warning in law.warnings]
+    what, by = ("this model", "") if table.one_size else ("any model of their kind", "parameters N and ")
     found = [
         Section(
             "The law",
-            f"What the runs say of {'this model' if table.one_size else 'any model of their kind'}: the loss "
-            f"at the best learning rate and batch, by {'' if table.one_size else 'parameters N and '}training "
+            f"What the runs say of {what}: the loss at the best learning rate and batch, by {by}training "
             "tokens D. Runs lie above the curve of their size where their rate or batch was not the best.",
             law_figure(law, table, metric),
             lines=lines,
