@@ -11,6 +11,7 @@ from carbs_scaling.errors import ConfigError
 from carbs_scaling.ledger.study import spent_flops, trial_seed
 from carbs_scaling.report.live import SearchDisplay
 from carbs_scaling.search import Search
+from carbs_scaling.space.projection import NOT_RUN_YET
 from carbs_scaling.task import TrialContext
 from carbs_scaling.tasks.trunks import FOLDER
 from carbs_scaling.trial import Completed, ParentLost, Status
@@ -147,6 +148,8 @@ def test_trunks_keep_to_the_disk_and_the_useful_ones_stay(continued, tmp_path):
     assert task.parent(point, points) is not None
     assert task.parent(task.project({"tokens_per_parameter": 1.0}), points) is None
     assert task.price(longer, points) < task.flops(longer) == task.price(longer, {})
+    # A run that is not there yet counts as if it had left a trunk.
+    assert task.price(longer, {NOT_RUN_YET: point}) == task.price(longer, points)
     task.trunks.look(folder, [2, 0, 1], [3], 2.5 * size)  # the running trial's, and the most useful one
     assert sorted(path.name for path in folder.iterdir()) == ["00002", "00003"]
     assert task.parent(longer, points) == 2

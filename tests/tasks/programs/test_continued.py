@@ -6,6 +6,7 @@ import pytest
 
 from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.errors import ConfigError
+from carbs_scaling.space.projection import NOT_RUN_YET
 from carbs_scaling.task import TrialContext
 from carbs_scaling.trial import Completed, ParentLost
 from tests.own_program import written
@@ -46,6 +47,8 @@ def test_a_run_goes_on_from_the_longest_shorter_run_of_its_other_values(build, t
         assert task.run(points[number], TrialContext(number, 1, "cpu", None, str(tmp_path))).loss == 2.0
     longer = {"learning_rate": 0.1, "tokens": 4000.0}
     assert task.parent(longer, points) is None  # nobody has looked yet
+    not_run_yet = {NOT_RUN_YET: points[1]}
+    assert task.price(longer, not_run_yet) == task.flops(longer) - 0.5 * task.flops(points[1])
     task.keep_trunks([0, 1, 2, 3], [], str(tmp_path))
     assert task.parent(longer, points) == 1
     assert task.price(longer, points) == task.flops(longer) - 0.5 * task.flops(points[1])
