@@ -1,6 +1,7 @@
 """Pictures of a law: best rate, batch and loss against N; valleys."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,54 @@ BEYOND = 10.0  # how far past the largest N the law is drawn
 MOST_TOKENS = 3  # token counts drawn in one picture: bands of more blend
 DRAWS = 800  # of the law at each N and D, for the bands
 MIN_CELL = 8  # runs of a cell of which a valley is drawn
+ON_LINE = 0.02  # of ln D: cells so near to a line are on it
 MIN_SWEPT = 3  # runs of a cell whose best one is drawn beside the law
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Along what a law is drawn: N, one line for each D; or D, where all runs have one N.
+
+    Args:
+        role: 0 for N, 1 for D.
+        label: of the axis.
+        levels: of the other, one for each line.
+        names: of the lines.
+        of_runs: in the legend.
+        nearest: line of each run, shape (n,).
+    """
+
+    role: int
+    label: str
+    levels: np.ndarray
+    names: tuple[str, ...]
+    of_runs: str
+    nearest: np.ndarray
+
+    @classmethod
+    def of(cls, law: ScalingLaw, table: RunTable, cells: list[np.ndarray]) -> "_Lines":
+        """Lines for a law and its runs; D are those of the cells, or of all runs."""
+        if law.support.one_size:
+            size = law.support.low[0]
+            nearest = np.zeros(len(table), dtype=int)
+            return cls(1, "training tokens D", np.array([size]), (f"N = {compact(size)}",), "run", nearest)
+        with_points = np.concatenate([np.zeros(0, dtype=int), *cells])
+        tokens = table.tokens[with_points] if len(with_points) else table.tokens
+        levels = _spread(np.unique(np.round(tokens, -3)), MOST_TOKENS)
+        nearest = np.argmin(np.abs(np.log(table.tokens[:, None] / levels)), axis=1)
+        names = tuple(f"D = {compact(d)}" for d in levels)
+        return cls(0, "non-embedding parameters N", levels, names, "run, at the nearest D", nearest)
+
+    def at(self, x: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """N and D along a line."""
+        other = np.full_like(x, level)
+        return (x, other) if self.role == 0 else (other, x)
+
+    def best_runs(self, table: RunTable, cells: list[np.ndarray], level: float) -> np.ndarray:
+        """Indices of the best run of each cell on a line."""
+        off = np.log(table.tokens / level) if self.role == 0 else np.zeros(len(table))
+        found = [cell[np.argmin(table.loss[cell])] for cell in cells if abs(off[cell[0]]) < ON_LINE]
+        return np.array(found, dtype=int)
 
 
 def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str) -> Path:
@@ -47,23 +95,10 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
         panels = [panels[0], ("loss with it", *panels[2][1:])]
 
     cells = _cells_with_a_best_run(law, table)
-    with_points = np.concatenate([np.zeros(0, dtype=int), *cells])
-    tokens = table.tokens[with_points] if len(with_points) else table.tokens
-    tokens = _spread(np.unique(np.round(tokens, -3)), MOST_TOKENS)
-    # Runs are drawn in the colour of the D nearest to theirs.
-    nearest = np.argmin(np.abs(np.log(table.tokens[:, None] / tokens)), axis=1)
-    one_size = law.support.one_size
-    levels = np.array([law.support.low[0]]) if one_size else tokens
-    nearest = np.zeros(len(table), dtype=int) if one_size else nearest
-    role = int(one_size)
-    along, xs = np.exp(table.logs[:, role]), "training tokens D" if one_size else "non-embedding parameters N"
-    x = np.geomspace(law.support.low[role], law.support.high[role] * BEYOND, 40)
-    inside = x <= law.support.high[role]
-
-    def at(x: np.ndarray, other: float) -> tuple[np.ndarray, np.ndarray]:
-        """N and D."""
-        same = np.full_like(x, other)
-        return (same, x) if one_size else (x, same)
+    lines = _Lines.of(law, table, cells)
+    of_runs, largest = np.exp(table.logs[:, lines.role]), law.support.high[lines.role]
+    x = np.geomspace(law.support.low[lines.role], largest * BEYOND, 40)
+    inside = x <= largest
 
     def draw(figure: "Figure") -> None:
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -71,31 +106,24 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
         axes = figure.subplots(1, len(panels))
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", color=INK, fontsize=12.5)
         figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12))
-        colours = series_colours(len(levels))
-        draws = {
-            level: np.stack([law.draws(n, d, DRAWS) for n, d in zip(*at(x, level), strict=True)])
-            for level in levels
-        }
+        colours = series_colours(len(lines.levels))
+        along = [lines.at(x, level) for level in lines.levels]
+        draws = [np.stack([law.draws(n, d, DRAWS) for n, d in zip(*ends, strict=True)]) for ends in along]
+        best = [lines.best_runs(table, cells, level) for level in lines.levels]
         for panel, (label, column, curve, back, values) in zip(axes, panels, strict=True):
-            for index, (level, colour) in enumerate(zip(levels, colours, strict=True)):
-                low, high = back(np.quantile(draws[level][:, :, column], (0.05, 0.95), axis=1))
+            for index, (name, colour) in enumerate(zip(lines.names, colours, strict=True)):
+                low, high = back(np.quantile(draws[index][:, :, column], (0.05, 0.95), axis=1))
                 panel.fill_between(x, low, high, color=colour, alpha=0.08, linewidth=0)
                 for edge in (low, high):
                     panel.plot(x, edge, color=colour, linewidth=0.6, alpha=0.7)
+                y = curve(*along[index])
+                panel.plot(x[inside], y[inside], color=colour, linewidth=1.9, label=name)
+                panel.plot(x[~inside], y[~inside], "--", color=colour, linewidth=1.5)
+                runs = lines.nearest == index
+                panel.plot(of_runs[runs], values[runs], "o", ms=3.5, mew=0, color=colour, alpha=0.5, zorder=1)
                 panel.plot(
-                    x[inside],
-                    curve(*at(x[inside], level)),
-                    color=colour,
-                    linewidth=1.9,
-                    label=f"{'N' if one_size else 'D'} = {compact(level)}",
-                )
-                panel.plot(x[~inside], curve(*at(x[~inside], level)), "--", color=colour, linewidth=1.5)
-                runs = nearest == index
-                panel.plot(along[runs], values[runs], "o", ms=3.5, mew=0, color=colour, alpha=0.5, zorder=1)
-                points = _best_runs(table, cells, None if one_size else level)
-                panel.plot(
-                    along[points],
-                    values[points],
+                    of_runs[best[index]],
+                    values[best[index]],
                     "o",
                     ms=5.5,
                     mec="white",
@@ -103,12 +131,11 @@ def draw_law_png(law: ScalingLaw, table: RunTable, path: str | Path, title: str)
                     color=colour,
                     zorder=4,
                 )
-            panel.axvspan(law.support.high[role], x[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
+            panel.axvspan(largest, x[-1], color=FAINT, alpha=0.45, zorder=0, linewidth=0)
             panel.set_xlim(x[0] / 1.15, x[-1])
             _clip_outliers(panel, values, log=column < 2)
-            finish_axes(panel, xs, label, log_y=column < 2)
-        drawn = [_best_runs(table, cells, None if one_size else level) for level in levels]
-        _law_legend(figure, axes[0], any(map(len, drawn)), "run" if one_size else "run, at the nearest D")
+            finish_axes(panel, lines.label, label, log_y=column < 2)
+        _law_legend(figure, axes[0], any(map(len, best)), lines.of_runs)
 
     return write_figure(draw, path, (13.0 * len(panels) / 3, 4.9))
 
@@ -192,16 +219,6 @@ def _cells_with_a_best_run(law: ScalingLaw, table: RunTable) -> list[np.ndarray]
     """Cells whose best run is drawn: those with several runs, or all where learning rates follow a rule."""
     least = 1 if "learning_rate" in law.support.by_rule else MIN_SWEPT
     return [cell for cell in cells_of(table) if len(cell) >= least]
-
-
-def _best_runs(table: RunTable, cells: list[np.ndarray], tokens: float | None) -> np.ndarray:
-    """Indices of the best run of each cell whose tokens are within 2% of `tokens`; None: of every cell."""
-    found = [
-        cell[np.argmin(table.loss[cell])]
-        for cell in cells
-        if tokens is None or abs(np.log(table.tokens[cell[0]] / tokens)) < 0.02
-    ]
-    return np.array(found, dtype=int)
 
 
 def swept_cells(table: RunTable) -> list[np.ndarray]:

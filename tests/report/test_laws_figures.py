@@ -45,7 +45,10 @@ def test_pictures_are_png(tmp_path, swept):
 def test_a_law_of_one_size_is_drawn_against_tokens(tmp_path, monkeypatch):
     table = table_of(swept=False)
     runs = pd.DataFrame({name: getattr(table, name) for name in REQUIRED}).assign(params=1e7)
-    law, labels = fit_law(runs, check=False), []
-    monkeypatch.setattr(laws_figures, "finish_axes", lambda axes, x, y, **more: labels.append(x))
+    law, drawn = fit_law(runs, check=False), {}
+    monkeypatch.setattr(laws_figures, "finish_axes", lambda axes, x, y, **more: drawn.update({x: axes}))
     draw_law_png(law, read_runs(runs)[""], tmp_path / "law.png", "a law")
-    assert set(labels) == {"training tokens D"}
+    (axes,) = (drawn.pop("training tokens D"),)
+    assert not drawn
+    line = next(line for line in axes.lines if line.get_label() == "N = 10.0M")
+    np.testing.assert_allclose(line.get_ydata(), law.loss(1e7, line.get_xdata()))
