@@ -37,8 +37,11 @@ def run(composed: DictConfig) -> None:
 
     target = config.target
     if target.flops is None and target.tokens is None:
+        of = "" if target.params is None else f", beside target.params={target.params:g},"
         raise ConfigError(
-            "say what is to be trained: target.params=7e9 target.tokens=1.4e12, or target.flops=1e22"
+            f"say how long it is to be trained{of}: target.tokens=1.4e12, or target.flops=1e22"
+            if of
+            else "say what is to be trained: target.params=7e9 target.tokens=1.4e12, or target.flops=1e22"
         )
     law = _law(config)
     if config.runs is None and config.law is None:
@@ -48,6 +51,11 @@ def run(composed: DictConfig) -> None:
         advice = _write_recipe(config, law)
     else:
         advice = advise(law, target.params, target.tokens, target.flops, config.level, target.head_size)
+        if advice.lacks and config.format in ("yaml", "training_arguments"):
+            raise ConfigError(
+                f"the runs have no {' and no '.join(advice.lacks)}, which format={config.format} needs: "
+                "format=table and format=json say the rest"
+            )
         _write(config, law, advice)
     if config.format != "table":  # there they stand below the answer, and no file of the others may hold them
         for warning in advice.warnings:
@@ -134,6 +142,12 @@ def _write_recipe(config: RecommendConfig, law: ScalingLaw) -> "Advice":
     study, target = Study.load(config.study), config.target
     records = study.records()
     best = best_run(records, study.identity, study.name)
+    own = study.identity["optimizer"]["name"]
+    if law.optimizer and law.optimizer != own:
+        raise ConfigError(
+            f"the law is of {law.optimizer}, and the runs of study {study.name}, whose constants the recipe "
+            f"takes, are of {own}: say study.name= of the law's own study"
+        )
     curves = seen_curves(records, config.study.folder / "curves")
     head_size = int(best.details["head_size"])
     advice = advise(law, target.params, target.tokens, target.flops, config.level, head_size)

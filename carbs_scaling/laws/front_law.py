@@ -16,6 +16,7 @@ LEVEL = 0.9  # of the band
 _Z = 1.645  # half of that band, in standard deviations
 _SHARE_DEVIATION = 0.29  # of E over the lowest loss, before any point: that of even odds between 0 and 1
 MAX_EXPONENT = 2.0  # published exponents of compute lie between 0.05 and 0.5
+AT_BOUND = 0.99  # share of it from which an exponent is the bound's, not the points'
 OUTLIER_SCALE = 0.01  # relative misfit of loss beyond which a point counts less; seed noise is about .002
 
 
@@ -82,7 +83,8 @@ def fit_power_law(flops: Sequence[float], loss: Sequence[float]) -> PowerLaw | N
         loss: `n` losses, each positive.
 
     Returns:
-        The law, or None where fewer than `MIN_POINTS` different FLOPs leave it undetermined.
+        The law, or None where fewer than `MIN_POINTS` different FLOPs leave it undetermined, or where the
+        points drive its exponent to the end of what is sought.
     """
     from scipy.optimize import least_squares
 
@@ -111,6 +113,8 @@ def fit_power_law(flops: Sequence[float], loss: Sequence[float]) -> PowerLaw | N
             solutions.append(solution)
     best = min(solutions, key=lambda solution: float(solution.cost))
     share, log_scale, exponent = best.x
+    if exponent > AT_BOUND * MAX_EXPONENT:
+        return None
     # Linear in the parameters about the solution: Gaussian residuals, with a weak prior of E.
     noise = max(1.4826 * float(np.median(np.abs(residuals(best.x)))), 1e-6)
     jacobian = np.asarray(best.jac) / noise

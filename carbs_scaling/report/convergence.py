@@ -174,7 +174,7 @@ def _table(*headings: str) -> Table:
 
 
 def _exponent(interval: Interval) -> str:
-    return f"{interval.value:.2f} \\[{interval.low:.2f}, {interval.high:.2f}]"
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _short(value: float) -> str:
@@ -184,8 +184,7 @@ def _short(value: float) -> str:
 
 
 def _span(interval: Interval, form: Callable[[float], str] = _short) -> str:
-    # The backslash makes the bracket plain text for Rich, not markup.
-    return f"{form(interval.value)} \\[{form(interval.low)}, {form(interval.high)}]"
+    return f"{form(interval.value)} [{form(interval.low)}, {form(interval.high)}]"
 
 
 def draw_convergence_png(

@@ -139,12 +139,15 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         ):
             table.add_row(label, compact(value), f"{compact(low)} - {compact(high)}")
     for name, label in LABELS.items():
+        if name in advice.lacks:
+            continue
         low, high = advice.intervals[name]
         bounds = f"{number_text(name, low)} - {number_text(name, high)}"
         if name == "batch_tokens" and law.support.one_batch:
             bounds = "as in all runs"
         table.add_row(label, number_text(name, getattr(recipe, name)), bounds)
-    table.add_row("batch (sequences)", f"{advice.sequences(target.sequence_length):,}", "")
+    if "batch_tokens" not in advice.lacks:
+        table.add_row("batch (sequences)", f"{advice.sequences(target.sequence_length):,}", "")
     for name, value in recipe.other.items():
         low, high = advice.intervals[name]
         bounds = f"{number_text(name, low)} - {number_text(name, high)}"
@@ -169,18 +172,20 @@ def advice_report(law: ScalingLaw, advice: Advice, target: TargetConfig) -> Grou
         *([read_line(law)] if law.support.read_as else []),
     ]
     notes.append(held_out_line(law))
-    whole = advice.sequences(target.sequence_length) * target.sequence_length
-    if abs(whole / recipe.batch_tokens - 1) > ROUNDED:
-        notes.append(
-            f"in whole sequences of {target.sequence_length:,} the batch is {whole:,} tokens; its best peak "
-            f"is {scientific(recipe.learning_rate_at(whole), 3)}, which yaml and training_arguments use"
-        )
+    if not advice.lacks:
+        whole = advice.sequences(target.sequence_length) * target.sequence_length
+        if abs(whole / recipe.batch_tokens - 1) > ROUNDED:
+            notes.append(
+                f"in whole sequences of {target.sequence_length:,} the batch is {whole:,} tokens; its best "
+                f"peak is {scientific(recipe.learning_rate_at(whole), 3)}, which yaml and training_arguments "
+                "use"
+            )
     if advice.halving_flops is not None:
         notes.append(
             f"about {scientific(advice.halving_flops)} more FLOPs of such runs would halve the interval of "
             "the learning rate; runs nearer the target need fewer"
         )
-    elif not law.support.by_rule:
+    elif not law.support.by_rule and "learning_rate" not in advice.lacks:
         notes.append(
             "more runs at these sizes would not halve the learning rate's interval: the scatter between "
             "(N, D) is too large"
@@ -207,23 +212,30 @@ def _where(beyond_n: float, beyond_d: float, from_hull: float) -> str:
 def advice_dict(law: ScalingLaw, advice: Advice, target: TargetConfig) -> dict[str, Any]:
     """The recommendation as plain JSON types, with units in the names."""
     recipe, optimal = advice.recipe, advice.optimal
-    batch_sequences = advice.sequences(target.sequence_length)
-    whole = batch_sequences * target.sequence_length
+    in_sequences: dict[str, Any] = {}
+    if not advice.lacks:
+        batch_sequences = advice.sequences(target.sequence_length)
+        whole = batch_sequences * target.sequence_length
+        in_sequences = {
+            "batch_sequences": batch_sequences,
+            "learning_rate_at_batch_sequences": recipe.learning_rate_at(whole),
+            "steps": advice.steps(whole),
+        }
     return {
         **out_of_reach(advice),
         "params": recipe.params,
         "tokens": recipe.tokens,
         "flops_6nd": recipe.flops,
         "optimizer": recipe.optimizer,
-        **{name: getattr(recipe, name) for name in LABELS},
+        **{name: getattr(recipe, name) for name in LABELS if name not in advice.lacks},
         **recipe.other,
-        "batch_sequences": batch_sequences,
-        "learning_rate_at_batch_sequences": recipe.learning_rate_at(whole),
-        "steps": advice.steps(whole),
+        **in_sequences,
         "width": advice.width,
         "depth": advice.depth,
         "level": advice.level,
-        "intervals": {name: list(bounds) for name, bounds in advice.intervals.items()},
+        "intervals": {
+            name: list(bounds) for name, bounds in advice.intervals.items() if name not in advice.lacks
+        },
         "compute_optimal": None
         if optimal is None
         else {

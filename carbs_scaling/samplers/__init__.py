@@ -11,6 +11,7 @@ SAMPLERS = Registry(
             "candidates",
             "checks",
             "front_search",
+            "look_ahead",
             "options",
             "projected",
             "sampler",

@@ -1,4 +1,4 @@
-"""A recommended recipe, and a plan, as overrides of a pretraining search."""
+"""A recommended recipe as a preset for `train`, and a plan as one for `search`, of pretraining."""
 
 import math
 from dataclasses import asdict
@@ -16,7 +16,7 @@ TOKENS_WIDER = 4.0
 
 
 def space_overrides(advice: Advice, target: TargetConfig) -> dict[str, Any]:
-    """The recommendation as a preset for `carbs-scaling search`: a space with every dimension fixed.
+    """The recommendation as a preset for `carbs-scaling train`: a space with every dimension fixed.
 
     The learning rate is that for the batch in whole sequences.
     """

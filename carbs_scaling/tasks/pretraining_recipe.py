@@ -13,6 +13,7 @@ from carbs_scaling.data.rows import RowsConfig
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.recommend.advice import Advice, advise
 from carbs_scaling.laws.recommend.predicted_curve import SeenCurve, predict_curve
+from carbs_scaling.laws.recommend.reach import FAR_ASPECT
 from carbs_scaling.laws.runs.reading import ALSO_CALLED
 from carbs_scaling.laws.scaling_law import ScalingLaw
 from carbs_scaling.ledger.record import TrialRecord
@@ -198,7 +199,9 @@ def nearest_shape(
             model.shape(width, sizes.get("depth", whole), vocabulary_size, classes)
             for whole in sorted(depths)
         ]
-    return min(candidates, key=distance)
+    # Of few parameters many layers of one head come nearest to N, but nobody has tried such a shape.
+    usual = [c for c in candidates if 1 / FAR_ASPECT <= c.width / c.depth / aspect <= FAR_ASPECT]
+    return min(usual or candidates, key=distance)
 
 
 def nearest_rank(

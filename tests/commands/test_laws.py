@@ -112,6 +112,23 @@ def test_each_mistake_is_one_line(composed, overrides, said):
     assert "\n" not in str(error.value)
 
 
+def test_without_rates_and_batches_the_loss_is_recommended(composed, table, tmp_path, capsys):
+    file = tmp_path / "loss_alone.csv"
+    pd.read_csv(table)[["params", "tokens", "loss"]].to_csv(file, index=False)
+    given = (f"runs={file}", "target.params=5e7", "target.tokens=2e9")
+    recommend.run(composed(*given, verb="recommend"))
+    said = capsys.readouterr().out
+    assert "loss" in said
+    assert "learning rate (peak)" not in said
+    recommend.run(composed(*given, "format=json", verb="recommend"))
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["loss"] == pytest.approx(2 + 5**-0.3 + 0.5 * 2**-0.3, abs=0.2)
+    assert not {"learning_rate", "batch_tokens", "batch_sequences"} & set(answer)
+    for format in ("yaml", "training_arguments"):
+        with pytest.raises(CarbsScalingError, match="no learning_rate and no batch_tokens"):
+            recommend.run(composed(*given, f"format={format}", verb="recommend"))
+
+
 def test_a_table_of_two_optimizers_asks_which_and_takes_the_answer(composed, table, tmp_path, capsys):
     runs = pd.read_csv(table)
     two = tmp_path / "two.csv"

@@ -37,3 +37,8 @@ def test_the_formula_says_what_the_law_computes():
     assert law.formula() == "L = 1.200 + 300 C^-0.250"
     assert law.formula("html") == "<i>L</i> = 1.200 + 300 <i>C</i><sup>-0.250</sup>"
     assert law.formula("mathtext") == r"$L = 1.200 + 300\,C^{-0.250}$"
+
+
+def test_points_that_no_power_law_follows_have_none():
+    flops = np.geomspace(1e9, 4e9, 8)
+    assert fit_power_law(flops, np.where(flops < 1.2e9, 9.0, 2.0)) is None

@@ -38,6 +38,7 @@ def test_the_report_marks_what_lies_beyond_the_runs(fit):
     console.print(convergence_report(fit, "mine", "6N", 0.02))
     said = console.export_text()
     assert "…" not in said  # fits a terminal of 80 columns
+    assert "\\" not in said  # a bracket needs no mark before it
     for words in ("critical", "360k*", "1.20M*", "beyond the largest N", "6N", "+0.020", "Kaplan", "Zhang"):
         assert words in said
     assert "1.5k" in said  # the measured noise scale

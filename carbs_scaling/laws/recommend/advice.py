@@ -69,8 +69,14 @@ class Advice:
         at_bound = self.optimal is not None and self.optimal.at_bound
         return (*([unbound] if at_bound else []), *self.recipe.notes)
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Which of learning_rate and batch_tokens the runs have not, so that none is recommended."""
+        values = {name: getattr(self.recipe, name) for name in ("learning_rate", "batch_tokens")}
+        return tuple(name for name, value in values.items() if not np.isfinite(value))
+
     def sequences(self, sequence_length: int) -> int:
-        """Sequences a step, at least one."""
+        """Sequences a step, at least one; only where the runs have a batch."""
         return max(1, round(self.recipe.batch_tokens / sequence_length))
 
     def steps(self, batch_tokens: int) -> int:
@@ -189,7 +195,7 @@ def halving_flops(law: ScalingLaw, params: float, tokens: float) -> float | None
     Runs nearer the target would need less. None where s alone is more than that quarter, and where the
     rates follow a rule, so that further runs would not search them.
     """
-    if "learning_rate" in law.support.by_rule:
+    if "learning_rate" in law.support.by_rule or not law.has_role[2]:
         return None
     parameters = float(law.draws(params, tokens, noise=False)[:, 0].var())
     scatter = float(law.scatter(params, tokens)[0]) ** 2
