@@ -1,5 +1,6 @@
 """A picture of a study: every run, the front, and the power law through it, on one page."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 SIZE_INCHES = (8.6, 5.2)
 TOP_BAND = 0.07  # share of the axes' height kept for runs that ended without a loss
 MOST_LABELS = 6
+LABEL_ROOM = 0.09  # of the height of the picture, below the lowest labelled point
 FAILURE_MARKS = {
     Status.DIVERGED: ("diverged", "x"),
     Status.OUT_OF_MEMORY: ("out of memory", "^"),
@@ -185,15 +187,28 @@ def _draw_front(axes: "Axes", front: Sequence[TrialRecord], law: PowerLaw | None
     # The best rates found; sizes are told by the colours. Left of and below the front no run can be, but the
     # law and its band are there: a label stands below both, at the end of a thin line.
     labelled = [record for record in front if "learning_rate" in record.roles]
+    lowest = math.inf
     for record in spread_out(labelled, MOST_LABELS)[1:]:
         band = None if law is None else law.band(np.array([record.flops]))
         below = record.loss if band is None else min(record.loss, float(band[0][0]))
+        lowest = min(lowest, below)
         axes.plot([record.flops] * 2, [record.loss, below], color=GREY, linewidth=0.7, zorder=4)
         axes.annotate(
             f"lr {scientific(record.roles['learning_rate'])}", (record.flops, below),
             textcoords="offset points", xytext=(-4, -9), ha="right", va="top", fontsize=9, color=INK,
             path_effects=halo, zorder=7,
         )  # fmt: skip
+    _leave_room_below(axes, lowest)
+
+
+def _leave_room_below(axes: "Axes", lowest: float) -> None:
+    """Lower the end of the axis of losses until a label below `lowest` stands inside."""
+    low, high = axes.get_ylim()
+    if not lowest < high:
+        return
+    scale, back = (math.log, math.exp) if axes.get_yscale() == "log" else (float, float)
+    needed = (scale(lowest) - LABEL_ROOM * scale(high)) / (1 - LABEL_ROOM)
+    axes.set_ylim(back(min(needed, scale(low))), high)
 
 
 def spread_out(front: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
