@@ -162,7 +162,8 @@ def search_trainer(
         flops: training FLOPs of a point; None for 6 N D.
         roles: what the law reads; None for N of the model, D, rate and batch of the arguments.
         compute_loss: from what `evaluate` gives; None for its `eval_loss`.
-        study_name, storage: as for `optuna.create_study`; an existing study goes on.
+        study_name: as for `optuna.create_study`; an existing study goes on.
+        storage: as for `optuna.create_study`.
         options: further arguments of `CarbsSampler`, such as `seed` and `n_trials`.
 
     Raises:
