@@ -37,11 +37,13 @@ def run(composed: DictConfig) -> None:
 
     target = config.target
     if target.flops is None and target.tokens is None:
-        of = "" if target.params is None else f", beside target.params={target.params:g},"
+        if target.params is not None:
+            raise ConfigError(
+                f"target.params={target.params:g} says how large: say how long too, by target.tokens=1.4e12 "
+                "or target.flops=1e22"
+            )
         raise ConfigError(
-            f"say how long it is to be trained{of}: target.tokens=1.4e12, or target.flops=1e22"
-            if of
-            else "say what is to be trained: target.params=7e9 target.tokens=1.4e12, or target.flops=1e22"
+            "say what is to be trained: target.params=7e9 target.tokens=1.4e12, or target.flops=1e22"
         )
     law = _law(config)
     if config.runs is None and config.law is None:

@@ -206,7 +206,10 @@ class LedgerStorage(optuna.storages.RDBStorage):
             return [self._build_frozen_trial_from_trial_model(row) for row in rows]
 
     def _build_frozen_trial_from_trial_model(self, trial: TrialModel) -> FrozenTrial:
-        """As Optuna does, user attributes read once; a damaged trial as a failure."""
+        """Make a trial of its rows as Optuna does, but a failure with the attribute `FAULT` of a damaged one.
+
+        Its user attributes and distributions are parsed once, in `examined`, and not again.
+        """
         row: Any = trial  # SQLAlchemy's types are those of the columns
         fault, attributes = examined(trial)
         if fault is not None:

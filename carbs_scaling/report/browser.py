@@ -75,7 +75,7 @@ def print_page(browser: str, page: Path, output: Path, width: int) -> None:
 
 
 def _whole(page: Path) -> str:
-    """Its address, which asks it to draw all of its figures at once."""
+    """Address of a page of `report` with `#whole`, at which it draws all of its figures and rows at once."""
     return f"{page.resolve().as_uri()}#whole"
 
 

@@ -110,7 +110,10 @@ def continued_once(pool: Candidates, limit: Limit) -> tuple[Candidates, np.ndarr
 
 
 def _longer_runs(space: LegalSpace, point: Point) -> list[Point]:
-    """The same run with more tokens: of each dimension that lengthens it, the next few lengths."""
+    """Legal points that differ from a point by a longer run alone.
+
+    For each dimension that lengthens a run, up to `_CONTINUATIONS` larger values, the nearest first.
+    """
     position, found = space.encoding.position(point), []
     for name in space.length_names:
         knob = list(space.encoding.distributions).index(name)
