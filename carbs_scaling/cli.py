@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
@@ -79,6 +80,8 @@ def _print_uncaught(kind: type[BaseException], error: BaseException, trace: Trac
 def main() -> None:
     """Entry point of the console script."""
     sys.excepthook = _print_uncaught
+    # linear_operator, of GPyTorch, compiles on import by what PyTorch is about to drop: no news for the user.
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
     ready_streams()
     try:
         try:

@@ -396,14 +396,15 @@ class Search:
 
     def _retire(self) -> None:
         """Tells the task which trials are in the ledger, and which of them are not on the front."""
-        ended = [record for record in self._study.records() if not record.running]
+        records = self._study.records()
+        ended = [record for record in records if not record.running]
         completed = [record for record in ended if record.completed]
         front = pareto_front([r.flops for r in completed], [r.loss for r in completed])
         on_front = {completed[i].number for i in front}
         off_front = {record.number for record in ended} - on_front
         folder = str(self._config.study.folder)
         self._task.recorded({record.number for record in ended}, folder)
-        running = [record for record in self._study.records() if record.running]
+        running = [record for record in records if record.running]
         parents = {record.parent for record in running}
         self._task.retire(off_front - parents, folder)
         if self._task.continues:

@@ -66,3 +66,37 @@ def test_all_trials_read_at_once_are_those_that_optuna_reads(tmp_path):
         found = storage._get_trials(study._study_id, None, set(), -1)
         assert len(found) == 4
         assert found == RDBStorage._get_trials(storage, study._study_id, None, set(), -1)
+
+
+def test_open_trials_are_made_anew_when_something_was_written_to_them_alone(tmp_path):
+    config = StudyConfig("mine", str(tmp_path), f"sqlite:///{tmp_path / 'study.db'}", 0)
+    storage = storage_to_write(config)
+    study = optuna.create_study(study_name="mine", storage=storage, directions=["minimize"] * 2)
+    trials = [study.ask({"rate": optuna.distributions.FloatDistribution(1e-4, 1.0)}) for _ in range(4)]
+    ids = [trial._trial_id for trial in trials]
+
+    def read():
+        found = storage._get_trials(study._study_id, None, set(ids[:3]), ids[1])
+        assert found == RDBStorage._get_trials(storage, study._study_id, None, set(ids[:3]), ids[1])
+        return found
+
+    before = read()
+    assert [trial._trial_id for trial in before] == ids
+    # Somebody else writes, as a dashboard or a search of another host does.
+    others = optuna.load_study(study_name="mine", storage=storage_to_read(config))
+    others._storage.set_trial_user_attr(ids[1], "note", 1)
+    others.tell(2, [1.0, 2.0])
+    after = read()
+    assert [new is old for new, old in zip(after, before, strict=True)] == [True, False, False, True]
+    assert (after[1].user_attrs, after[2].state) == ({"note": 1}, TrialState.COMPLETE)
+    assert storage._get_trials(study._study_id, None, set(), ids[-1]) == []
+
+
+def test_a_study_that_somebody_deleted_is_missed(tmp_path):
+    config = StudyConfig("mine", str(tmp_path), f"sqlite:///{tmp_path / 'study.db'}", 0)
+    study = optuna.create_study(study_name="mine", storage=storage_to_write(config))
+    study.tell(study.ask(), 1.0)
+    study.get_trials()
+    optuna.delete_study(study_name="mine", storage=storage_to_read(config))
+    with pytest.raises(KeyError, match="does not exist"):
+        study.get_trials()
