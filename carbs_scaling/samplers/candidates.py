@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from math import ceil, hypot, inf, log2, sqrt
+from math import ceil, inf, log2
 
 import numpy as np
 from scipy.stats import qmc
@@ -10,8 +10,7 @@ from scipy.stats import qmc
 from carbs_scaling.frontier import pareto_front
 from carbs_scaling.laws.form.law import best_batch, best_rate
 from carbs_scaling.laws.form.valley import Array
-from carbs_scaling.laws.prior.prior import published_level_sd
-from carbs_scaling.laws.prior.rates import ADAMW
+from carbs_scaling.laws.prior.prior import expected_level_sd
 from carbs_scaling.ledger.history import History
 from carbs_scaling.space.encoding import Point
 from carbs_scaling.space.projection import Candidates, Key, LegalSpace, point_key
@@ -84,12 +83,12 @@ def design_point(space: LegalSpace, history: History, rng: np.random.Generator, 
 
 
 def _level_sd(space: LegalSpace) -> tuple[float, float]:
-    """Standard deviations of the published rate and batch at the middle of the space, in logs."""
+    """Standard deviations of the expected rate and batch at the middle of the space, in logs."""
     if not all(space.has_role[:2]):
         return 1.0, 1.0
-    rate, batch = published_level_sd(*np.exp(space.centre[:2]))
     # What is less known than AdamW's rates is looked for farther.
-    return hypot(rate, sqrt(max(space.rates.level[1] ** 2 - ADAMW.level[1] ** 2, 0.0))), batch
+    params, tokens = np.exp(space.centre[:2])
+    return expected_level_sd(float(params), float(tokens), space.rates)
 
 
 def _best_batch(theta: Array, features: Array) -> Array:

@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 # A design goes on beyond one run a dimension while it has spent at most this share of the budget.
 _DESIGN_SHARE = 0.02
+# Most that the design may spend where the lowest loss is all that counts.
+_DESIGN_SHARE_FOR_BEST = 0.2
 # What one of a limited number of trials is worth, in equal shares of the budget that is left: more than one,
 # for the cheap end of a front takes its trials first (docs/benchmarks.md, a limited number of trials).
 _SHARE_OF_A_TRIAL = 3.0
@@ -97,6 +99,8 @@ class CarbsSampler(Sampler):
             from, by number (completed and stopped ones; -1: one that is not there yet, whose continuations
             are weighed); at most `flops(point)`, which stays its place on the
             front. Gains are weighed against it, and the budget is charged it. None: every run begins anew.
+        goal: `front`: the lowest loss at every cost; `best`: the lowest loss of all, whatever it costs within
+            the limits, for the fewest FLOPs and trials.
 
     Raises:
         ValueError: an argument that cannot be.
@@ -124,6 +128,7 @@ class CarbsSampler(Sampler):
         learning: float = SamplerOptions.learning,
         law_mean: bool = SamplerOptions.law_mean,
         price: Callable[[Point, Mapping[int, Point]], float] | None = None,
+        goal: str = "front",
     ) -> None:
         self.options = SamplerOptions(
             target=target,
@@ -136,6 +141,7 @@ class CarbsSampler(Sampler):
             max_trial_flops=max_trial_flops,
             overhead_flops=overhead_flops,
             n_trials=n_trials,
+            goal=goal,
         )
         if budget_flops is not None and not budget_flops >= 0:
             raise ValueError(f"budget_flops={budget_flops} must be a number of FLOPs, or None for no limit")
@@ -297,10 +303,12 @@ class CarbsSampler(Sampler):
         self.require_affordable(min(limit.price, limit.flops))
         rng = np.random.default_rng([self.seed, number])
         if self._designs(history) or len(history.points) < 2:
-            planned = self.options.startup_trials or min(2 * self.space.encoding.knobs, 8)
+            rounds = 1 if self.options.goal == "best" else 2
+            planned = self.options.startup_trials or min(rounds * self.space.encoding.knobs, 8)
             self.doing = f"design run {min(_begun(history) + 1, planned)} of {planned}"
             return self._design_point(history, rng, min(limit.price, limit.flops))
-        self.doing = "a run for the front" if self.target is None else "a run for the target"
+        wanted = {"front": "the front", "best": "the lowest loss"}[self.options.goal]
+        self.doing = f"a run for {wanted if self.target is None else 'the target'}"
         if self.target is not None:
             count = 2 * self.options.candidates
             overhead = self._overhead(history)
@@ -335,8 +343,8 @@ class CarbsSampler(Sampler):
         knobs = self.space.encoding.knobs
         if self.options.n_trials is not None and begun >= _DESIGN_SHARE_OF_TRIALS * self.options.n_trials:
             return False
-        if begun < min(knobs, 8):
-            return True
+        if begun < min(knobs, 8) or self.options.goal == "best":
+            return begun < min(knobs, 8)
         # A second round tells more of the valley than it costs, where it costs next to nothing.
         spent = history.spent_flops + history.committed_flops
         cheap = self.budget_flops is None or spent <= _DESIGN_SHARE * self.budget_flops
@@ -363,6 +371,12 @@ class CarbsSampler(Sampler):
         return Limit(self.space, self.may_cost(history), cap, history.continuable)
 
     def _design_point(self, history: History, rng: np.random.Generator, limit: float) -> Point:
+        if self.options.goal == "best":
+            # Cheap runs say little of a score that only long ones reach at all.
+            cap = inf if self.budget_flops is None else _DESIGN_SHARE_FOR_BEST * self.budget_flops
+            cap = min(max(cap / min(self.space.encoding.knobs, 8), self.space.lowest_flops), limit)
+            point = design_point(self.space, history, rng, cap)
+            return self._cheapest("no new point for the design") if point is None else point
         cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
         if self.budget_flops is not None:
             cap = min(cap, self.options.startup_fraction * self.budget_flops)

@@ -133,9 +133,13 @@ class FrontSearch:
             model = model.believe(pending.rows)
         dearest = min(self.space.highest_flops, self.budget_flops or np.inf)
         reference = float(np.log10(dearest) + 0.1), self._ceiling(flops, loss, model)
+        front = FrontLevels.of(flops, loss, np.log10(self.space.lowest_flops), reference)
+        if self.options.goal == "best":
+            # One step that begins beyond all runs: each is worth what it is expected to be below the lowest.
+            front = FrontLevels(torch.tensor([0.0, 1.0]).double() + reference[0], front.levels[-1:])
         return FrontState(
             model,
-            FrontLevels.of(flops, loss, np.log10(self.space.lowest_flops), reference),
+            front,
             reference,
             feasibility_of(self.space, history, model.best_law),
             self.overhead_flops,
@@ -150,8 +154,8 @@ class FrontSearch:
         return highest + 0.1 * max(highest - float(front[-1]), model.scale)
 
     def _lesson(self, state: FrontState, pool: Candidates, limit: float) -> tuple[ValleySpread, float] | None:
-        if not (self.options.law_mean and self.options.learning > 0):
-            return None
+        if not (self.options.law_mean and self.options.learning > 0) or self.options.goal == "best":
+            return None  # a lesson is about the valley along the front
         spread = ValleySpread.of(state.model, pool, limit)
         # What a run teaches counts less and less: where the law is wrong, its uncertainty never ends.
         runs = len(state.history.points)

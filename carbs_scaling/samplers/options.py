@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+GOALS = ("front", "best")
+
 
 @dataclass(frozen=True)
 class SamplerOptions:
@@ -26,6 +28,7 @@ class SamplerOptions:
             gains are compared, never charged; None for a 20,000th of the budget, a thousandth with a target.
         n_trials: trials that there may be in all; None for no limit. With a budget both are used up together:
             a trial then also costs a few equal shares of what remains when gains are compared.
+        goal: `front` for the lowest loss at every cost, `best` for the lowest of all.
 
     Raises:
         ValueError: a value that cannot be.
@@ -41,10 +44,15 @@ class SamplerOptions:
     max_trial_flops: float | None = None
     overhead_flops: float | None = None
     n_trials: int | None = None
+    goal: str = "front"
 
     def __post_init__(self) -> None:
         if self.target is not None:
             object.__setattr__(self, "target", checked_target(self.target))
+        if self.goal not in GOALS:
+            raise ValueError(f"goal={self.goal} is not one of {', '.join(GOALS)}")
+        if self.goal != "front" and self.target is not None:
+            raise ValueError("a target has no goal of its own: leave goal out")
         for name, least in (("startup_trials", 0), ("candidates", 8), ("members", 1), ("n_trials", 1)):
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least

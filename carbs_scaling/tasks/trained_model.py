@@ -19,6 +19,7 @@ from carbs_scaling.data.prepared import PreparedText
 from carbs_scaling.data.rows import PreparedRows
 from carbs_scaling.errors import ConfigError
 from carbs_scaling.laws.prior.rates import rate_prior
+from carbs_scaling.models.pretrained import PretrainedOptions
 from carbs_scaling.numbers import compact
 from carbs_scaling.task import Limits, Point, Task, TrialContext
 from carbs_scaling.tasks.pretraining_config import TrainedModelConfig
@@ -285,11 +286,16 @@ class TrainedModel(Task):
         base = None
         if model.parametrization != "standard":
             base = float(self.legal.base_shape.params)
-        return {
+        said = {
             "optimizer": self.config.optimizer.name,
             "parametrization": model.parametrization,
             "base_params": base,
         }
+        width = model.fixed_sizes.get("width", 1)
+        if not isinstance(model.options, PretrainedOptions) or width == 1:  # a configuration without a width
+            return said
+        adapters = bool(model.options.lora_rank) or "lora_rank" in self.space
+        return {**said, "finetuned_width": width, "adapters": adapters}
 
     def provenance(self) -> dict[str, Any]:
         """The text and the version of PyTorch."""

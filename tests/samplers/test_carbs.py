@@ -406,3 +406,25 @@ def test_workers_that_are_free_together_share_one_fit_and_each_gets_another_poin
     study.tell(trials[0], [loss(trials[0].params), flops(trials[0].params)])
     study.ask(DISTRIBUTIONS)
     assert len(fits) == 2  # what has ended since is learnt from
+
+
+def lowest_loss(goal, seed):
+    """After a search of few runs, each of at most a fifth of the budget."""
+    own = sampler(seed, goal=goal, max_trial_flops=0.2 * BUDGET, n_trials=14)
+    study = study_of(own)
+    points = []
+    while own.affordable(study):
+        points.append(step(study))
+    return min(loss(point) for point in points), points
+
+
+def test_for_the_lowest_loss_few_runs_go_lower_than_those_for_the_front():
+    pairs = [[lowest_loss(goal, seed)[0] for goal in ("best", "front")] for seed in range(3)]
+    assert np.mean([best - front for best, front in pairs]) < -0.005
+
+
+def test_the_design_for_the_lowest_loss_has_dear_runs_and_keeps_to_its_share():
+    _, points = lowest_loss("best", 0)
+    design = [flops(point) for point in points[:6]]  # as many as there are dimensions; at most 3 of 14 trials
+    assert sum(design[:2]) < 0.2 * BUDGET
+    assert max(design) > 50 * 0.0005 * BUDGET

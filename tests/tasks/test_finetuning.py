@@ -15,6 +15,7 @@ from carbs_scaling.commands import train as train_verb
 from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.compute.flops import training_flops
 from carbs_scaling.errors import CarbsScalingError
+from carbs_scaling.laws.prior.rates import rate_prior
 from carbs_scaling.models.build import build_model
 from carbs_scaling.tasks.pretraining_recipe import trial_recipe
 from carbs_scaling.training.learning import learning
@@ -70,6 +71,9 @@ def test_a_preset_searches_and_its_trial_is_trained_again(name, composed, given,
     task, study = searched(composed, tmp_path, f"+experiment={name}", *TINY, *given)
     done = next(record for record in study.records() if record.completed)
     shape = task.legal.recipe(done.point, 0).shape
+    # The search, and later the law of its study, begin with the rates of fine-tuning.
+    expected = rate_prior("adamw", finetuned_width=SIZES[0], adapters=name == "lora")
+    assert task.rates == rate_prior(**study.identity["rates"]) == expected
     if name == "lora":
         # N is what is trained.
         assert done.roles["params"] == done.details["trained_params"] < shape.family.total_params(shape) / 2

@@ -79,9 +79,7 @@ def fit_law(
     tables = read_runs(runs, optimizer, columns)
     laws = {}
     for name, table in tables.items():
-        own = (
-            rate_prior(table.optimizer, table.parametrization, table.base_params) if rates is None else rates
-        )
+        own = rate_prior(**table.rate_arguments) if rates is None else rates
         laws[name] = _fit_table(table, check, prior_width, laws_that_speak(prior, table.has_role, own), own)
     return next(iter(laws.values())) if len(laws) == 1 else LawsByOptimizer(laws)
 

@@ -199,11 +199,8 @@ def law_prior(
         rates: what is known of the optimizer's best learning rate.
     """
     level_n, level_d = (centre[0], centre[1]) if has_role[0] and has_role[1] else map(log, FITTED_ON)
-    rate, batch = published_level(exp(level_n), exp(level_d))
-    if rates.base_params is not None:
-        rate, _ = published_level(rates.base_params, exp(level_d))
-    batch = _inside(batch, batch_range)
-    rate = _inside(rate + rates.level[0], rate_range)
+    rate, batch = expected_level(exp(level_n), exp(level_d), rates)
+    rate, batch = _inside(rate, rate_range), _inside(batch, batch_range)
     mean_sd = {
         "a0": (rate - centre[2], rates.level[1]),
         "a_N": rates.in_params,
@@ -235,6 +232,24 @@ def law_prior(
     mean, sd = np.array([mean_sd[name] for name in NAMES]).T
     mean[[INDEX["ln_E"], INDEX["ln_R"]]] += log(loss_level)
     return LawPrior(mean, sd, shared).without_roles(has_role)
+
+
+def expected_level(params: float, tokens: float, rates: RatePrior = ADAMW) -> tuple[float, float]:
+    """(ln learning rate, ln batch tokens) before any run: as published, the rate as `rates` say."""
+    rate, batch = published_level(params, tokens)
+    if rates.rate is not None:
+        rate = log(rates.rate)
+    elif rates.base_params is not None:
+        rate, _ = published_level(rates.base_params, tokens)
+    return rate + rates.level[0], batch
+
+
+def expected_level_sd(params: float, tokens: float, rates: RatePrior = ADAMW) -> tuple[float, float]:
+    """Standard deviations of `expected_level`, in logs."""
+    rate, batch = published_level_sd(params, tokens)
+    if rates.rate is not None:
+        return rates.level[1], batch
+    return hypot(rate, sqrt(max(rates.level[1] ** 2 - ADAMW.level[1] ** 2, 0.0))), batch
 
 
 def published_level(params: float, tokens: float) -> tuple[float, float]:

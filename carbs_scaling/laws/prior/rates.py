@@ -5,6 +5,7 @@ N and D; what they do give is in `source`, and the prior is as wide as that leav
 """
 
 from dataclasses import dataclass, replace
+from math import hypot, log
 
 MeanSd = tuple[float, float]
 
@@ -21,6 +22,7 @@ class RatePrior:
         in_tokens: exponent in D, at the best batch.
         in_batch: exponent in the batch, off the best one.
         base_params: N at which the level is that of the published laws; None for the N at hand.
+        rate: what the level is measured from, in place of the published laws' rate; None for theirs.
     """
 
     name: str
@@ -30,6 +32,7 @@ class RatePrior:
     in_tokens: MeanSd = (0.1, 0.21)
     in_batch: MeanSd = (0.4, 0.2)
     base_params: float | None = None
+    rate: float | None = None
 
 
 ADAMW = RatePrior(
@@ -78,9 +81,20 @@ LIKE_ADAMW = frozenset({"adamw", "adam", "nadam"})
 # With muP the best rate hardly moves with width, with CompleteP neither with depth. N grows with both.
 WIDTH_FREE = {"mup": (0.0, 0.15), "completep": (0.0, 0.1)}
 
+# Best rates of fine-tuning all weights go as a power of the width, from this one; with adapters they are so
+# many times as high, at any rank ("LoRA Without Regret", 2025: powers of .78 for Llama and .08 for Qwen).
+FINETUNED_RATE, FINETUNED_WIDTH, ADAPTERS_FACTOR = 5e-5, 2000, 10.0
+_WIDTH_POWER = (-0.43, 0.35)
+# Between tasks, one standard deviation in logs. BERT's 2e-5 to 5e-5 for classification lie inside.
+_TASKS_SD = 1.0
+
 
 def rate_prior(
-    optimizer: str = "", parametrization: str = "standard", base_params: float | None = None
+    optimizer: str = "",
+    parametrization: str = "standard",
+    base_params: float | None = None,
+    finetuned_width: int | None = None,
+    adapters: bool = False,
 ) -> RatePrior:
     """The prior of an optimizer's best rate; AdamW's where it is not known.
 
@@ -88,8 +102,23 @@ def rate_prior(
         optimizer: its name.
         parametrization: `standard`, `mup` or `completep`.
         base_params: N of the shape at which the parametrization is as standard.
+        finetuned_width: hidden size of the trained model that is trained further; None for one from scratch.
+        adapters: whether adapters are trained beside it, instead of its weights.
     """
     prior = RATE_PRIORS.get(optimizer, ADAMW)
+    if finetuned_width is not None:
+        away = log(finetuned_width / FINETUNED_WIDTH)
+        # Other optimizers than AdamW are as far from it, and as much less known, as from scratch.
+        less_known = hypot(_TASKS_SD, _WIDTH_POWER[1] * away, max(prior.level[1] - ADAMW.level[1], 0.0))
+        return replace(
+            prior,
+            name=f"{prior.name} fine-tuning{', adapters' if adapters else ''}",
+            source="LoRA Without Regret (2025) and BERT (1810.04805), a factor of e between tasks",
+            rate=FINETUNED_RATE * (ADAPTERS_FACTOR if adapters else 1.0),
+            level=(prior.level[0] + _WIDTH_POWER[0] * away, less_known),
+            in_params=(0.0, 0.15) if adapters else (_WIDTH_POWER[0] / 2, 0.25),
+            in_tokens=(0.0, 0.25),
+        )
     if parametrization not in WIDTH_FREE:
         return prior
     return replace(

@@ -87,6 +87,8 @@ class RunTable:
         again: number of rows left out because another is the same in every column.
         parametrization: `standard`, `mup` or `completep`.
         base_params: N of the shape at which the parametrization is as standard.
+        finetuned_width: hidden size of the model that was trained further; None for models from scratch.
+        adapters: whether adapters were trained beside it.
         read_as: a line such as `loss = val_loss` for each column that has another name in the table.
         off_rule: number of runs left out because their rate alone is off the rule of all others.
         far: number of runs left out because they lie far from the best size of their budget (`isoflop`).
@@ -115,6 +117,8 @@ class RunTable:
     has_role: tuple[bool, bool, bool, bool] = (True, True, True, True)
     parametrization: str = "standard"
     base_params: float | None = None
+    finetuned_width: int | None = None
+    adapters: bool = False
     read_as: tuple[str, ...] = ()
     off_rule: int = 0
     far: int = 0
@@ -122,6 +126,12 @@ class RunTable:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @property
+    def rate_arguments(self) -> dict[str, Any]:
+        """What the prior of the best rate hangs on, as `laws.prior.rates.rate_prior` takes it."""
+        names = ("optimizer", "parametrization", "base_params", "finetuned_width", "adapters")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
-from carbs_scaling.laws.prior.prior import published_level
+from carbs_scaling.laws.prior.prior import expected_level
 from carbs_scaling.samplers.projected import ProjectedSampler
 from carbs_scaling.samplers.sampler import SamplerEntry
 from carbs_scaling.space.encoding import Point
@@ -70,8 +70,8 @@ def _sweep(space: LegalSpace, shapes: Sequence[NDArray[np.float64]], shift: floa
     points = []
     for knobs in shapes:
         sizes_of = np.exp(space.features([space.legal(space.encoding.point(knobs))])[0] + space.centre)
-        rate, batch = published_level(float(sizes_of[0]), float(sizes_of[1]))
-        rate = _inside(space, rate + space.rates.level[0] + np.log(shift))
+        rate, batch = expected_level(float(sizes_of[0]), float(sizes_of[1]), space.rates)
+        rate = _inside(space, rate + np.log(shift))
         for batch_factor in _BATCH_FACTORS:
             for rate_factor in _RATE_FACTORS:
                 row = knobs[None].copy()

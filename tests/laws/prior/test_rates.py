@@ -79,3 +79,22 @@ def test_the_law_of_a_study_has_the_prior_of_its_optimizer_and_parametrization(r
     identity = {"optimizer": {"name": "muon"}, "rates": rates}
     study = SimpleNamespace(name="mine", identity=identity, records=lambda: records)
     assert fit_law(study, check=False).rates == "muon mup"
+
+
+def test_rates_of_fine_tuning_are_those_of_papers_whatever_n_and_d_are():
+    def rate(width, adapters, centre=CENTRE):
+        prior = law_prior(2.3, centre, rates=rate_prior("adamw", finetuned_width=width, adapters=adapters))
+        return np.exp(prior.at("a0") + centre[2]), prior.sd[INDEX["a0"]]
+
+    small = np.log([1e5, 1e4, 1e-3, 2e2])
+    assert rate(2000, False)[0] == pytest.approx(5e-5)
+    assert rate(2000, False, small)[0] == pytest.approx(5e-5)
+    assert rate(2000, True)[0] == pytest.approx(5e-4)
+    # BERT's, 2e-5 to 5e-5 at a width of 768, are within a standard deviation.
+    middle, sd = rate(768, False)
+    assert middle * np.exp(-sd) < 5e-5 < middle * np.exp(sd)
+    assert rate(128, False)[1] > rate(2000, False)[1] < law_prior(2.3, CENTRE).sd[INDEX["a0"]]
+    # Laws of pretraining do not speak of it.
+    assert prior_of(published_laws("Step Law"), 2.3, CENTRE, rate_prior(finetuned_width=768)).at(
+        "a0"
+    ) == pytest.approx(np.log(middle) - CENTRE[2], abs=0.5)
