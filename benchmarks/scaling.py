@@ -10,7 +10,8 @@ processor seconds of the search, and sleep is skipped: so the share is that of a
 search, also where others are at work; what the disk takes is left out. `--sleep` takes the real clock.
 
 Regret: on published runs (`replay.py`), at equal FLOPs, when 1, 8 or 32 trials run at a time, each for a time
-in proportion to its FLOPs.
+in proportion to its FLOPs. Counted twice: by what has ended, in that order, where the dearest runs of so many
+at once are still on their way; and by what was bought, in the order of proposals, once all of it has ended.
 """
 
 import argparse
@@ -174,14 +175,14 @@ def busy(slots: int, trials_a_slot: int, clock: SkippingClock | RealClock) -> di
     }
 
 
-def regrets(table: ReplayTable, budget: float, parallel: int, seed: int, until: float) -> dict[str, float]:
-    """Regret at shares of the budget, by the runs that had ended, when `parallel` run at a time."""
+def regrets(table: ReplayTable, budget: float, parallel: int, seed: int, until: float) -> dict[str, dict]:
+    """Regret at shares of the budget when `parallel` run at a time, by what has `ended` and was `bought`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     task = Task(table, budget, table.start, table.loss)
     sampler = build("ours", task, seed)
     study = new_study(sampler)
     study.enqueue_trial(table.project(table.start))
-    clock, running, ended = 0.0, [], []
+    clock, running, ended, bought = 0.0, [], [], []
     while True:
         paid = sum(table.flops(point) for point in ended)
         while len(running) < parallel and paid < until * budget and sampler.affordable(study):
@@ -190,17 +191,22 @@ def regrets(table: ReplayTable, budget: float, parallel: int, seed: int, until: 
             except BudgetSpent:
                 break
             point = table.project(trial.params)
+            bought.append(point)
             heapq.heappush(running, (clock + table.flops(point), trial.number, trial, point))
         if not running:
             break
         clock, _, trial, point = heapq.heappop(running)
         study.tell(trial, [table.loss(point), table.flops(point)])
         ended.append(point)
-    flops = np.array([table.flops(point) for point in ended])
-    bought = Spending(
-        ended, flops, np.array([table.loss(point) for point in ended]), np.zeros(len(ended)), {}
-    )
-    return {f"{mark:.0%}": regret_at(table, bought, mark * budget) for mark in MARKS if mark <= until}
+    found = {}
+    for order, points in (("ended", ended), ("bought", bought)):
+        flops = np.array([table.flops(point) for point in points])
+        loss = np.array([table.loss(point) for point in points])
+        spent = Spending(points, flops, loss, np.zeros(len(points)), {})
+        found[order] = {
+            f"{mark:.0%}": regret_at(table, spent, mark * budget) for mark in MARKS if mark <= until
+        }
+    return found
 
 
 def main() -> None:
@@ -237,11 +243,14 @@ def main() -> None:
             results["regret"].append({"parallel": parallel, "seed": seed, **found})
             out.write_text(json.dumps(results, indent=1))
         rows = [row for row in results["regret"] if row["parallel"] == parallel]
-        marks = [name for name in rows[0] if name.endswith("%")]
+        marks = list(rows[0]["ended"])
         if parallel == int(arguments.parallel.split(",")[0]):
-            print("\n| at a time | " + " | ".join(marks) + " |\n|" + "---|" * (len(marks) + 1))
-        means = [f"{np.mean([row[name] for row in rows]):.4f}" for name in marks]
-        print(f"| {parallel} | " + " | ".join(means) + " |", flush=True)
+            print("\n| at a time | by | " + " | ".join(marks) + " |\n|" + "---|" * (len(marks) + 2))
+        for order in ("ended", "bought"):
+            values = np.array([[row[order][mark] for mark in marks] for row in rows])
+            error = values.std(axis=0, ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0 * values[0]
+            means = [f"{mean:.4f} ±{own:.4f}" for mean, own in zip(values.mean(axis=0), error, strict=True)]
+            print(f"| {parallel} | {order} | " + " | ".join(means) + " |", flush=True)
 
 
 if __name__ == "__main__":
