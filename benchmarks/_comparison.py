@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 GAIN_SHARE = 0.95
 LABELS = {
     "carbs": "this project",
+    "carbs_best": "this project, goal=best",
     "imbue_carbs": "CARBS, our writing",
     "imbue": "CARBS, imbue's own",
     "protein": "Protein (PufferLib)",

@@ -9,7 +9,8 @@ Each study is the real search, as `carbs-scaling search sampler=SAMPLER study.se
 space, trainer, ledger, budget and executor. Only what proposes differs. `imbue` is imbue's own CARBS and
 `protein` PufferLib's Protein, each in an environment of its own (`_peers.py`); one that cannot be had is
 named on one line and left out. They are told of every trial that has ended, but not of those that run, and
-begin where our writing of CARBS does: in the middle of the space.
+begin where our writing of CARBS does: in the middle of the space. `carbs_best` is our search for the lowest
+loss of all (`sampler.goal=best`).
 
 `--task` takes `pretraining` (the text that comes with Python) and names of presets (`+experiment=NAME`);
 what a preset needs is added at the end of the command. A study that ended is kept, one that was killed goes
@@ -51,7 +52,8 @@ from carbs_scaling.files import write_atomically
 from carbs_scaling.numbers import rough_duration, scientific
 
 PEERS = {"imbue": "imbue_carbs", "protein": "protein"}  # kinds of `_peers.py` by sampler
-SAMPLERS = "carbs,grid,random,tpe,imbue_carbs,imbue,protein"
+BEST = "carbs_best"  # ours for the lowest loss of all
+SAMPLERS = "carbs,carbs_best,grid,random,tpe,imbue_carbs,imbue,protein"
 ENDED = "ended_with_budget"  # file in the folder of a study that spent its budget
 SMOKE_SHARE = 0.05  # of a preset's budget, where it is not that of pretraining
 
@@ -81,7 +83,8 @@ class Comparison:
 
         words = [
             *([] if self.preset == "pretraining" else [f"+experiment={self.preset}"]),
-            f"sampler={'random' if sampler in PEERS else sampler}",
+            *(["sampler=carbs", "sampler.goal=best"] if sampler == BEST else []),
+            *([] if sampler == BEST else [f"sampler={'random' if sampler in PEERS else sampler}"]),
             f"study.name={sampler}-{seed}",
             f"study.directory={self.folder.resolve() / 'studies'}",
             f"study.seed={seed}",
@@ -116,13 +119,16 @@ class Comparison:
         """
         from carbs_scaling.report.live import SearchDisplay
         from carbs_scaling.report.terminal import console
-        from carbs_scaling.search import Search
+        from carbs_scaling.search import Search, build_sampler
 
         config, task = self.composed(sampler, seed)
         peer = proposes = None
         if sampler in PEERS:
             config.study.folder.mkdir(parents=True, exist_ok=True)
             peer, proposes = peer_sampler(PEERS[sampler], config, task)
+        elif sampler == BEST:
+            proposes = build_sampler(config, task)
+        if proposes is not None:
             config = dataclasses.replace(config, sampler={"name": sampler})
         display = SearchDisplay(config.study.name, config.budget.flops, task.metric, console(), plain=True)
         try:
