@@ -374,12 +374,11 @@ class CarbsSampler(Sampler):
         if self.options.goal == "best":
             # Cheap runs say little of a score that only long ones reach at all.
             cap = inf if self.budget_flops is None else _DESIGN_SHARE_FOR_BEST * self.budget_flops
-            cap = min(max(cap / min(self.space.encoding.knobs, 8), self.space.lowest_flops), limit)
-            point = design_point(self.space, history, rng, cap)
-            return self._cheapest("no new point for the design") if point is None else point
-        cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
-        if self.budget_flops is not None:
-            cap = min(cap, self.options.startup_fraction * self.budget_flops)
+            cap /= min(self.space.encoding.knobs, 8)
+        else:
+            cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
+            if self.budget_flops is not None:
+                cap = min(cap, self.options.startup_fraction * self.budget_flops)
         # Never so tight that only the very cheapest shape is left: twice its parameters or tokens cost twice
         # as much, give or take what rounding to legal shapes does; twice its width four times.
         for least in (2.5, 5.0):

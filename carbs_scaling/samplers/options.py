@@ -52,7 +52,7 @@ class SamplerOptions:
         if self.goal not in GOALS:
             raise ValueError(f"goal={self.goal} is not one of {', '.join(GOALS)}")
         if self.goal != "front" and self.target is not None:
-            raise ValueError("a target has no goal of its own: leave goal out")
+            raise ValueError(f"goal={self.goal} does not go with a target: leave one of them out")
         for name, least in (("startup_trials", 0), ("candidates", 8), ("members", 1), ("n_trials", 1)):
             value = getattr(self, name)
             whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least

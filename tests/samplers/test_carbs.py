@@ -13,6 +13,8 @@ from optuna.trial import TrialState
 from carbs_scaling.errors import BudgetSpent
 from carbs_scaling.frontier import hypervolume
 from carbs_scaling.ledger.history import read_history
+from carbs_scaling.samplers import carbs
+from carbs_scaling.samplers.candidates import design_point
 from carbs_scaling.samplers.carbs import CarbsSampler
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -428,3 +430,18 @@ def test_the_design_for_the_lowest_loss_has_dear_runs_and_keeps_to_its_share():
     design = [flops(point) for point in points[:6]]  # as many as there are dimensions; at most 3 of 14 trials
     assert sum(design[:2]) < 0.2 * BUDGET
     assert max(design) > 50 * 0.0005 * BUDGET
+
+
+@pytest.mark.parametrize("goal", ["front", "best"])
+def test_a_design_whose_share_pays_for_no_run_may_still_choose(goal, monkeypatch):
+    """With the cheapest shape alone, rounding may leave one point, which was then run again and again."""
+    caps = []
+
+    def seen(space, history, rng, cap):
+        caps.append(cap / space.lowest_flops)
+        return design_point(space, history, rng, cap)
+
+    monkeypatch.setattr(carbs, "design_point", seen)
+    study = study_of(sampler(goal=goal, budget_flops=20 * sampler().space.lowest_flops))
+    step(study)
+    assert min(caps) >= 2.5

@@ -36,6 +36,8 @@ def build(name, **options):
         ("carbs", {"candidates": 0}, "sampler.candidates=0 must be a whole number, at least 8"),
         ("carbs", {"members": "many"}, "sampler.members"),
         ("carbs", {"startup_fraction": 0}, "must be a finite number, above 0"),
+        ("carbs", {"goal": "worst"}, "sampler.goal=worst is not one of front, best"),
+        ("carbs", {"goal": "best", "target": [1e8, 1e9]}, "sampler.goal=best does not go with a target"),
         ("carbs", {"target": [1e8]}, "sampler.target=[100000000.0] must be two positive numbers"),
         ("carbs", {"target": "large"}, "such as [1e8,2e9]"),
         ("carbs", {"max_trial_flops": 1.0}, "allows no run: the cheapest legal one costs 6e+14"),
