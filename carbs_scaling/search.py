@@ -179,8 +179,10 @@ class Search:
                     self._display.note(line)
             self._display.start([record for record in self._study.records() if not record.running])
         energy = self._config.energy
+        goal = self._config.sampler.get("goal") or "front"
         self._provenance = {
-            "sampler": self._config.sampler["name"],
+            # As `compare` groups studies: those of another goal are of another search.
+            "sampler": self._config.sampler["name"] + ("" if goal == "front" else f" goal={goal}"),
             "co2_intensity": f"{energy.intensity:g} g a kWh ({energy.intensity_source})",
         }
         self._retire()  # what was not told when the last run of this study ended

@@ -68,6 +68,8 @@ _PROPOSING = threading.Lock()  # not of the sampler, which people pickle
 class CarbsSampler(Sampler):
     """Proposes the runs that are expected to push out the front of loss against FLOPs most, per FLOP.
 
+    With goal="best": the runs that are expected to fall below the lowest loss most, per FLOP.
+
     A parameter that the objective suggests only where a categorical one has some value is learnt from too.
 
     Args:
@@ -90,7 +92,8 @@ class CarbsSampler(Sampler):
             gains are compared, never charged; None: a 20,000th of the budget, a thousandth with a target.
         startup_trials: runs of the cheap design before the surrogate takes over; None: one or two a
             dimension, at most 8.
-        startup_fraction: share of the budget that one run of the design may cost.
+        startup_fraction: share of the budget that one run of the design may cost; not read with goal=best,
+            whose design may cost a fifth of the budget in all.
         candidates: random points scored a proposal; twice as many more follow around the best.
         members: laws in the surrogate's ensemble; 1 leaves the uncertainty of the law out.
         learning: share in which a run is also worth what it teaches about the valley for later runs.
@@ -303,8 +306,7 @@ class CarbsSampler(Sampler):
         self.require_affordable(min(limit.price, limit.flops))
         rng = np.random.default_rng([self.seed, number])
         if self._designs(history) or len(history.points) < 2:
-            rounds = 1 if self.options.goal == "best" else 2
-            planned = self.options.startup_trials or min(rounds * self.space.encoding.knobs, 8)
+            planned = self._planned()
             self.doing = f"design run {min(_begun(history) + 1, planned)} of {planned}"
             return self._design_point(history, rng, min(limit.price, limit.flops))
         wanted = {"front": "the front", "best": "the lowest loss"}[self.options.goal]
@@ -334,6 +336,11 @@ class CarbsSampler(Sampler):
     def _history(self, study: Study, but: int | None = None) -> History:
         history = without_collapsed(self.read(study, but), self.space, self._seen)
         return essential(history, MOST_RUNS, self._seen.key)
+
+    def _planned(self) -> int:
+        """Runs of the design, where no limit on trials ends it earlier."""
+        rounds = 1 if self.options.goal == "best" else 2
+        return self.options.startup_trials or min(rounds * self.space.encoding.knobs, 8)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
@@ -374,7 +381,7 @@ class CarbsSampler(Sampler):
         if self.options.goal == "best":
             # Cheap runs say little of a score that only long ones reach at all.
             cap = inf if self.budget_flops is None else _DESIGN_SHARE_FOR_BEST * self.budget_flops
-            cap /= min(self.space.encoding.knobs, 8)
+            cap /= self._planned()
         else:
             cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
             if self.budget_flops is not None:

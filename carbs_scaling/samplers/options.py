@@ -18,7 +18,7 @@ class SamplerOptions:
         target: (params, tokens) of a larger model to learn for; None for the front itself.
         startup_trials: runs of the cheap design before the surrogate takes over; None for one or two a
             dimension, at most 8.
-        startup_fraction: share of the budget that one run of the design may cost.
+        startup_fraction: share of the budget that one run of the design may cost; not read with goal=best.
         candidates: random points scored a proposal; twice as many more follow around the best.
         members: laws in the surrogate's ensemble; 1 leaves the uncertainty of the law out.
         learning: share in which a run is also worth what it teaches about the valley for later runs.

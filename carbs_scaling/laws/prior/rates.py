@@ -5,7 +5,7 @@ N and D; what they do give is in `source`, and the prior is as wide as that leav
 """
 
 from dataclasses import dataclass, replace
-from math import hypot, log
+from math import hypot, log, sqrt
 
 MeanSd = tuple[float, float]
 
@@ -22,7 +22,7 @@ class RatePrior:
         in_tokens: exponent in D, at the best batch.
         in_batch: exponent in the batch, off the best one.
         base_params: N at which the level is that of the published laws; None for the N at hand.
-        rate: what the level is measured from, in place of the published laws' rate; None for theirs.
+        rate: learning rate that `level` is relative to; None for that of the published laws.
     """
 
     name: str
@@ -85,7 +85,8 @@ WIDTH_FREE = {"mup": (0.0, 0.15), "completep": (0.0, 0.1)}
 # many times as high, at any rank ("LoRA Without Regret", 2025: powers of .78 for Llama and .08 for Qwen).
 FINETUNED_RATE, FINETUNED_WIDTH, ADAPTERS_FACTOR = 5e-5, 2000, 10.0
 _WIDTH_POWER = (-0.43, 0.35)
-# Between tasks, one standard deviation in logs. BERT's 2e-5 to 5e-5 for classification lie inside.
+# Between tasks, one standard deviation in logs. BERT's 2e-5 to 5e-5 for classification lie .4 to 1.3
+# deviations below the middle at its width.
 _TASKS_SD = 1.0
 
 
@@ -102,14 +103,16 @@ def rate_prior(
         optimizer: its name.
         parametrization: `standard`, `mup` or `completep`.
         base_params: N of the shape at which the parametrization is as standard.
-        finetuned_width: hidden size of the trained model that is trained further; None for one from scratch.
+        finetuned_width: hidden size, positive, of the model that is trained further; None for one from
+            scratch.
         adapters: whether adapters are trained beside it, instead of its weights.
     """
     prior = RATE_PRIORS.get(optimizer, ADAMW)
     if finetuned_width is not None:
         away = log(finetuned_width / FINETUNED_WIDTH)
         # Other optimizers than AdamW are as far from it, and as much less known, as from scratch.
-        less_known = hypot(_TASKS_SD, _WIDTH_POWER[1] * away, max(prior.level[1] - ADAMW.level[1], 0.0))
+        more = sqrt(max(prior.level[1] ** 2 - ADAMW.level[1] ** 2, 0.0))
+        less_known = hypot(_TASKS_SD, _WIDTH_POWER[1] * away, more)
         return replace(
             prior,
             name=f"{prior.name} fine-tuning{', adapters' if adapters else ''}",
@@ -117,7 +120,7 @@ def rate_prior(
             rate=FINETUNED_RATE * (ADAPTERS_FACTOR if adapters else 1.0),
             level=(prior.level[0] + _WIDTH_POWER[0] * away, less_known),
             in_params=(0.0, 0.15) if adapters else (_WIDTH_POWER[0] / 2, 0.25),
-            in_tokens=(0.0, 0.25),
+            in_tokens=(0.0, max(0.25, prior.in_tokens[1])),
         )
     if parametrization not in WIDTH_FREE:
         return prior
