@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from carbs_scaling.config import StudyConfig
-from carbs_scaling.errors import StudyError
+from carbs_scaling.errors import StudyError, WrongStudy
 from carbs_scaling.ledger.identity import differences
 from carbs_scaling.ledger.lease import sole_coordinator
-from carbs_scaling.ledger.refusals import LEDGER_FORMAT
+from carbs_scaling.ledger.refusals import LEDGER_FORMAT, check_identity
 from carbs_scaling.ledger.study import Study, spent_flops, trial_seed
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.trial import Completed, Diverged, MachineFailure
@@ -175,3 +175,11 @@ def test_trial_seeds_differ_and_depend_on_both_numbers():
     seeds = {trial_seed(seed, number) for seed in range(10) for number in range(100)}
     assert len(seeds) == 1000
     assert trial_seed(3, 5) == trial_seed(3, 5)
+
+
+def test_a_study_from_before_fine_tuning_had_rates_of_its_own_goes_on(tmp_path):
+    config = StudyConfig("mine", str(tmp_path), None, 0)
+    rates = {"optimizer": "adamw", "finetuned_width": 384, "adapters": True}
+    check_identity(config, {"rates": {"optimizer": "adamw"}}, {"rates": rates})
+    with pytest.raises(WrongStudy, match="finetuned_width"):
+        check_identity(config, {"rates": rates}, {"rates": {**rates, "finetuned_width": 768}})

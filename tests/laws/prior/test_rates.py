@@ -7,7 +7,7 @@ import pytest
 
 from carbs_scaling.laws.fit.fit_law import fit_law
 from carbs_scaling.laws.form.law import INDEX
-from carbs_scaling.laws.prior.prior import law_prior, published_level
+from carbs_scaling.laws.prior.prior import expected_level, expected_level_sd, law_prior, published_level
 from carbs_scaling.laws.prior.published_prior import prior_of, published_laws
 from carbs_scaling.laws.prior.rates import ADAMW, RATE_PRIORS, rate_prior
 from carbs_scaling.laws.recommend.peak import peak_learning_rate
@@ -99,3 +99,11 @@ def test_rates_of_fine_tuning_are_those_of_papers_whatever_n_and_d_are():
     assert prior_of(published_laws("Step Law"), 2.3, CENTRE, rate_prior(finetuned_width=768)).at(
         "a0"
     ) == pytest.approx(np.log(middle) - CENTRE[2])
+
+
+def test_what_is_expected_of_fine_tuning_hangs_on_the_width_alone():
+    rates = rate_prior(finetuned_width=2000)
+    for params, tokens in ((1e6, 1e5), (1e9, 1e8)):
+        assert expected_level(params, tokens, rates)[0] == pytest.approx(np.log(5e-5))
+        assert expected_level_sd(params, tokens, rates)[0] == pytest.approx(1.0)
+        assert expected_level(params, tokens) == published_level(params, tokens)
