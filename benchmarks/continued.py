@@ -1,11 +1,12 @@
 """Real training: a search whose trials go on from others against one whose trials begin anew, and stopping.
 
-    nice python benchmarks/continued.py [--seeds 5] [--budget 5e12] [--smoke]
+    nice python benchmarks/continued.py [--seeds 5] [--budget 5e12] [--smoke] [OVERRIDES]
 
-All arms search the embedded text with the default space. `fresh` has the default schedule, a cosine to a
-tenth; `continued` is `+experiment=continued`; `stopping` is that with `trials.stopping=law`. Studies stay in
-`--folder`, so that the command goes on where it was ended. Printed: the share of fresh's FLOPs that an arm
-has paid when its front is as good as fresh's at the end (regret to the front of all runs together).
+All arms search the embedded text with the default space, unless overrides of the search say otherwise.
+`fresh` has the default schedule, a cosine to a tenth; `continued` is `+experiment=continued`; `stopping` is
+that with `trials.stopping=law`. Studies stay in `--folder`, so that the command goes on where it was ended.
+Printed: the share of fresh's FLOPs that an
+arm has paid when its front is as good as fresh's at the end (regret to the front of all runs together).
 """
 
 import argparse
@@ -39,7 +40,8 @@ def main() -> None:
     parser.add_argument("--arms", default="fresh,continued")
     parser.add_argument("--smoke", action="store_true", help="one seed of 1e11 FLOPs")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/continued"))
-    options = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", help="of every search, such as executor.device=cuda")
+    options = parser.parse_intermixed_args()
     if options.smoke:
         options.seeds, options.budget = 1, 1e11
     arms = options.arms.split(",")
@@ -74,6 +76,7 @@ def search(options: argparse.Namespace, arm: str, name: str, seed: int) -> None:
             *(f"study.name={name}", f"study.directory={options.folder}", f"study.seed={seed}"),
             *(f"budget.flops={options.budget:g}", f"budget.trial_overhead_flops={options.budget / 400:g}"),
             *("executor=in_process", "executor.device=cpu"),
+            *options.overrides,
         ],
         check=True,
         stdout=subprocess.DEVNULL,

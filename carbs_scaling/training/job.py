@@ -11,6 +11,10 @@ from carbs_scaling.training.checkpoint import CheckpointPlan
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.recipe import Recipe
 
+# Sequences times heads that attention is given at once: CUDA counts blocks in two of its three directions
+# no further, and cuDNN's attention failed with millions of sequences on an H200.
+MOST_HEADS_AT_ONCE = 65_535
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -68,7 +72,8 @@ def hyperparameters(job: TrainingJob) -> Hyperparameters:
 
 
 def micro_batch_size(recipe: Recipe, micro_batch_tokens: int | None) -> int:
-    """Sequences in memory at once: at least one, at most the batch."""
-    if micro_batch_tokens is None:
-        return recipe.batch_size
-    return max(1, min(recipe.batch_size, micro_batch_tokens // recipe.shape.sequence_length))
+    """Sequences in memory at once: at least one, at most the batch and what attention takes."""
+    most = min(recipe.batch_size, MOST_HEADS_AT_ONCE // max(1, recipe.shape.heads))
+    if micro_batch_tokens is not None:
+        most = min(most, micro_batch_tokens // recipe.shape.sequence_length)
+    return max(1, most)

@@ -191,20 +191,27 @@ class GraphedStep(TrainingStep):
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         if self._warm_up > 0:
             self._warm_up -= 1
-            # On the stream of the capture, so that libraries allocate their workspaces for it. The default
-            # stream cannot be captured.
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                loss = super().__call__(batch)
-            torch.cuda.current_stream().wait_stream(self._stream)
+            loss = self._launched(batch)
             if self._warm_up == 0 and GraphedStep.works:
                 self._capture(batch)
             return loss
         if self._graph is None or batch.shape != self._batch.shape:
-            return super().__call__(batch)
+            return self._launched(batch)
         self._batch.copy_(batch, non_blocking=True)
         self._graph.replay()
         return self._loss.clone()
+
+    def _launched(self, batch: torch.Tensor) -> torch.Tensor:
+        """A step, kernel by kernel, on the stream of the capture.
+
+        Libraries then allocate their workspaces for it: the default stream cannot be captured. And autograd
+        warns where gradients come from another stream than before.
+        """
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            loss = super().__call__(batch)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return loss
 
     def _capture(self, batch: torch.Tensor) -> None:
         """Record a step without running it."""

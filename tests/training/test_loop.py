@@ -164,6 +164,9 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(job, micro_batch):
 def test_micro_batch_is_at_least_one_sequence_and_at_most_the_batch(job):
     sizes = [micro_batch_size(job.recipe, tokens) for tokens in (None, 1, 64, 100, 10**6)]
     assert sizes == [8, 1, 2, 3, 8]
+    # Attention on a GPU takes 65,535 sequences times heads at once.
+    huge = replace(job.recipe, batch_size=1 << 22)
+    assert [micro_batch_size(huge, tokens) for tokens in (None, 10**9)] == [65_535 // huge.shape.heads] * 2
 
 
 def test_micro_batches_train_the_same_model(job):

@@ -1,11 +1,13 @@
 """One trial on a GPU: what the CPU's tests cannot see of autocast, fused steps, pinned copies and memory."""
 
+import inspect
 import json
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from carbs_scaling.training.loop import train
 from carbs_scaling.training.step import GraphedStep
@@ -15,6 +17,12 @@ pytestmark = pytest.mark.cuda
 
 # Of a size that the test chooses; `auto` and `pretrained` train by the same code.
 SIZED = ("gpt2", "llama", "qwen3", "qwen3_moe")
+
+
+@pytest.fixture(autouse=True)
+def captures(monkeypatch):
+    """A capture that another test let fail is not this one's."""
+    monkeypatch.setattr(GraphedStep, "works", True)
 
 
 def on_gpu(job, **changes):
@@ -67,6 +75,8 @@ def test_a_replayed_step_is_the_step(job, changed, architecture, optimizer, comp
         captured.append(step._graph is not None)
 
     monkeypatch.setattr(GraphedStep, "_capture", seen)
+    if architecture == "qwen3_moe" and "bincount" in inspect.getsource(load_balancing_loss_func):
+        pytest.skip("this release of transformers waits for the GPU in the routers' loss")
     shape = replace(job.recipe.shape, architecture=architecture, options=None)
     rate = 0.03 if optimizer == "sgd" else 1e-3
     path = tmp_path / "curve.jsonl"
@@ -98,6 +108,10 @@ def test_without_memory_for_the_graph_steps_are_launched(job, monkeypatch, caplo
     assert GraphedStep.works
 
 
+def test_a_batch_of_more_sequences_than_attention_takes_is_taken_in_parts(changed):
+    assert isinstance(train(on_gpu(changed(batch_size=1 << 18, steps=2))), Completed)
+
+
 def test_parts_of_a_batch_add_up(changed):
     large = on_gpu(changed(batch_size=1024, steps=25))
     whole, parts = train(large), train(replace(large, micro_batch_tokens=2048))
@@ -113,9 +127,16 @@ def test_a_compiled_model_learns_the_same(job, changed, architecture):
 
 
 def test_out_of_memory_leaves_the_gpu_usable(job, changed):
-    outcome = train(on_gpu(changed(batch_size=1 << 22, steps=1)))
+    # One sequence at once must not fit either: a batch alone is taken in parts.
+    large = changed(shape=replace(job.recipe.shape, width=4096, depth=4), batch_size=1, steps=1)
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2**31 / total)  # weights fit, what AdamW keeps does not
+    try:
+        outcome = train(on_gpu(large))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
     assert isinstance(outcome, OutOfMemory)
-    assert outcome.progress == 1
     assert "memory" in outcome.message
     assert isinstance(train(on_gpu(job)), Completed)
 
