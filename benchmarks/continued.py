@@ -5,8 +5,8 @@
 All arms search the embedded text with the default space, unless overrides of the search say otherwise.
 `fresh` has the default schedule, a cosine to a tenth; `continued` is `+experiment=continued`; `stopping` is
 that with `trials.stopping=law`. Studies stay in `--folder`, so that the command goes on where it was ended.
-Printed: the share of fresh's FLOPs that an
-arm has paid when its front is as good as fresh's at the end (regret to the front of all runs together).
+Printed: the share of fresh's FLOPs that an arm has paid when its front is as good as fresh's at the end
+(regret to the front of all runs together).
 """
 
 import argparse
@@ -116,17 +116,25 @@ def needed(own: list[tuple[float, float]], fresh: list[tuple[float, float]]) -> 
 
 
 def draw(file: Path, regrets: dict[str, list[list[tuple[float, float]]]]) -> None:
-    """Regret against FLOPs paid, a line a search."""
+    """Regret against FLOPs paid: the median of the seeds, in the range of all of them."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     _, axes = pyplot.subplots(figsize=(6, 4))
+    paid = max(point[0] for searches in regrets.values() for one in searches for point in one)
+    grid = np.geomspace(paid / 50, paid, 200)
     for number, (arm, searches) in enumerate(regrets.items()):
-        for index, one in enumerate(searches):
-            axes.step(*zip(*one, strict=True), where="post", color=f"C{number}", label=None if index else arm)
+        places = [
+            np.searchsorted([point[0] for point in one], grid * (1 + 1e-9), "right") for one in searches
+        ]
+        seen = [[1.0, *(point[1] for point in one)] for one in searches]
+        values = np.array([np.array(own)[place] for own, place in zip(seen, places, strict=True)])
+        axes.fill_between(grid, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.plot(grid, np.median(values, 0), color=f"C{number}", label=f"{arm}, median of {len(searches)}")
     axes.set(xscale="log", yscale="log", xlabel="training FLOPs paid", ylabel="regret of the front")
+    axes.grid(alpha=0.3)
     axes.legend()
     pyplot.savefig(file, dpi=150, bbox_inches="tight")
 

@@ -72,7 +72,7 @@ def wilson(count: int, total: int, z: float = 1.96) -> tuple[float, float]:
         return 0.0, 1.0
     share, wide = count / total, z * z / total
     middle, half = share + wide / 2, z * math.sqrt(share * (1 - share) / total + wide / (4 * total))
-    return (middle - half) / (1 + wide), (middle + half) / (1 + wide)
+    return max(0.0, middle - half) / (1 + wide), (middle + half) / (1 + wide)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
     OMP_NUM_THREADS=1 python benchmarks/stopping_replay.py --studies FOLDER/STUDY ... [OVERRIDES]
 
-Of studies of the default search, by any sampler (`benchmarks/compare_samplers.py`, `benchmarks/continued.py
---arms fresh`). Each run is held against the rule that a search would have given it: made of the runs before it
-alone, read along its own loss curve. Since it went on in truth, its end is known: it was lost if it is on the
-final front of its study. Two things are not as in a search that stops: later rules know how the stopped runs
-ended, and what was saved is not spent on other runs.
+Of studies of the default search, by any sampler (`compare_samplers.py`, `continued.py --arms fresh`). Each
+run is held against the rule that a search would have given it: made of the runs before it alone, read along
+its own loss curve. Since it went on in truth, its end is known: it was lost if it is on the final front of its
+study. Two things are not as in a search that stops: later rules know how the stopped runs ended, and what was
+saved is not spent on other runs.
 
 Printed by sampler (the first word of a study's name) and `trials.stop_below`: runs that had a rule, those
 stopped, the share of the FLOPs of all runs that is saved, and how many of the stopped were of the front, with
-Wilson's 95% interval of their share.
+Wilson's 95% interval of their share; then the same of all studies together.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def main() -> None:
     for place in places:
         for probability, seen in replayed(place, overrides).items():
             for name, value in seen.items():
-                rows[place.name.split("-")[0], probability][name] += value
+                for group in (place.name.split("-")[0], "together"):
+                    rows[group, probability][name] += value
         print(f"{place.name} replayed", flush=True)
     table = []
     print(f"{'sampler':<12} {'below':>6} {'ruled':>6} {'stopped':>8} {'saved':>7} {'of the front':>13}")

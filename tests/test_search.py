@@ -325,6 +325,11 @@ def test_a_baseline_spends_the_budget_and_its_trials_say_whose_they_are(tiny):
     assert {record.provenance["sampler"] for record in records} == {"grid"}
 
 
+def test_a_search_for_the_lowest_loss_is_not_taken_for_one_of_the_front(tiny):
+    records = run(tiny("best", "sampler.goal=best", "budget.trials=2")).records()
+    assert {record.provenance["sampler"] for record in records} == {"carbs goal=best"}
+
+
 @pytest.mark.cuda
 @pytest.mark.slow
 def test_workers_that_share_a_gpu_search_it(tiny):
