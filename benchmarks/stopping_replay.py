@@ -4,9 +4,9 @@
 
 Of studies of the default search, by any sampler (`compare_samplers.py`, `continued.py --arms fresh`). Each
 run is held against the rule that a search would have given it: made of the runs before it alone, read along
-its own loss curve. Since it went on in truth, its end is known: it was lost if it is on the final front of its
-study. Two things are not as in a search that stops: later rules know how the stopped runs ended, and what was
-saved is not spent on other runs.
+its own loss curve. Since it went on in truth, its end is known: it was lost if it is on the final front of
+its study. Two things are not as in a search that stops: later rules know how the stopped runs ended, and what
+was saved is not spent on other runs.
 
 Printed by sampler (the first word of a study's name) and `trials.stop_below`: runs that had a rule, those
 stopped, the share of the FLOPs of all runs that is saved, and how many of the stopped were of the front, with

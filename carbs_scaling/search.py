@@ -90,6 +90,19 @@ def build_sampler(config: SearchConfig, task: Task) -> samplers.Sampler:
     )
 
 
+def build_stopper(config: SearchConfig, task: Task, sampler: samplers.Sampler) -> samplers.Sampler | None:
+    """Says when a trial is hopeless: the sampler, or ours beside one that has no model; None where none does.
+
+    Raises:
+        ConfigError: see `build_sampler`.
+    """
+    if config.trials.stopping == "none":
+        return None
+    if type(sampler).stop_rule is not samplers.Sampler.stop_rule:
+        return sampler
+    return build_sampler(dataclasses.replace(config, sampler={"name": "carbs"}), task)
+
+
 class Search:
     """One run of a study: from what the ledger holds until the budget is spent.
 
@@ -133,6 +146,7 @@ class Search:
         require_device(self._config.executor)
         self._limits = SearchLimits(self._config)
         sampler = build_sampler(self._config, self._task) if self._sampler is None else self._sampler
+        self._stopper = build_stopper(self._config, self._task, sampler)
         self._loggers = Loggers(self._config.logger, self._config.study.name, self._config.study.folder)
         study, folder = self._config.study, self._config.study.folder
         executor: Executor = EXECUTORS.load(self._config.executor.name).from_config(
@@ -236,7 +250,7 @@ class Search:
                     record, doing = self._next(sampler)
             self._begun = True
             try:
-                rule = self._stop_rule(sampler, record)
+                rule = self._stop_rule(record)
             except LedgerGone:
                 self._left_open.insert(0, record)
                 raise
@@ -432,14 +446,13 @@ class Search:
                 self._display.trial_progress(number, point["progress"], point.get("train_loss"))
         self._display.refresh()
 
-    def _stop_rule(self, sampler: samplers.Sampler, record: TrialRecord) -> StopRule | None:
-        trials = self._config.trials
-        if trials.stopping == "none":
+    def _stop_rule(self, record: TrialRecord) -> StopRule | None:
+        if self._stopper is None:
             return None
         with self._proposing:
             curves = seen_curves(self._study.records(), self._curves)
-            study = self._study.optuna_study
-            return sampler.stop_rule(study, record.number, record.point, curves, trials.stop_below)
+            study, below = self._study.optuna_study, self._config.trials.stop_below
+            return self._stopper.stop_rule(study, record.number, record.point, curves, below)
 
     def _job(self, record: TrialRecord, rule: StopRule | None) -> MeteredJob:
         curve: Path = curve_path(self._curves, record.number)

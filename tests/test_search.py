@@ -17,8 +17,10 @@ from carbs_scaling.ledger.identity import study_identity
 from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.front import front_rows
 from carbs_scaling.report.live import SearchDisplay
+from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.samplers.sampler import new_study
 from carbs_scaling.search import Search, build_sampler
+from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.tasks import trained_model
 from carbs_scaling.trial import MachineFailure, OutOfMemory, Status
 
@@ -323,6 +325,23 @@ def test_a_baseline_spends_the_budget_and_its_trials_say_whose_they_are(tiny):
     records = run(tiny("grid", "sampler=grid")).records()
     assert 0.9 * BUDGET_FLOPS < spent_flops(records) <= BUDGET_FLOPS
     assert {record.provenance["sampler"] for record in records} == {"grid"}
+
+
+def test_beside_a_baseline_our_model_says_when_a_trial_is_hopeless(tiny, monkeypatch):
+    asked = []
+
+    def hopeless(sampler, study, number, point, curves, probability):
+        asked.append((number, len(curves), probability))
+        return StopRule((0.5,), (0.0,), 1.0) if number % 2 else None
+
+    monkeypatch.setattr(CarbsSampler, "stop_rule", hopeless)
+    plain = run(tiny("plain", "sampler=random", "budget.trials=4")).records()
+    assert not asked
+    ruled = run(tiny("ruled", "sampler=random", "budget.trials=4", "trials.stopping=law")).records()
+    assert [record.status for record in ruled] == [Status.COMPLETED, Status.STOPPED] * 2
+    assert {record.provenance["sampler"] for record in ruled} == {"random"}
+    assert [record.point for record in ruled] == [record.point for record in plain]
+    assert [known for _, known, _ in asked] == [0, 1, 1, 2]  # curves of those that ended whole
 
 
 def test_a_search_for_the_lowest_loss_is_not_taken_for_one_of_the_front(tiny):

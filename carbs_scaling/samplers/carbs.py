@@ -306,7 +306,7 @@ class CarbsSampler(Sampler):
         self.require_affordable(min(limit.price, limit.flops))
         rng = np.random.default_rng([self.seed, number])
         if self._designs(history) or len(history.points) < 2:
-            planned = self._planned()
+            planned = self._planned()[1]
             self.doing = f"design run {min(_begun(history) + 1, planned)} of {planned}"
             return self._design_point(history, rng, min(limit.price, limit.flops))
         wanted = {"front": "the front", "best": "the lowest loss"}[self.options.goal]
@@ -337,25 +337,28 @@ class CarbsSampler(Sampler):
         history = without_collapsed(self.read(study, but), self.space, self._seen)
         return essential(history, MOST_RUNS, self._seen.key)
 
-    def _planned(self) -> int:
-        """Runs of the design, where no limit on trials ends it earlier."""
+    def _planned(self) -> tuple[int, int]:
+        """Runs of the design, where no limit on trials ends it earlier: of its first round, and of both.
+
+        A second round tells more of the valley than it costs, where it costs next to nothing: not where the
+        design is to be as dear as with goal="best".
+        """
+        if self.options.startup_trials is not None:
+            return self.options.startup_trials, self.options.startup_trials
+        knobs = self.space.encoding.knobs
         rounds = 1 if self.options.goal == "best" else 2
-        return self.options.startup_trials or min(rounds * self.space.encoding.knobs, 8)
+        return min(knobs, 8), min(rounds * knobs, 8)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
-        begun = _begun(history)
-        if self.options.startup_trials is not None:
-            return begun < self.options.startup_trials
-        knobs = self.space.encoding.knobs
-        if self.options.n_trials is not None and begun >= _DESIGN_SHARE_OF_TRIALS * self.options.n_trials:
+        begun, (first, both) = _begun(history), self._planned()
+        most = self.options.n_trials
+        limited = most is not None and self.options.startup_trials is None
+        if limited and begun >= _DESIGN_SHARE_OF_TRIALS * (most or 0):
             return False
-        if begun < min(knobs, 8) or self.options.goal == "best":
-            return begun < min(knobs, 8)
-        # A second round tells more of the valley than it costs, where it costs next to nothing.
         spent = history.spent_flops + history.committed_flops
         cheap = self.budget_flops is None or spent <= _DESIGN_SHARE * self.budget_flops
-        return begun < min(2 * knobs, 8) and cheap
+        return begun < first or (begun < both and cheap)
 
     def _trials_left(self, history: History) -> float:
         """Trials that may still be begun."""
@@ -381,7 +384,7 @@ class CarbsSampler(Sampler):
         if self.options.goal == "best":
             # Cheap runs say little of a score that only long ones reach at all.
             cap = inf if self.budget_flops is None else _DESIGN_SHARE_FOR_BEST * self.budget_flops
-            cap /= self._planned()
+            cap /= max(1, self._planned()[1])
         else:
             cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
             if self.budget_flops is not None:
