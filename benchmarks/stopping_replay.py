@@ -1,14 +1,16 @@
 """What `trials.stopping=law` would have stopped in searches whose runs all went to their end.
 
     OMP_NUM_THREADS=1 python benchmarks/stopping_replay.py --studies FOLDER/STUDY ... [OVERRIDES]
+    # such as budget.max_trial_fraction=0.15 budget.min_trial_fraction=0.001, as the searches had them
 
 Of studies of the default search, by any sampler (`compare_samplers.py`, `continued.py --arms fresh`). Each
 run is held against the rule that a search would have given it: made of the runs before it alone, read along
 its own loss curve. Since it went on in truth, its end is known: it was lost if it is on the final front of
 its study. Two things are not as in a search that stops: later rules know how the stopped runs ended, and what
-was saved is not spent on other runs.
+was saved is not spent on other runs. And the final front is harder to reach than that when a run began, of
+which the probability is. The interval takes runs of one search as independent.
 
-Printed by sampler (the first word of a study's name) and `trials.stop_below`: runs that had a rule, those
+Printed by sampler (by the first word of a study's name) and `trials.stop_below`: runs that had a rule, those
 stopped, the share of the FLOPs of all runs that is saved, and how many of the stopped were of the front, with
 Wilson's 95% interval of their share; then the same of all studies together.
 """
@@ -27,15 +29,16 @@ from stopping import wilson
 from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.config import StudyConfig
 from carbs_scaling.config_keys import configuration_folder
-from carbs_scaling.frontier import pareto_front
 from carbs_scaling.ledger.curves import seen_curves
 from carbs_scaling.ledger.study import Study
+from carbs_scaling.report.front import front_records
 from carbs_scaling.samplers.sampler import new_study
 from carbs_scaling.samplers.stopping import LEAST_CURVES, stop_rule
 from carbs_scaling.search import build_sampler
 from carbs_scaling.stop_rule import StopRule
 
 PROBABILITIES = (0.01, 0.05, 0.1, 0.2)
+OURS = {"carbs": "this project", "fresh": "this project"}  # by the first word of a study's name
 
 
 def main() -> None:
@@ -54,7 +57,8 @@ def main() -> None:
     for place in places:
         for probability, seen in replayed(place, overrides).items():
             for name, value in seen.items():
-                for group in (place.name.split("-")[0], "together"):
+                sampler = place.name.split("-")[0]
+                for group in (OURS.get(sampler, sampler), "together"):
                     rows[group, probability][name] += value
         print(f"{place.name} replayed", flush=True)
     table = []
@@ -75,16 +79,13 @@ def main() -> None:
 def replayed(place: Path, overrides: list[str]) -> dict[float, dict[str, float]]:
     """Counts and FLOPs of a study by `trials.stop_below`."""
     study = Study.load(StudyConfig(place.name, str(place.parent), None, 0))
-    words = [f"study.name={place.name}", f"study.directory={place.parent.resolve()}", *overrides]
+    words = [f"study.name={place.name}", f"study.directory={place.parent.resolve()}"]
+    words += [f"budget.flops={study.budget_flops:g}", *overrides]
     with initialize_config_dir(str(configuration_folder()), version_base="1.3"):
         config, task_config = load_search(compose("search", overrides=words))
     sampler: Any = build_sampler(config, build_task(config, task_config))
     records, trials = study.records(), study.optuna_study.get_trials(deepcopy=False)
-    completed = [record for record in records if record.completed]
-    front = pareto_front(
-        np.array([record.flops for record in completed]), np.array([record.loss for record in completed])
-    )
-    kept = {completed[i].number for i in front}
+    kept = [record.point for record in front_records(records)]
     seen: dict[float, dict[str, float]] = {p: defaultdict(float) for p in PROBABILITIES}
     known = new_study(sampler)
     for index, record in enumerate(records):
@@ -102,7 +103,7 @@ def replayed(place: Path, overrides: list[str]) -> dict[float, dict[str, float]]
             share = stopped_at(rule, place / "curves" / f"{record.number:05d}.jsonl")
             counts["stopped"] += share < 1
             counts["saved"] += (1 - share) * record.flops
-            counts["lost"] += share < 1 and record.number in kept
+            counts["lost"] += share < 1 and record.point in kept
         known.add_trial(trials[record.number])
     return seen
 

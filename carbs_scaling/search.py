@@ -94,10 +94,20 @@ def build_stopper(config: SearchConfig, task: Task, sampler: samplers.Sampler) -
     """Says when a trial is hopeless: the sampler, or ours beside one that has no model; None where none does.
 
     Raises:
-        ConfigError: see `build_sampler`.
+        ConfigError: see `build_sampler`; the task's trials do not stop, or the search is not for the front.
     """
-    if config.trials.stopping == "none":
+    if config.trials.stopping == "none" or not all(sampler.space.has_role[:2]):
         return None
+    if not task.stops:
+        raise ConfigError(
+            f"trials.stopping=law ends runs of our own training, and trials of task={task.name} are not: "
+            "leave it out"
+        )
+    if config.sampler.get("target") is not None:
+        raise ConfigError(
+            "trials.stopping=law ends runs that miss the front, and sampler.target buys runs for what they "
+            "teach: leave one of them out"
+        )
     if type(sampler).stop_rule is not samplers.Sampler.stop_rule:
         return sampler
     return build_sampler(dataclasses.replace(config, sampler={"name": "carbs"}), task)
@@ -194,9 +204,10 @@ class Search:
             self._display.start([record for record in self._study.records() if not record.running])
         energy = self._config.energy
         goal = self._config.sampler.get("goal") or "front"
+        # As `compare` groups studies: with another goal, or with stopping, it is another search.
+        words = ["" if goal == "front" else f"goal={goal}", "" if self._stopper is None else "stopping=law"]
         self._provenance = {
-            # As `compare` groups studies: those of another goal are of another search.
-            "sampler": self._config.sampler["name"] + ("" if goal == "front" else f" goal={goal}"),
+            "sampler": " ".join([self._config.sampler["name"], *filter(None, words)]),
             "co2_intensity": f"{energy.intensity:g} g a kWh ({energy.intensity_source})",
         }
         self._retire()  # what was not told when the last run of this study ended

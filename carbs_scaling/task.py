@@ -55,6 +55,7 @@ class Task(Protocol):
         comparable_by: keys of `identity`, such as `data.sha256`, that must agree between studies for their
             losses to mean the same.
         continues: whether trials may go on from others; `parent` and `price` say from which, at what cost.
+        stops: whether trials heed `TrialContext.stop_rule`, so that `trials.stopping=law` may be asked for.
         rates: what is known of the best learning rate before any run. A task whose rates are not AdamW's
             also names it in `identity`, as `rates`: the arguments of `laws.prior.rates.rate_prior`.
     """
@@ -67,6 +68,7 @@ class Task(Protocol):
     comparable_by: tuple[str, ...] = ()
     rates: RatePrior = ADAMW
     continues: bool = False
+    stops: bool = False
 
     def flops(self, point: Point) -> float:
         """FLOPs of the whole run at a point, known before it is run: finite and positive."""

@@ -5,21 +5,25 @@ import random
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from optuna.trial import create_trial
 from rich.console import Console
 
 from carbs_scaling.commands.search import build_task, load_search
 from carbs_scaling.compute.memory import training_memory_bytes
 from carbs_scaling.errors import CarbsScalingError, ConfigError, StudyError
 from carbs_scaling.executors.memory import gpu_share_bytes
+from carbs_scaling.laws.recommend.predicted_curve import PARTS, SeenCurve
 from carbs_scaling.ledger.identity import study_identity
 from carbs_scaling.ledger.study import Study, spent_flops
 from carbs_scaling.report.front import front_rows
 from carbs_scaling.report.live import SearchDisplay
+from carbs_scaling.samplers.baselines.grid import grid_points
 from carbs_scaling.samplers.carbs import CarbsSampler
 from carbs_scaling.samplers.sampler import new_study
-from carbs_scaling.search import Search, build_sampler
+from carbs_scaling.search import Search, build_sampler, build_stopper
 from carbs_scaling.stop_rule import StopRule
 from carbs_scaling.tasks import trained_model
 from carbs_scaling.trial import MachineFailure, OutOfMemory, Status
@@ -339,9 +343,56 @@ def test_beside_a_baseline_our_model_says_when_a_trial_is_hopeless(tiny, monkeyp
     assert not asked
     ruled = run(tiny("ruled", "sampler=random", "budget.trials=4", "trials.stopping=law")).records()
     assert [record.status for record in ruled] == [Status.COMPLETED, Status.STOPPED] * 2
-    assert {record.provenance["sampler"] for record in ruled} == {"random"}
+    assert {record.provenance["sampler"] for record in ruled} == {"random stopping=law"}
     assert [record.point for record in ruled] == [record.point for record in plain]
     assert [known for _, known, _ in asked] == [0, 1, 1, 2]  # curves of those that ended whole
+
+
+def test_a_real_rule_stands_beside_a_baseline(tiny):
+    config, task = tiny_parts(tiny, "grid", "sampler=grid", "trials.stopping=law")
+    sampler = build_sampler(config, task)
+    stopper = build_stopper(config, task, sampler)
+    assert isinstance(stopper, CarbsSampler)
+    study, curves, rng = new_study(sampler), [], np.random.default_rng(0)
+    share = (np.arange(PARTS) + 0.5) / PARTS
+    *known, last = grid_points(sampler.space, config.budget.flops)[:16]
+    for point in known:
+        roles = sampler.space.roles(point)
+        end = 2 + roles["tokens"] ** -0.3
+        loss = end * (1.5 - 0.5 * share + rng.normal(0, 0.01, PARTS))
+        curves.append(SeenCurve(roles["params"], roles["tokens"], end, share, loss))
+        values = [end, sampler.space.cost(point)]
+        distributions = sampler.space.encoding.distributions
+        study.add_trial(create_trial(params=point, distributions=distributions, values=values))
+    rule = stopper.stop_rule(study, len(known), last, curves, 0.01)
+    assert rule is not None
+    assert np.isfinite(rule.losses[5:]).all()
+    ours = build_sampler(*tiny_parts(tiny, "ours", "trials.stopping=law"))
+    assert build_stopper(config, task, ours) is ours
+    assert build_stopper(tiny("none")[0], task, sampler) is None
+
+
+def tiny_parts(tiny, *overrides):
+    config, task_config = tiny(*overrides)
+    return config, build_task(config, task_config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stops", "said"),
+    [
+        (
+            ("sampler.target=[1e6,1e7]",),
+            True,
+            "sampler.target buys runs for what they teach: leave one of them out",
+        ),
+        ((), False, "trials of task=pretraining are not: leave it out"),
+    ],
+)
+def test_stopping_is_refused_where_it_means_nothing(overrides, stops, said, tiny, monkeypatch):
+    config, task = tiny_parts(tiny, "refused", "trials.stopping=law", *overrides)
+    monkeypatch.setattr(task, "stops", stops)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        build_stopper(config, task, build_sampler(config, task))
 
 
 def test_a_search_for_the_lowest_loss_is_not_taken_for_one_of_the_front(tiny):

@@ -338,23 +338,23 @@ class CarbsSampler(Sampler):
         return essential(history, MOST_RUNS, self._seen.key)
 
     def _planned(self) -> tuple[int, int]:
-        """Runs of the design, where no limit on trials ends it earlier: of its first round, and of both.
+        """Runs of the design where no limit on trials ends it earlier: of its first round, and of both.
 
-        A second round tells more of the valley than it costs, where it costs next to nothing: not where the
-        design is to be as dear as with goal="best".
+        A second round tells more of the valley than it costs only where runs cost next to nothing. Those of
+        goal="best" cost more.
         """
-        if self.options.startup_trials is not None:
-            return self.options.startup_trials, self.options.startup_trials
         knobs = self.space.encoding.knobs
         rounds = 1 if self.options.goal == "best" else 2
-        return min(knobs, 8), min(rounds * knobs, 8)
+        # Asked for none, there is one all the same where nothing can be fitted yet.
+        asked = self.options.startup_trials or None
+        return asked or min(knobs, 8), asked or min(rounds * knobs, 8)
 
     def _designs(self, history: History) -> bool:
         """Whether the next point is one of the cheap design."""
         begun, (first, both) = _begun(history), self._planned()
-        most = self.options.n_trials
-        limited = most is not None and self.options.startup_trials is None
-        if limited and begun >= _DESIGN_SHARE_OF_TRIALS * (most or 0):
+        if self.options.startup_trials is not None:
+            return begun < self.options.startup_trials
+        if self.options.n_trials is not None and begun >= _DESIGN_SHARE_OF_TRIALS * self.options.n_trials:
             return False
         spent = history.spent_flops + history.committed_flops
         cheap = self.budget_flops is None or spent <= _DESIGN_SHARE * self.budget_flops
@@ -384,7 +384,7 @@ class CarbsSampler(Sampler):
         if self.options.goal == "best":
             # Cheap runs say little of a score that only long ones reach at all.
             cap = inf if self.budget_flops is None else _DESIGN_SHARE_FOR_BEST * self.budget_flops
-            cap /= max(1, self._planned()[1])
+            cap /= self._planned()[1]
         else:
             cap = self.space.lowest_flops * (self.space.highest_flops / self.space.lowest_flops) ** 0.35
             if self.budget_flops is not None:

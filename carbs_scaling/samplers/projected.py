@@ -66,14 +66,16 @@ class ProjectedSampler(Sampler):
         remaining = self.may_cost(history)
         self.require_affordable(remaining)
         known = tried(history)
+        stopped = {point_key(point) for point, _ in history.bounded}  # once more they would be stopped again
         base = self.base_for(trial.number)
         paid: Point | None = None
         for _ in range(self.attempts):
             point = self.space.legal(self._ask(base, study, trial))
-            if not self._may_run(point, remaining):
+            key = point_key(point)
+            if key in stopped or not self._may_run(point, remaining):
                 continue
             paid = point
-            if point_key(point) not in known:
+            if key not in known:
                 break
         return self._stand_in(trial.number, remaining) if paid is None else paid
 
@@ -101,7 +103,8 @@ class ProjectedSampler(Sampler):
     def _stand_in(self, number: int, remaining: float) -> Point:
         if not self.stands_in:
             raise BudgetSpent(
-                f"{self.attempts} proposals in a row cost more than the {remaining:.3g} FLOPs left"
+                f"{self.attempts} proposals in a row cost more than the {remaining:.3g} FLOPs left, or were "
+                "stopped before"
             )
         rng = np.random.default_rng([self.seed, number])
         for knobs in self.space.encoding.points(rng.random((_STAND_INS, self.space.encoding.knobs))):

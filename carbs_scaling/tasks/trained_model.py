@@ -88,7 +88,7 @@ class TrainedModel(Task):
             raise ConfigError("space: every dimension is fixed; give at least one a range, or use train")
         if isinstance(text, PreparedText):
             self.description += self._repeats(text)
-        self.continues = limits.trials.continued
+        self.continues, self.stops = limits.trials.continued, True
         self._disk_bytes = limits.trials.disk_bytes
         if self.continues:
             self._require_trunks()

@@ -11,8 +11,8 @@ from carbs_scaling.training.checkpoint import CheckpointPlan
 from carbs_scaling.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from carbs_scaling.training.recipe import Recipe
 
-# Sequences times heads that attention is given at once: CUDA counts blocks in two of its three directions
-# no further, and cuDNN's attention failed with millions of sequences on an H200.
+# Sequences times heads that attention is given at once. A CUDA grid has at most 65,535 blocks in y and z, and
+# cuDNN's attention failed with millions of sequences on an H200.
 MOST_HEADS_AT_ONCE = 65_535
 
 

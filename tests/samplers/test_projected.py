@@ -6,6 +6,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from carbs_scaling.errors import BudgetSpent
+from carbs_scaling.ledger.history import read_history
+from carbs_scaling.ledger.trials import OUTCOME
 from carbs_scaling.samplers.sampler import build_sampler, new_study
 from carbs_scaling.space.encoding import Encoding
 from carbs_scaling.space.projection import LegalSpace
@@ -55,3 +57,22 @@ def test_points_that_diverged_are_not_run_again():
         study.tell(trial, state=TrialState.FAIL)
     points = [tuple(trial.params.values()) for trial in study.trials]
     assert len(set(points)) == len(points)
+
+
+def test_a_point_that_was_stopped_is_not_run_again_when_the_grid_is_over():
+    sampler = sampler_of("grid")
+    study = new_study(sampler)
+    stopped = set()
+    for number in range(60):  # the grid has fewer points
+        trial = study.ask(DISTRIBUTIONS)
+        point = tuple(trial.params.values())
+        assert point not in stopped
+        if number % 2:
+            stopped.add(point)
+            trial.set_user_attr("outcome", "stopped")
+            trial.set_user_attr(OUTCOME, {"at_least": 2.0})
+            trial.set_user_attr("flops", 1.0)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, [2.5, 1.0])
+    assert len(read_history(study, sampler.space).bounded) == len(stopped) == 30

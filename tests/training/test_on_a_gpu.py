@@ -75,7 +75,7 @@ def test_a_replayed_step_is_the_step(job, changed, architecture, optimizer, comp
         captured.append(step._graph is not None)
 
     monkeypatch.setattr(GraphedStep, "_capture", seen)
-    if architecture == "qwen3_moe" and "bincount" in inspect.getsource(load_balancing_loss_func):
+    if architecture == "qwen3_moe" and "torch.bincount(" in inspect.getsource(load_balancing_loss_func):
         pytest.skip("this release of transformers waits for the GPU in the routers' loss")
     shape = replace(job.recipe.shape, architecture=architecture, options=None)
     rate = 0.03 if optimizer == "sgd" else 1e-3
@@ -109,7 +109,7 @@ def test_without_memory_for_the_graph_steps_are_launched(job, monkeypatch, caplo
 
 
 def test_a_batch_of_more_sequences_than_attention_takes_is_taken_in_parts(changed):
-    assert isinstance(train(on_gpu(changed(batch_size=1 << 18, steps=2))), Completed)
+    assert isinstance(train(on_gpu(changed(batch_size=1 << 22, steps=1))), Completed)
 
 
 def test_parts_of_a_batch_add_up(changed):
@@ -128,7 +128,7 @@ def test_a_compiled_model_learns_the_same(job, changed, architecture):
 
 def test_out_of_memory_leaves_the_gpu_usable(job, changed):
     # One sequence at once must not fit either: a batch alone is taken in parts.
-    large = changed(shape=replace(job.recipe.shape, width=4096, depth=4), batch_size=1, steps=1)
+    large = changed(shape=replace(job.recipe.shape, width=2048, depth=4), batch_size=1, steps=1)
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2**31 / total)  # weights fit, what AdamW keeps does not
@@ -137,6 +137,7 @@ def test_out_of_memory_leaves_the_gpu_usable(job, changed):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert isinstance(outcome, OutOfMemory)
+    assert outcome.progress == 1  # the step that did not fit is paid for
     assert "memory" in outcome.message
     assert isinstance(train(on_gpu(job)), Completed)
 
