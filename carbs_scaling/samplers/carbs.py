@@ -323,6 +323,7 @@ class CarbsSampler(Sampler):
         self, study: Study, number: int, point: Point, curves: Sequence[SeenCurve], probability: float
     ) -> StopRule | None:
         """See `Sampler`; None where points have no N and D, or few runs completed."""
+        self._learn_conditions(study)
         history = self._history(study, but=number)
         if not all(self.space.has_role[:2]) or min(len(curves), len(history.points)) < LEAST_CURVES:
             return None
