@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from carbs_scaling.config_loading import load_config
+from carbs_scaling.trial import Status
 from carbs_scaling.verb_config import StatusConfig
 
 
@@ -53,9 +54,11 @@ def study_status(study: Any, folder: Any) -> dict[str, Any]:
             point = last_point(curve_path(folder / "curves", record.number)) or {}
             measured = {name: point.get(name) for name in ("progress", "seconds", "train_loss")}
             running.append({"trial": record.number, "flops": record.flops, **measured})
+    stopped = sum(record.status is Status.STOPPED for record in records)
     return {
         "completed": len(completed),
-        "failed": sum(not record.running and not record.completed for record in records),
+        "stopped": stopped,
+        "failed": sum(not record.running and not record.completed for record in records) - stopped,
         "spent_flops": spent_flops(records),
         "budget_flops": study.budget_flops if math.isfinite(study.budget_flops) else None,
         "wall_seconds": study.wall_seconds,
@@ -77,9 +80,11 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         doing += f", asked to stop {status['stops']}"
     budget = math.inf if status["budget_flops"] is None else status["budget_flops"]
     spent = spent_text(status["spent_flops"], budget, 3)
+    stopped = f"{status['stopped']} stopped, " if status["stopped"] else ""
     lines = [
         f"{status['study']}: {doing}",
-        f"trials: {status['completed']} completed, {status['failed']} failed, {len(status['running'])} open",
+        f"trials: {status['completed']} completed, {stopped}{status['failed']} failed, "
+        f"{len(status['running'])} open",
         f"{'budget' if math.isfinite(budget) else 'spent'}: {spent} in "
         f"{rough_duration(status['wall_seconds'])}",
     ]

@@ -37,6 +37,7 @@ from carbs_scaling.report.study_figures import (
     valley_figure,
 )
 from carbs_scaling.report.table import front_columns
+from carbs_scaling.trial import Status
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -168,9 +169,11 @@ def _summary(study: Study) -> list[tuple[str, str]]:
     over = [record for record in records if not record.running]
     completed = completed_records(records)
     best = min(completed, key=lambda record: record.loss)
+    stopped = sum(record.status is Status.STOPPED for record in over)
     counts = {
         "completed": len(completed),
-        "failed": len(over) - len(completed),
+        "stopped": stopped,
+        "failed": len(over) - len(completed) - stopped,
         "open": len(records) - len(over),
     }
     return [
@@ -330,9 +333,11 @@ def _failures(records: list[TrialRecord]) -> list[Section]:
     ]
     more = [] if len(failed) <= MOST_FAILURES else [f"and {len(failed) - MOST_FAILURES} more"]
     lead = "Runs without a loss. Those that diverged or ran out of memory teach the search where not to go."
-    return [
-        Section("Failures", lead, table=Table(["trial", "how it ended", "FLOPs", "reason"], rows), lines=more)
-    ]
+    title = "Failures"
+    if any(record.status is Status.STOPPED for record in failed):
+        title = "Failures and stopped runs"
+        lead += " Stopped ones would hardly have reached the front."
+    return [Section(title, lead, table=Table(["trial", "how it ended", "FLOPs", "reason"], rows), lines=more)]
 
 
 def _said(settings: Any) -> Any:

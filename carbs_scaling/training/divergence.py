@@ -41,6 +41,11 @@ class DivergenceCheck:
             return ""
         return f"training loss settled at {mean:.2f}, above {self._untrained:.2f} untrained"
 
+    @property
+    def most_loss(self) -> float:
+        """A held-out loss above it is that of a run that has diverged; infinite before the first step."""
+        return self._untrained + SETTLED_NATS
+
     def state(self) -> dict[str, Any]:
         """What it has read, as plain JSON."""
         return {

@@ -182,7 +182,9 @@ def _train_and_score(
                 return None, f"held-out loss became {loss}"
             tokens = tally.steps * job.recipe.batch_tokens
             curve.add(progress=1.0, step=tally.steps, tokens=tokens, validation_loss=loss)
-            if loss > learnt.most_loss:
+            # A trained model may know less of new text than a uniform guess: its own start counts.
+            trained = shape.architecture == "pretrained"
+            if loss > learnt.most_loss and not (trained and loss <= run.most_loss):
                 return None, f"held-out loss {loss:.2f} is worse than a uniform guess, {learnt.most_loss:.2f}"
             tally.measured = learnt.measured(loss, model, indices, device)
             if job.model_folder is not None and save is not None:
@@ -237,6 +239,11 @@ class _Run:
         self._has_saved = False
         self._leaves_at = 0 if job.trunk is None else trunk_steps(job.schedule, recipe.steps)
         self._ruled_share, self._since_rule = 0.0, [0.0, 0]  # sum and count of losses since the last look
+
+    @property
+    def most_loss(self) -> float:
+        """See `DivergenceCheck.most_loss`."""
+        return self._divergence.most_loss
 
     def train(self, checkpoint: Checkpoint | None) -> str:
         """Run the steps that are left; returns why the run diverged, or an empty text."""

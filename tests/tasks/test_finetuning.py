@@ -2,6 +2,7 @@
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,11 +18,14 @@ from carbs_scaling.compute.flops import training_flops
 from carbs_scaling.errors import CarbsScalingError
 from carbs_scaling.laws.prior.rates import rate_prior
 from carbs_scaling.models.build import build_model
+from carbs_scaling.task import TrialContext
 from carbs_scaling.tasks.pretraining_recipe import trial_recipe
+from carbs_scaling.training import loop
 from carbs_scaling.training.learning import learning
 from carbs_scaling.training.losses import ResponseLosses
 from carbs_scaling.training.recipe_file import RecipeFile
 from carbs_scaling.training.step import accumulate_gradients
+from carbs_scaling.trial import Completed, Diverged
 from tests.small_models import sums, trained_folder
 from tests.tasks.test_classification import searched
 
@@ -62,6 +66,23 @@ def gradient(model, batch, micro_batch):
     model.zero_grad()
     accumulate_gradients(model, batch, micro_batch, losses=ResponseLosses())
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(("architecture", "status"), [("pretrained", Completed), ("gpt2", Diverged)])
+def test_a_trained_model_that_knows_less_than_a_uniform_guess_has_not_diverged(
+    architecture, status, composed, given, monkeypatch
+):
+    def demanding(*arguments):
+        return replace(learning(*arguments), most_loss=0.01)
+
+    monkeypatch.setattr(loop, "learning", demanding)
+    finetuned = architecture == "pretrained"
+    overrides = ("task=finetuning", *TINY, *given) if finetuned else (
+        *TINY[:4], "space.width=16", "space.depth=1", "model.sequence_length=32", "budget.flops=4e9"
+    )  # fmt: skip
+    task = build_task(*load_search(composed(*overrides)))
+    point = task.project({name: dimension.low for name, dimension in task.space.items()})
+    assert isinstance(loop.train(task.job(point, TrialContext(0, 0))), status)
 
 
 @pytest.mark.parametrize("name", ["finetune", "lora"])

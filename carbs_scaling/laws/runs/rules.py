@@ -32,6 +32,9 @@ STEPS_FROM, ONE_MORE_FROM = 12, 16
 RUNS_A_STEP = 4
 # Rates off the rule at one size that make a sweep of it: the rule's own is the fourth. Slips are one or two.
 SWEPT = 3
+# A direction of N, D and batch in which runs spread less than this share of their widest spread has no power:
+# where D is 20 N but for rounding, the power of D / N would be that of the rounding.
+TOLD_APART = 0.02
 ALIKE = 0.01  # difference in logs below which rates, and sizes, count as equal
 
 
@@ -157,13 +160,13 @@ def _least_absolute(values: np.ndarray, columns: list[np.ndarray], turns: int = 
     matrix, weights = np.stack(columns, axis=-1), np.ones(len(values))
     for _ in range(turns):
         root = np.sqrt(weights)
-        found = np.linalg.lstsq(root[:, None] * matrix, root * values, rcond=None)[0]
+        found = np.linalg.lstsq(root[:, None] * matrix, root * values, rcond=TOLD_APART)[0]
         weights = 1 / np.maximum(np.abs(values - matrix @ found), 1e-4)
     return np.asarray(found)
 
 
 def _weights(values: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
-    return np.asarray(np.linalg.lstsq(np.stack(columns, axis=-1), values, rcond=None)[0])
+    return np.asarray(np.linalg.lstsq(np.stack(columns, axis=-1), values, rcond=TOLD_APART)[0])
 
 
 def _left_over(values: np.ndarray, columns: list[np.ndarray], curved: list[np.ndarray]) -> float:

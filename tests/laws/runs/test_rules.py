@@ -218,3 +218,19 @@ def test_two_rates_by_turns_and_random_ones_are_no_steps(truth):
     for _ in range(50):
         drawn = frame.assign(learning_rate=rng.choice([1e-3, 2e-3, 4e-3], len(frame)))
         assert rules_of(read_runs(drawn)[""]).names == ()
+
+
+def test_where_tokens_follow_params_but_for_rounding_their_ratio_has_no_power():
+    off = 0.0005 * np.random.default_rng(0).normal(size=12)  # whole steps: tokens are rounded to the batch
+    n = np.repeat([768.0, 6144.0], 6)
+    rows = {
+        "params": n,
+        "tokens": 20 * n * np.exp(off),
+        "learning_rate": np.tile(np.geomspace(1e-3, 3e-2, 6), 2),
+        "batch_tokens": 64 * n**0.5 * np.exp(80 * off),
+        "loss": 3 - 0.1 * np.log(n),
+    }
+    rule = rules_of(read_runs(pd.DataFrame(rows))[""]).batch
+    assert rule is not None
+    assert np.abs(rule[1:]).max() < 1
+    assert rule[1] + rule[2] == pytest.approx(0.5, abs=0.1)
