@@ -192,6 +192,9 @@ def explained(evidence: Evidence, table: dict[str, dict[str, Any]]) -> list[str]
         own = table[OWN]
         for what, key in (("FLOPs", "flops_to_95"), ("trials", "trials_to_95"), ("hours", "hours_to_95")):
             best = min(usual, key=lambda name: table[name][key][0])
+            if own["reached"] < own["studies"]:  # two lower bounds have no ratio
+                lines.append(f"{what} to 95%: this project did not get there with every seed either.")
+                continue
             saved = 1 - own[key][0] / table[best][key][0]
             least = "at least " if table[best]["reached"] < table[best]["studies"] else ""
             lines.append(
