@@ -96,7 +96,7 @@ def build_stopper(config: SearchConfig, task: Task, sampler: samplers.Sampler) -
     Raises:
         ConfigError: see `build_sampler`; the task's trials do not stop, or the search is not for the front.
     """
-    if config.trials.stopping == "none" or not all(sampler.space.has_role[:2]):
+    if config.trials.stopping == "none":
         return None
     if not task.stops:
         raise ConfigError(
@@ -108,6 +108,8 @@ def build_stopper(config: SearchConfig, task: Task, sampler: samplers.Sampler) -
             "trials.stopping=law ends runs that miss the front, and sampler.target buys runs for what they "
             "teach: leave one of them out"
         )
+    if not all(sampler.space.has_role[:2]):
+        return None  # without N and D there is no law to stop by
     if type(sampler).stop_rule is not samplers.Sampler.stop_rule:
         return sampler
     return build_sampler(dataclasses.replace(config, sampler={"name": "carbs"}), task)

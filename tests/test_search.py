@@ -391,8 +391,10 @@ def tiny_parts(tiny, *overrides):
 def test_stopping_is_refused_where_it_means_nothing(overrides, stops, said, tiny, monkeypatch):
     config, task = tiny_parts(tiny, "refused", "trials.stopping=law", *overrides)
     monkeypatch.setattr(task, "stops", stops)
-    with pytest.raises(ConfigError, match=re.escape(said)):
-        build_stopper(config, task, build_sampler(config, task))
+    lawless = SimpleNamespace(space=SimpleNamespace(has_role=(False,) * 4))
+    for sampler in (build_sampler(config, task), lawless):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            build_stopper(config, task, sampler)
 
 
 def test_a_search_for_the_lowest_loss_is_not_taken_for_one_of_the_front(tiny):
